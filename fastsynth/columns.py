@@ -1,0 +1,407 @@
+"""Any table in, coded columns, and the caller's kind of table out.
+
+Terms
+-----
+rank
+    Number of a value within its column: 0 is null, then NaN if the column has any, then the distinct values in
+    ascending order (categories in their own order). ``variable.values`` is indexed by rank and has the column's
+    exact Arrow type, so decoding is one ``take`` and no value ever passes through a float.
+code
+    What trees see: uint16, order of ranks kept. Equal to the rank up to 65,535 ranks, beyond that a bin of ranks.
+
+This module knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fastsynth._tree import MAX_CODES
+from fastsynth.errors import DataError
+
+Kind = Literal["numeric", "ordered", "unordered"]
+Codes = NDArray[np.uint16]
+Ranks = NDArray[np.uint16] | NDArray[np.uint32]
+
+# Code of a value that the column never had; no tree knows it.
+UNSEEN = MAX_CODES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Variable:
+    """What is learned of one column.
+
+    Attributes
+    ----------
+    name : str
+    kind : {"numeric", "ordered", "unordered"}
+        Dates, times, durations and decimals are numeric. Ordered are Enum and ordered categoricals.
+    values : pyarrow.Array of shape (n_ranks,)
+        Value of each rank; the first one is null.
+    first : int
+        Lowest rank that is a value: 1, or 2 where NaN has rank 1.
+    bins : ndarray of shape (n_ranks,), dtype=uint16, or None
+        Code of each rank where there are too many ranks for a code each.
+    has_missing : bool
+        Whether the column has a null or a NaN.
+    """
+
+    name: str
+    kind: Kind
+    values: pa.Array
+    first: int
+    bins: Codes | None
+    has_missing: bool
+
+    @property
+    def n_codes(self) -> int:
+        return len(self.values) if self.bins is None else int(self.bins[-1]) + 1
+
+    @property
+    def rank_dtype(self) -> type:
+        return np.uint16 if len(self.values) <= MAX_CODES else np.uint32
+
+    def codes(self, ranks: Ranks) -> Codes:
+        """Codes of an array of ranks."""
+        return ranks if self.bins is None else self.bins[ranks]  # type: ignore[return-value]
+
+    def decode(self, ranks: Ranks) -> pa.Array:
+        """Values of an array of ranks, in the column's exact type."""
+        return self.values.take(pa.array(ranks))
+
+    def numbers(self) -> NDArray[np.float64]:
+        """Value of each rank as a float; NaN for missing. Only for numeric columns."""
+        return _numbers(_storage(self.values))
+
+    def nearest_codes(self, column: pa.Array) -> Codes:
+        """Codes of computed values, which need not be among the values seen: the nearest one stands in.
+
+        A category never seen gets the code ``UNSEEN``. O(k log n_ranks).
+        """
+        if self.kind != "numeric":
+            ranks = pc.index_in(_plain(column), value_set=_plain(self.values)[self.first :])
+            codes = pc.fill_null(pc.add(ranks, self.first), UNSEEN).to_numpy(zero_copy_only=False)
+            return np.where(column.is_null().to_numpy(zero_copy_only=False), 0, codes).astype(np.uint16)
+        known = self.numbers()[self.first :]
+        given = _numbers(_storage(column))
+        if not len(known):
+            return np.zeros(len(given), np.uint16)
+        right = np.clip(np.searchsorted(known, given), 1, max(len(known) - 1, 1))
+        left = right - 1
+        right = np.minimum(right, len(known) - 1)
+        nearest = np.where(given - known[left] <= known[right] - given, left, right) + self.first
+        nan = self.first - 1  # rank 1 where the column has NaN of its own, else 0
+        ranks = np.where(column.is_null().to_numpy(zero_copy_only=False), 0, np.where(np.isnan(given), nan, nearest))
+        return self.codes(ranks.astype(self.rank_dtype))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedTable:
+    """A table as codes.
+
+    Attributes
+    ----------
+    variables : tuple of Variable
+    ranks : tuple of ndarray of shape (n_rows,), dtype=uint16 or uint32
+    codes : ndarray of shape (n_columns, n_rows), dtype=uint16, C order
+    frame : Frame
+        The caller's kind of table.
+    """
+
+    variables: tuple[Variable, ...]
+    ranks: tuple[Ranks, ...]
+    codes: Codes
+    frame: Frame
+
+    @property
+    def n_rows(self) -> int:
+        return self.codes.shape[1]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """The caller's kind of table: how to give back what was given.
+
+    Attributes
+    ----------
+    backend : str
+        Name of the table library as narwhals knows it ("polars", "pandas", "pyarrow", ...).
+    lazy : bool
+    schema : pyarrow.Schema
+        Exact types, field and table metadata of the input.
+    """
+
+    backend: str
+    lazy: bool
+    schema: pa.Schema
+
+    def native(self, table: pa.Table) -> Any:
+        """Turn an Arrow table into the caller's kind of table."""
+        frame = nw.DataFrame.from_arrow(table, backend=self.backend).to_native()
+        if self.backend == "pandas":
+            return _restore_objects(frame, table)
+        return frame.lazy() if self.lazy else frame
+
+
+def read_table(data: Any) -> tuple[pa.Table, Frame]:
+    """Read any table as Arrow.
+
+    Parameters
+    ----------
+    data : polars DataFrame or LazyFrame, pandas DataFrame, pyarrow Table, any object with ``__arrow_c_stream__``,
+        or path of a Parquet or CSV file
+        Paths come back as polars DataFrames, objects that only speak Arrow as pyarrow Tables. A pandas index is
+        dropped.
+
+    Raises
+    ------
+    DataError
+        For anything else, an unreadable file, duplicate names, and columns that Arrow cannot hold.
+    """
+    if isinstance(data, str | Path):
+        table = _read_file(Path(data))
+        return table, Frame("polars", False, table.schema)
+    _refuse_duplicates([str(name) for name in getattr(data, "columns", ())] if not isinstance(data, pl.LazyFrame) else [])
+    try:
+        native = nw.from_native(data, pass_through=True)
+        if isinstance(native, nw.LazyFrame):
+            frame = native.collect()
+            table, backend, lazy = frame.to_arrow(), str(frame.implementation), isinstance(data, pl.LazyFrame)
+        elif isinstance(native, nw.DataFrame):
+            table, backend, lazy = native.to_arrow(), str(native.implementation), False
+        elif hasattr(data, "__arrow_c_stream__"):
+            table, backend, lazy = pa.table(data), "pyarrow", False
+        else:
+            raise TypeError
+    except TypeError:
+        if isinstance(data, Mapping | list | np.ndarray) or not hasattr(data, "__arrow_c_stream__"):
+            raise DataError(
+                f"Cannot read a {type(data).__name__} as a table. Allowed are polars, pandas and pyarrow tables, anything "
+                "with __arrow_c_stream__, and the path of a Parquet or CSV file."
+            ) from None
+        raise _unreadable(data) from None
+    except (pa.ArrowException, pl.exceptions.PolarsError, ValueError):
+        # The library's own message may quote values of the table.
+        raise _unreadable(data) from None
+    _refuse_duplicates(table.column_names)
+    backend = {"Implementation.PANDAS": "pandas"}.get(backend, backend)
+    return table, Frame(backend, lazy, table.schema)
+
+
+def _unreadable(data: Any) -> DataError:
+    """Name the columns that Arrow cannot hold, without quoting a value."""
+    bad = []
+    for name in getattr(data, "columns", ()):
+        try:
+            nw.from_native(data[[name]]).to_arrow()
+        except Exception as error:
+            bad.append(f"{name!r} ({getattr(data[name], 'dtype', 'unknown type')}: {type(error).__name__})")
+    where = f"column(s) {', '.join(bad)}" if bad else "the table"
+    return DataError(
+        f"Cannot convert {where} to Arrow. A column must hold one type of plain values: numbers, text, categories, "
+        "booleans, dates, times. Convert it or drop it."
+    )
+
+
+def _read_file(path: Path) -> pa.Table:
+    if not path.exists():
+        raise DataError(f"No file {str(path)!r}. Give the path of a Parquet or CSV file.")
+    suffix = path.suffix.lower()
+    if suffix not in (".parquet", ".pq", ".csv"):
+        raise DataError(f"Cannot tell the format of {path.name!r}: allowed are .parquet, .pq and .csv.")
+    try:
+        if suffix == ".csv":
+            # All rows decide the types, so that the result does not depend on which come first.
+            return pl.read_csv(path, infer_schema_length=None).to_arrow()
+        return pq.ParquetFile(path).read()
+    except Exception as error:
+        # Parsers quote the cell they stumble on, so their message is not passed on.
+        raise DataError(f"Cannot read {str(path)!r} as {suffix[1:]} ({type(error).__name__}). Is the file whole?") from None
+
+
+def _refuse_duplicates(names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"Column name(s) used more than once: {', '.join(map(repr, twice))}. Rename or drop them.")
+
+
+def _restore_objects(frame: Any, table: pa.Table) -> Any:
+    """Give pandas columns of dtype object back as such; Arrow remembers every other dtype."""
+    metadata = table.schema.pandas_metadata or {}
+    wanted = {column["name"] for column in metadata.get("columns", ()) if column["numpy_type"] == "object"}
+    for name in wanted & set(frame.columns):
+        if frame[name].dtype != object:
+            frame[name] = np.array(table[name].to_pylist(), dtype=object)
+    return frame
+
+
+def encode(table: pa.Table, frame: Frame) -> EncodedTable:
+    """Code every column. O(n log n) a column at worst; 2 bytes a cell, 4 more for columns with binned codes.
+
+    Raises
+    ------
+    DataError
+        No rows, one row, one column, nested or binary types, infinite values, more than 65,533 categories.
+    """
+    if table.num_rows < 2:
+        raise DataError(f"The table has {table.num_rows} row(s). A synthesis needs at least 2, and useful ones hundreds.")
+    if table.num_columns < 2:
+        raise DataError(
+            f"The table has {table.num_columns} column(s). A synthesis models columns given others: pass at least 2."
+        )
+    codes = np.empty((table.num_columns, table.num_rows), np.uint16)
+    variables, ranks = [], []
+    for slot, name in enumerate(table.column_names):
+        variable, column_ranks = _encode_column(name, table.column(slot))
+        codes[slot] = variable.codes(column_ranks)
+        variables.append(variable)
+        ranks.append(codes[slot] if variable.bins is None else column_ranks)
+    return EncodedTable(tuple(variables), tuple(ranks), codes, frame)
+
+
+def _encode_column(name: str, column: pa.ChunkedArray) -> tuple[Variable, Ranks]:
+    kind = _kind(name, column.type)
+    if pa.types.is_dictionary(column.type):
+        return _encode_dictionary(name, kind, column)
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    if pa.types.is_null(column.type):
+        return Variable(name, kind, pa.nulls(1), 1, None, True), np.zeros(len(column), np.uint16)
+    storage = _storage(array)
+    if pa.types.is_floating(storage.type) and pc.any(pc.is_inf(storage)).as_py():
+        count = pc.sum(pc.is_inf(storage)).as_py()
+        raise DataError(f"Column {name!r} has {count} infinite value(s). Replace them by null or by a finite code.")
+    coded = storage.dictionary_encode()
+    distinct = coded.dictionary
+    order = pc.sort_indices(distinct).to_numpy()
+    n_nan = int(pc.sum(pc.is_nan(distinct)).as_py() or 0) if pa.types.is_floating(storage.type) else 0
+    # Arrow sorts NaN last; it comes first here, so that a tree can cut it off.
+    order = np.concatenate([order[len(order) - n_nan :], order[: len(order) - n_nan]])
+    first = 1 + n_nan
+    if kind == "unordered" and len(order) + 1 > MAX_CODES:
+        raise _too_many_levels(name, len(order))
+    sorted_values = distinct.take(pa.array(order))
+    values = pa.concat_arrays([pa.nulls(1, storage.type), sorted_values])
+    variable_values = _unstorage(values, column.type)
+    dtype = np.uint16 if len(values) <= MAX_CODES else np.uint32
+    rank_of = np.empty(len(order) + 1, dtype)
+    rank_of[order] = np.arange(1, len(order) + 1, dtype=dtype)
+    rank_of[-1] = 0  # null has index -1 below
+    indices = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)
+    ranks = rank_of[indices]
+    bins = None if len(values) <= MAX_CODES else _bins(ranks, len(values), first)
+    return Variable(name, kind, variable_values, first, bins, bool(array.null_count or n_nan)), ranks
+
+
+def _encode_dictionary(name: str, kind: Kind, column: pa.ChunkedArray) -> tuple[Variable, Ranks]:
+    """Code a categorical in the order of its categories. Unused categories of an ordered one keep their place."""
+    # Dictionary codes are local to a chunk until the dictionaries are unified.
+    array = column.unify_dictionaries().combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+    n_levels = len(array.dictionary)
+    indices = pc.fill_null(array.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+    if kind == "ordered":
+        used = np.arange(n_levels)
+    else:
+        used = np.flatnonzero(np.bincount(indices + 1, minlength=n_levels + 1)[1:])
+    if len(used) + 1 > MAX_CODES:
+        raise _too_many_levels(name, len(used))
+    rank_of = np.zeros(n_levels + 1, np.uint16)
+    rank_of[used] = np.arange(1, len(used) + 1, dtype=np.uint16)
+    index = pa.array(np.concatenate([[0], used]), mask=np.arange(len(used) + 1) == 0).cast(array.indices.type)
+    values = pa.DictionaryArray.from_arrays(index, array.dictionary, ordered=array.type.ordered)
+    return Variable(name, kind, values, 1, None, bool(array.null_count)), rank_of[indices]
+
+
+def _too_many_levels(name: str, n_levels: int) -> DataError:
+    return DataError(
+        f"Column {name!r} has {n_levels:,} categories; at most {MAX_CODES - 2:,} are possible. "
+        "Group the rare ones, or drop the column."
+    )
+
+
+def _kind(name: str, dtype: pa.DataType) -> Kind:
+    types = pa.types
+    if types.is_dictionary(dtype):
+        return "ordered" if dtype.ordered else "unordered"
+    if (
+        types.is_boolean(dtype)
+        or types.is_string(dtype)
+        or types.is_large_string(dtype)
+        or types.is_string_view(dtype)
+        or types.is_null(dtype)
+    ):
+        return "unordered"
+    if types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype):
+        return "numeric"
+    if types.is_date(dtype) or types.is_time(dtype) or types.is_timestamp(dtype) or types.is_duration(dtype):
+        return "numeric"
+    raise DataError(
+        f"Column {name!r} has type {dtype}, which cannot be synthesised. Allowed are numbers, decimals, booleans, "
+        "text, categories, dates, times and durations. Unnest, convert or drop the column."
+    )
+
+
+def _storage(array: pa.Array) -> pa.Array:
+    """The same values in a type that Arrow can hash, sort and turn into floats."""
+    types, dtype = pa.types, array.type
+    if types.is_date32(dtype) or types.is_time32(dtype):
+        return array.view(pa.int32())
+    if types.is_date64(dtype) or types.is_time64(dtype) or types.is_timestamp(dtype) or types.is_duration(dtype):
+        return array.view(pa.int64())
+    if types.is_float16(dtype):
+        return array.cast(pa.float32())
+    if types.is_string_view(dtype):
+        return array.cast(pa.large_string())
+    return array
+
+
+def _unstorage(array: pa.Array, dtype: pa.DataType) -> pa.Array:
+    if array.type == dtype:
+        return array
+    if pa.types.is_float16(dtype) or pa.types.is_string_view(dtype):
+        return array.cast(dtype)
+    return array.view(dtype)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Categories as the plain values they stand for."""
+    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else _storage(array)
+
+
+def _numbers(storage: pa.Array) -> NDArray[np.float64]:
+    # A cast with loss is meant: these numbers only choose splits, values always come from ``values``.
+    return pc.cast(storage, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def _bins(ranks: Ranks, n_ranks: int, first: int) -> Codes:
+    """Bins of ranks: by quantile in the middle, finer and finer towards both tails.
+
+    Four fifths of the bins are spread evenly over the rows and one fifth evenly over the log odds of a row's
+    quantile, so extreme values keep bins of their own: in a skewed column the spread within a bin is what
+    attenuates slopes.
+    """
+    counts = np.bincount(ranks, minlength=n_ranks)[first:]
+    share = (np.cumsum(counts) - counts / 2) / counts.sum()
+    odds = np.log(share) - np.log1p(-share)
+    place = 0.8 * share + 0.2 * (odds - odds[0]) / (odds[-1] - odds[0])
+    width = MAX_CODES - first - 1
+    bins = np.zeros(n_ranks, np.uint16)
+    bins[:first] = np.arange(first)
+    # Empty bins are closed up, so that neighbours in code are neighbours in value.
+    _, dense = np.unique(np.minimum(place * width, width - 1).astype(np.int64), return_inverse=True)
+    bins[first:] = dense + first
+    return bins

@@ -1,0 +1,38 @@
+"""Named exceptions. Every message says which column, what was given, what is allowed and what to do.
+
+Messages carry column names, counts and types, never a value of the data.
+"""
+
+from __future__ import annotations
+
+
+class FastsynthError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class DataError(FastsynthError, ValueError):
+    """The table cannot be synthesised as it is."""
+
+
+class OptionError(FastsynthError, ValueError):
+    """An option has a value that is not allowed, or two options contradict each other."""
+
+
+class PlanError(OptionError):
+    """Visit sequence, predictors or passive columns do not fit together."""
+
+
+class PoolError(FastsynthError, ValueError):
+    """The analyses cannot be pooled, or not by this rule."""
+
+
+class ModelFileError(FastsynthError, ValueError):
+    """A model file is damaged, or was written by a version that this one cannot read."""
+
+
+class OutputError(FastsynthError, OSError):
+    """The output folder cannot be used."""
+
+
+class NotFittedError(FastsynthError, ValueError, AttributeError):
+    """The synthesizer has to be fitted first."""
