@@ -1,0 +1,252 @@
+"""Univariate methods: options, the fit of one column, the draw of one column.
+
+A fitted column is one or two trees. A column without predictors is a tree with one leaf, so drawing from it is
+drawing with replacement from the observed values (method "sample"). A numeric column with missing values is two
+trees: one for which rows are missing, and in what way, one for the values of the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsynth import _tree
+from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
+from fastsynth.errors import OptionError
+
+MethodName = Literal["cart", "sample"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cart:
+    """Classification and regression trees with donor draws from the leaves (Reiter 2005; synthpop's ``cart``).
+
+    Parameters
+    ----------
+    minbucket : int, default 5
+        Fewest rows in a leaf. A control of privacy (a leaf of one row gives that row's value away) and of bias at
+        once. There is no ``minsplit``: a node of 2 * minbucket rows may split, where rpart asks for 3 * minbucket.
+    cp : float, default 1e-8
+        A split is kept when it lowers the impurity (sum of squares; rows times Gini impurity for categories) by
+        at least this share of the root's. rpart instead prunes afterwards, for categories on the number of
+        misclassified rows, which removes every split that only sharpens probabilities: so synthpop and mice lose
+        the associations of rare outcomes. ``cp=0`` also keeps splits without gain.
+
+    Raises
+    ------
+    OptionError
+        minbucket is not a positive integer, cp is negative or not a finite number.
+
+    Notes
+    -----
+    Fit O(n p depth), draw O(k depth), for n rows, p predictors, k drawn rows. Draws with replacement give only
+    values that were observed. Depth is not limited (rpart: 30).
+
+    References
+    ----------
+    Breiman, Friedman, Olshen and Stone (1984), Classification and Regression Trees.
+    Reiter (2005), Using CART to generate partially synthetic public use microdata, JOS 21:441.
+
+    Examples
+    --------
+    >>> Cart(minbucket=10)
+    Cart(minbucket=10, cp=1e-08)
+    """
+
+    minbucket: int = 5
+    cp: float = 1e-8
+    name: ClassVar[str] = "cart"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.minbucket, numbers.Integral) or isinstance(self.minbucket, bool) or self.minbucket < 1:
+            raise OptionError(f"minbucket={self.minbucket!r}: must be an integer of at least 1 (5 is the default).")
+        if not isinstance(self.cp, numbers.Real) or not math.isfinite(self.cp) or self.cp < 0:
+            raise OptionError(f"cp={self.cp!r}: must be a number of at least 0 (1e-8 is the default).")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Draws with replacement from the observed column, whatever the other columns are (synthpop's ``sample``).
+
+    Keeps the margin, loses every association. For columns that stand alone.
+
+    Examples
+    --------
+    >>> Sample()
+    Sample()
+    """
+
+    name: ClassVar[str] = "sample"
+
+
+Method = Cart | Sample
+METHODS: dict[str, type[Cart] | type[Sample]] = {"cart": Cart, "sample": Sample}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tree:
+    """A fitted tree with its donors. Holds real values: whoever has it has much of the data.
+
+    Attributes
+    ----------
+    nodes : ndarray of shape (n_nodes,), dtype=_tree.NODE
+    count : ndarray of shape (n_nodes,), dtype=uint32
+        Training rows of each node.
+    level_start, levels : ndarray, dtype=int64, uint32
+        Level tables of splits on unordered predictors.
+    donors : ndarray of shape (n_rows,), dtype=uint16 or uint32
+        Ranks of the target by leaf.
+    """
+
+    nodes: NDArray[np.void]
+    count: NDArray[np.uint32]
+    level_start: NDArray[np.int64]
+    levels: NDArray[np.uint32]
+    donors: Ranks
+
+    @property
+    def n_leaves(self) -> int:
+        return (len(self.nodes) + 1) // 2
+
+    @property
+    def smallest_leaf(self) -> int:
+        return int(self.count[self.nodes["feature"] == _tree.LEAF].min())
+
+    def draw(self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64], out: Ranks) -> None:
+        """Set ``out[rows]`` to donors of the leaves of these rows. ``codes`` is (n_rows, n_slots), C order."""
+        _tree.draw(self.nodes, self.count, self.level_start, self.levels, self.donors, codes, rows, words, out)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnModel:
+    """The fitted model of one column.
+
+    Attributes
+    ----------
+    missing : Tree or None
+        Draws the kind of missing value (ranks below ``first``) or ``first`` for "present". None where the column
+        has no missing values, and for categories, whose missing value is a level.
+    values : Tree or None
+        Draws the rank of the value. None for a column that is missing throughout.
+    first : int
+        Lowest rank that is a value.
+    """
+
+    missing: Tree | None
+    values: Tree | None
+    first: int
+
+    @property
+    def n_words(self) -> int:
+        """Random words needed for one row."""
+        return 2 if self.missing is not None else 1
+
+    def draw(self, codes: Codes, words: NDArray[np.uint64], dtype: type) -> Ranks:
+        """Draw the ranks of all rows of a block.
+
+        Parameters
+        ----------
+        codes : ndarray of shape (n_rows, n_slots), dtype=uint16, C order
+            Earlier columns of the synthetic rows.
+        words : ndarray of shape (n_words * n_rows,), dtype=uint64
+        dtype : uint16 or uint32
+        """
+        n = len(codes)
+        out = np.zeros(n, dtype)
+        rows = np.arange(n, dtype=np.uint32)
+        if self.missing is not None:
+            self.missing.draw(codes, rows, words[:n], out)
+            rows = np.flatnonzero(out == self.first).astype(np.uint32)
+        if self.values is not None and len(rows):
+            self.values.draw(codes, rows, words[-n:][rows] if self.missing is not None else words, out)
+        return out
+
+
+def fit_column(
+    table: EncodedTable, target: int, predictors: tuple[int, ...], method: Method, rows: NDArray[np.uint32]
+) -> ColumnModel:
+    """Fit the model of one column on observed rows.
+
+    Parameters
+    ----------
+    table : EncodedTable
+    target : int
+        Slot of the column.
+    predictors : tuple of int
+        Slots of its predictors.
+    method : Cart or Sample
+    rows : ndarray of shape (n,), dtype=uint32
+        Training rows, with repeats for a bootstrap sample.
+    """
+    variable, ranks = table.variables[target], table.ranks[target][rows]
+    if isinstance(method, Sample):
+        predictors, method = (), Cart()
+    if variable.kind != "numeric":
+        return ColumnModel(None, _fit_classes(table, predictors, method, rows, ranks), variable.first)
+    present = ranks >= variable.first
+    missing = values = None
+    if variable.has_missing:
+        missing = _fit_classes(table, predictors, method, rows, np.minimum(ranks, variable.first).astype(ranks.dtype))
+        rows, ranks = rows[present], ranks[present]
+    if len(rows):
+        y = scaled(variable.numbers()[ranks])
+        values = _fit_tree(table, predictors, method, rows, y, 0, ranks)
+    return ColumnModel(missing, values, variable.first)
+
+
+def scaled(y: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Centre and scale to integers whose sums are exact, so that no order of addition can change a tree.
+
+    The scale is a power of two: decimal ties stay ties where the values are few bits apart. With n rows the
+    integers have 61 - log2(n) bits, so a value 1e12 times the bulk still leaves the bulk distinct.
+    """
+    low, high = float(y.min()), float(y.max())
+    half = high / 2 - low / 2
+    if half == 0:
+        return np.zeros(len(y), np.int64)
+    centre = low / 2 + high / 2
+    bits = 61 - math.ceil(math.log2(len(y)))
+    return np.rint(np.ldexp(y - centre, bits - math.frexp(half)[1])).astype(np.int64)
+
+
+def _fit_classes(
+    table: EncodedTable, predictors: tuple[int, ...], method: Cart, rows: NDArray[np.uint32], ranks: Ranks
+) -> Tree:
+    classes, y = np.unique(ranks, return_inverse=True)
+    # Two classes are a 0/1 number: the Gini gain is twice the gain in sum of squares.
+    n_classes = len(classes) if len(classes) > 2 else 0
+    return _fit_tree(table, predictors, method, rows, y.astype(np.int64), n_classes, ranks)
+
+
+def _fit_tree(
+    table: EncodedTable,
+    predictors: tuple[int, ...],
+    method: Cart,
+    rows: NDArray[np.uint32],
+    y: NDArray[np.int64],
+    n_classes: int,
+    ranks: Ranks,
+) -> Tree:
+    variables = [table.variables[slot] for slot in predictors]
+    *tree, order = _tree.grow(
+        table.codes,
+        np.array(predictors, np.int32),
+        np.array([v.n_codes for v in variables], np.int32),
+        np.array([_predictor_kind(v) for v in variables], np.uint8),
+        np.ascontiguousarray(rows, np.uint32),
+        y,
+        n_classes,
+        method.minbucket,
+        method.cp,
+    )
+    return Tree(*tree, donors=ranks[order])
+
+
+def _predictor_kind(variable: Variable) -> int:
+    kind = _tree.UNORDERED if variable.kind == "unordered" else 0
+    return kind | (_tree.HAS_MISSING if variable.has_missing else 0)

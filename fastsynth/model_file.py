@@ -1,0 +1,213 @@
+"""Save and load a fitted model: one zip file of a JSON manifest and Arrow tables, each with its checksum. No pickle.
+
+::
+
+    manifest.json           format, versions, plan, checksums
+    schema.arrow            empty table with the caller's schema
+    column_0000.arrow       values of the column by rank; kept ranks, if the column is kept
+    fit_0000_0003_v.arrow   tree of copy 0, column 3: values (v) or missing (m)
+
+Arrow tables can be read anywhere; nothing in the file is code. It holds real values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from fastsynth import _tree
+from fastsynth.columns import Frame, Variable
+from fastsynth.errors import ModelFileError, OptionError
+from fastsynth.methods import METHODS, ColumnModel, Tree
+from fastsynth.plan import Plan, Step
+from fastsynth.run import Model
+from fastsynth.version import __version__
+
+FORMAT = "fastsynth model"
+FORMAT_VERSION = 1
+# Expressions that carry pickled Python functions show up under these names.
+PYTHON_CODE = ("AnonymousFunction", "AnonymousAgg", "PythonUdf", "PythonFunction")
+# A fixed date: the same model gives the same bytes.
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def save(path: Path, model: Model, state: dict[str, Any]) -> None:
+    """Write a model. ``state`` holds what the front end wants back; it must be ready for JSON."""
+    parts: dict[str, bytes] = {"schema.arrow": _ipc(model.frame.schema.empty_table())}
+    variables = []
+    for slot, v in enumerate(model.variables):
+        parts[f"column_{slot:04}.arrow"] = _ipc(pa.table({"values": v.values}))
+        if v.bins is not None:
+            parts[f"bins_{slot:04}.arrow"] = _ipc(pa.table({"bins": v.bins}))
+        if slot in model.kept:
+            parts[f"kept_{slot:04}.arrow"] = _ipc(pa.table({"ranks": model.kept[slot]}))
+        variables.append({"name": v.name, "kind": v.kind, "first": v.first, "has_missing": v.has_missing})
+    for copy, fit in enumerate(model.fits):
+        for slot, column in fit.items():
+            for letter, tree in (("m", column.missing), ("v", column.values)):
+                if tree is not None:
+                    parts.update(_tree_parts(f"fit_{copy:04}_{slot:04}_{letter}", tree))
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "fastsynth": __version__,
+        "polars": pl.__version__,
+        "state": state,
+        "n_rows": model.n_rows,
+        "backend": model.frame.backend,
+        "lazy": model.frame.lazy,
+        "proper": model.plan.proper,
+        "n_fits": len(model.fits),
+        "variables": variables,
+        "steps": [_step_record(step) for step in model.plan.steps],
+        "sha256": {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()},
+    }
+    parts["manifest.json"] = json.dumps(manifest, indent=1).encode()
+    temporary = path.with_name(path.name + ".part")
+    try:
+        with zipfile.ZipFile(temporary, "w") as file:
+            for name, part in parts.items():
+                file.writestr(zipfile.ZipInfo(name, ZIP_DATE), part)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> tuple[Model, dict[str, Any]]:
+    """Read a model and the front end's state; every part is checked against its checksum first."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            parts = {name: file.read(name) for name in file.namelist()}
+        manifest = json.loads(parts["manifest.json"])
+        if manifest["format"] != FORMAT:
+            raise ModelFileError(f"{str(path)!r} is not a fastsynth model.")
+        if manifest["format_version"] != FORMAT_VERSION:
+            raise ModelFileError(
+                f"{str(path)!r} has format version {manifest['format_version']}, this fastsynth reads {FORMAT_VERSION}. Fit "
+                "the model again, or use the fastsynth that wrote it "
+                f"({manifest['fastsynth']})."
+            )
+        for name, checksum in manifest["sha256"].items():
+            if hashlib.sha256(parts[name]).hexdigest() != checksum:
+                raise ModelFileError(f"{str(path)!r} is damaged: checksum of {name} differs. Fetch or fit it again.")
+        return _read(manifest, parts), manifest["state"]
+    except FileNotFoundError:
+        raise ModelFileError(f"No file {str(path)!r}.") from None
+    except ModelFileError:
+        raise
+    except Exception as error:
+        # Whatever else is wrong with the bytes; the parser's message could quote them.
+        raise ModelFileError(f"{str(path)!r} is not a whole fastsynth model ({type(error).__name__}).") from None
+
+
+def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
+    schema = _table(parts["schema.arrow"]).schema
+    variables = []
+    kept = {}
+    for slot, record in enumerate(manifest["variables"]):
+        values = _table(parts[f"column_{slot:04}.arrow"]).column(0).combine_chunks()
+        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
+        bins = _array(parts, f"bins_{slot:04}.arrow")
+        ranks = _array(parts, f"kept_{slot:04}.arrow")
+        if ranks is not None:
+            kept[slot] = ranks
+        variables.append(
+            Variable(record["name"], record["kind"], values, record["first"], bins, record["has_missing"])
+        )
+    steps = tuple(_read_step(record) for record in manifest["steps"])
+    fits = tuple(
+        {
+            step.slot: ColumnModel(
+                _read_tree(parts, f"fit_{copy:04}_{step.slot:04}_m"),
+                _read_tree(parts, f"fit_{copy:04}_{step.slot:04}_v"),
+                variables[step.slot].first,
+            )
+            for step in steps
+            if step.action == "draw"
+        }
+        for copy in range(manifest["n_fits"])
+    )
+    frame = Frame(manifest["backend"], manifest["lazy"], schema)
+    return Model(Plan(steps, manifest["proper"]), tuple(variables), frame, manifest["n_rows"], fits, kept)
+
+
+def _step_record(step: Step) -> dict[str, Any]:
+    method = None
+    if step.method is not None:
+        options = {name: getattr(step.method, name) for name in step.method.__dataclass_fields__}
+        method = {"name": step.method.name, **options}
+    expression = None
+    if step.expression is not None:
+        expression = step.expression.meta.serialize(format="json")
+        if any(name in expression for name in PYTHON_CODE):
+            raise OptionError(
+                f"The passive expression of {step.name!r} calls Python code, which a model file does not carry. Write it with "
+                "polars expressions only."
+            )
+    return {
+        "slot": step.slot,
+        "name": step.name,
+        "action": step.action,
+        "method": method,
+        "predictors": list(step.predictors),
+        "expression": expression,
+    }
+
+
+def _read_step(record: dict[str, Any]) -> Step:
+    method = record["method"]
+    if method is not None:
+        method = METHODS[method["name"]](**{name: value for name, value in method.items() if name != "name"})
+    expression = record["expression"]
+    if expression is not None:
+        if any(name in expression for name in PYTHON_CODE):
+            raise ModelFileError(f"The passive expression of {record['name']!r} carries Python code. It is not read.")
+        expression = pl.Expr.deserialize(io.StringIO(expression), format="json")
+    return Step(record["slot"], record["name"], record["action"], method, tuple(record["predictors"]), expression)
+
+
+def _tree_parts(name: str, tree: Tree) -> dict[str, bytes]:
+    nodes = {field: tree.nodes[field] for field in _tree.NODE.names} | {"count": tree.count}
+    if len(tree.level_start):
+        nodes["level_start"] = tree.level_start
+    parts = {f"{name}_nodes.arrow": _ipc(pa.table(nodes)), f"{name}_donors.arrow": _ipc(pa.table({"donors": tree.donors}))}
+    if len(tree.levels):
+        parts[f"{name}_levels.arrow"] = _ipc(pa.table({"levels": tree.levels}))
+    return parts
+
+
+def _read_tree(parts: dict[str, bytes], name: str) -> Tree | None:
+    if f"{name}_nodes.arrow" not in parts:
+        return None
+    table = _table(parts[f"{name}_nodes.arrow"])
+    nodes = np.empty(table.num_rows, _tree.NODE)
+    for field in _tree.NODE.names:
+        nodes[field] = table[field].to_numpy()
+    start = table["level_start"].to_numpy() if "level_start" in table.column_names else np.zeros(0, np.int64)
+    levels = _array(parts, f"{name}_levels.arrow")
+    donors = _array(parts, f"{name}_donors.arrow")
+    assert donors is not None
+    return Tree(nodes, table["count"].to_numpy(), start, np.zeros(0, np.uint32) if levels is None else levels, donors)
+
+
+def _ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _table(part: bytes) -> pa.Table:
+    return pa.ipc.open_file(pa.BufferReader(part)).read_all()
+
+
+def _array(parts: dict[str, bytes], name: str) -> Any:
+    return None if name not in parts else _table(parts[name]).column(0).to_numpy()

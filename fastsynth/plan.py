@@ -1,0 +1,290 @@
+"""Options in, a plan out: which column is drawn when, how, and from what.
+
+Pure: no randomness, no rows. Every check of options is made here; after ``make_plan`` no option is looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import polars as pl
+
+from fastsynth._tree import MAX_SLOTS
+from fastsynth.columns import Variable
+from fastsynth.errors import DataError, OptionError, PlanError
+from fastsynth.methods import METHODS, Method, Sample
+
+Action = Literal["draw", "keep", "passive"]
+
+# A column of text of which more than this share is distinct identifies people.
+IDENTIFIER_SHARE = 0.9
+IDENTIFIER_LEVELS = 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """What is special about one column.
+
+    Parameters
+    ----------
+    method : str, Cart or Sample, optional
+        "cart", "sample", a method object with its own options, or "keep" to leave the column as it is. The default
+        is the method of the whole synthesis.
+    predictors : list of str, optional
+        Columns to predict from; they must come earlier in the visit sequence. The default is all earlier ones.
+    passive : polars.Expr or str, optional
+        The column is computed from synthetic columns, row by row, instead of drawn. Text is read as SQL by polars.
+        As in mice, where it is written ``~ I(wgt / (hgt / 100)^2)``.
+
+    Raises
+    ------
+    OptionError
+        An unknown method, or passive together with one of the others.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> bmi = Column(passive=pl.col("wgt") / (pl.col("hgt") / 100) ** 2)
+    >>> job = Column(method="cart", predictors=["age", "sex"])
+    """
+
+    method: str | Method | None = None
+    predictors: Sequence[str] | None = None
+    passive: pl.Expr | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.method is not None and self.method != "keep":
+            find_method(self.method)
+        if self.predictors is not None and (
+            isinstance(self.predictors, str) or not all(isinstance(name, str) for name in self.predictors)
+        ):
+            raise OptionError(f"predictors={self.predictors!r}: must be a list of column names.")
+        if self.passive is not None:
+            if not isinstance(self.passive, pl.Expr | str):
+                raise OptionError(f"passive must be a polars expression or SQL text, not {type(self.passive).__name__}.")
+            if self.method is not None or self.predictors is not None:
+                raise OptionError("A passive column is computed: it takes neither method nor predictors.")
+        if self.method == "keep" and self.predictors is not None:
+            raise OptionError("A kept column is not drawn: it takes no predictors.")
+
+    def expression(self) -> pl.Expr | None:
+        """The passive expression, parsed."""
+        if not isinstance(self.passive, str):
+            return self.passive
+        try:
+            return pl.sql_expr(self.passive)
+        except Exception as error:
+            raise OptionError(f"passive={self.passive!r}: cannot be read as an SQL expression ({error}).") from None
+
+
+def find_method(method: Any) -> Method:
+    """A method from its name or itself."""
+    if isinstance(method, tuple(METHODS.values())):
+        return method
+    if isinstance(method, str) and method in METHODS:
+        return METHODS[method]()
+    allowed = ", ".join(map(repr, [*METHODS, "keep"]))
+    raise OptionError(f"method={method!r}: allowed are {allowed}, or a method object such as Cart(minbucket=5).")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One column's turn.
+
+    Attributes
+    ----------
+    slot : int
+        Position of the column in the table.
+    name : str
+    action : {"draw", "keep", "passive"}
+    method : Cart, Sample or None
+    predictors : tuple of int
+        Slots to predict from; for a passive column, its parents.
+    expression : polars.Expr or None
+    """
+
+    slot: int
+    name: str
+    action: Action
+    method: Method | None = None
+    predictors: tuple[int, ...] = ()
+    expression: pl.Expr | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """All steps, in visit sequence."""
+
+    steps: tuple[Step, ...] = field(default_factory=tuple)
+    proper: bool = False
+
+    @property
+    def partial(self) -> bool:
+        """Whether some columns keep their original values."""
+        return any(step.action == "keep" for step in self.steps)
+
+
+def make_plan(
+    variables: Sequence[Variable],
+    n_rows: int,
+    *,
+    method: str | Method = "cart",
+    columns: Mapping[str, Column] | None = None,
+    visit_sequence: Sequence[str] | None = None,
+    predictors: str = "all",
+    proper: bool = False,
+) -> Plan:
+    """Turn options into a plan.
+
+    Parameters
+    ----------
+    variables : sequence of Variable
+        The columns, in table order.
+    n_rows : int
+    method, columns, visit_sequence, predictors, proper
+        As in ``synthesize``.
+
+    Raises
+    ------
+    PlanError
+        Unknown columns, a predictor or a passive parent visited later than its target, a passive cycle.
+    OptionError, DataError
+        As in ``synthesize``.
+    """
+    names = [v.name for v in variables]
+    columns = _check_columns(columns, names)
+    if len(names) > MAX_SLOTS:
+        raise DataError(f"The table has {len(names):,} columns; at most {MAX_SLOTS:,} are possible.")
+    if method == "keep":
+        raise OptionError("method='keep' for the whole table would synthesise nothing. Set it for single columns.")
+    default = find_method(method)
+    if predictors != "all":
+        raise OptionError(f"predictors={predictors!r}: must be 'all'. For one column use Column(predictors=[...]).")
+    if not isinstance(proper, bool):
+        raise OptionError(f"proper={proper!r}: must be True or False.")
+    expressions = {name: _passive(name, column, names) for name, column in columns.items() if column.passive is not None}
+    kept = [name for name in names if name in columns and columns[name].method == "keep"]
+    if len(kept) == len(names):
+        raise OptionError("All columns have method='keep': nothing would be synthesised.")
+    order = _visit_sequence(visit_sequence, names, kept, {n: e.meta.root_names() for n, e in expressions.items()})
+    position = {name: i for i, name in enumerate(order)}
+    position.update((name, -1) for name in kept)  # a kept column is there from the start
+    slot = {name: i for i, name in enumerate(names)}
+    steps = []
+    for name in order:
+        column = columns.get(name, Column())
+        if name in kept:
+            steps.append(Step(slot[name], name, "keep"))
+        elif name in expressions:
+            parents = sorted(set(expressions[name].meta.root_names()), key=names.index)
+            _check_earlier(name, parents, position, "passive parent")
+            steps.append(Step(slot[name], name, "passive", None, tuple(slot[p] for p in parents), expressions[name]))
+        else:
+            own = default if column.method is None else find_method(column.method)
+            _refuse_identifier(variables[slot[name]], n_rows, column)
+            earlier = [other for other in order if position[other] < position[name]]
+            if column.predictors is not None:
+                _check_earlier(name, column.predictors, position, "predictor")
+                earlier = [other for other in earlier if other in set(column.predictors)]
+            chosen = () if isinstance(own, Sample) else tuple(sorted(slot[other] for other in earlier))
+            steps.append(Step(slot[name], name, "draw", own, chosen))
+    return Plan(tuple(steps), proper)
+
+
+def _check_columns(columns: Mapping[str, Column] | None, names: list[str]) -> dict[str, Column]:
+    if columns is None:
+        return {}
+    if not isinstance(columns, Mapping):
+        raise OptionError(f"columns must be a dict of name: Column(...), not {type(columns).__name__}.")
+    _check_known("columns", columns, names)
+    for name, column in columns.items():
+        if not isinstance(column, Column):
+            raise OptionError(f"columns[{name!r}] must be a Column(...), not {type(column).__name__}.")
+        _check_known(f"predictors of {name!r}", column.predictors or (), names)
+    return dict(columns)
+
+
+def _check_known(where: str, given: Any, names: list[str]) -> None:
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        known = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
+        raise PlanError(f"{where}: no column {', '.join(map(repr, unknown))}. The table has {known}.")
+
+
+def _passive(name: str, column: Column, names: list[str]) -> pl.Expr:
+    expression = column.expression()
+    assert expression is not None
+    parents = expression.meta.root_names()
+    _check_known(f"passive expression of {name!r}", parents, names)
+    if not parents:
+        raise PlanError(f"passive expression of {name!r} names no column. Compute it from at least one.")
+    if not expression.meta.is_row_separable():
+        raise PlanError(
+            f"passive expression of {name!r} uses other rows (a mean, a sum, a sort, ...). It must be computed row by row."
+        )
+    return expression
+
+
+def _visit_sequence(
+    given: Sequence[str] | None, names: list[str], kept: list[str], parents: dict[str, list[str]]
+) -> list[str]:
+    """Kept columns first, then table order with each passive column after its parents; or the caller's order."""
+    _refuse_cycle(parents)
+    if given is not None:
+        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+            raise OptionError("visit_sequence must be a list of column names.")
+        _check_known("visit_sequence", given, names)
+        twice = sorted({name for name in given if list(given).count(name) > 1})
+        if twice:
+            raise PlanError(f"visit_sequence names {', '.join(map(repr, twice))} more than once.")
+        absent = [name for name in names if name not in given and name not in kept]
+        if absent:
+            raise PlanError(
+                f"visit_sequence lacks {', '.join(map(repr, absent))}. Name every column; drop it from the table, or set "
+                "Column(method='keep') to release its original values."
+            )
+        return [*(name for name in kept if name not in given), *given]
+    order: list[str] = list(kept)
+    waiting = [name for name in names if name not in kept]
+    while waiting:
+        name = next(n for n in waiting if all(p in order for p in parents.get(n, ())))
+        order.append(name)
+        waiting.remove(name)
+    return order
+
+
+def _refuse_cycle(parents: dict[str, list[str]]) -> None:
+    """Follow passive parents until none is passive; those that never end are a cycle."""
+    left = {name: [p for p in of if p in parents] for name, of in parents.items()}
+    while left:
+        free = [name for name, of in left.items() if not any(p in left for p in of)]
+        if not free:
+            raise PlanError(f"Passive columns depend on each other in a circle: {', '.join(map(repr, left))}.")
+        for name in free:
+            del left[name]
+
+
+def _check_earlier(name: str, others: Sequence[str], position: dict[str, int], role: str) -> None:
+    late = [other for other in others if position[other] >= position[name] and other != name]
+    if name in others:
+        raise PlanError(f"{name!r} cannot be its own {role}.")
+    if late:
+        raise PlanError(
+            f"{role} {', '.join(map(repr, late))} of {name!r} is visited later than {name!r}. Move it before in "
+            "visit_sequence, or leave it out."
+        )
+
+
+def _refuse_identifier(variable: Variable, n_rows: int, column: Column) -> None:
+    """Text that is different for nearly everybody names people; a draw would hand it out."""
+    n_levels = len(variable.values) - variable.first
+    if variable.kind == "numeric" or column.method is not None or n_levels < IDENTIFIER_LEVELS:
+        return
+    if n_levels > IDENTIFIER_SHARE * n_rows:
+        raise DataError(
+            f"Column {variable.name!r} looks like an identifier: {n_levels:,} different values in {n_rows:,} rows. A "
+            f"synthetic copy would repeat real ones. Drop the column, or say what you want with "
+            f"columns={{{variable.name!r}: Column(method='sample')}} (or 'cart', 'keep')."
+        )

@@ -1,0 +1,569 @@
+"""The front end: ``synthesize`` in one call, or ``Synthesizer(...).fit(data).sample()``; and what they give back."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import numbers
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from fastsynth import model_file
+from fastsynth.columns import Frame, encode, read_table
+from fastsynth.errors import NotFittedError, OptionError, OutputError
+from fastsynth.methods import Method
+from fastsynth.plan import Column, make_plan
+from fastsynth.pooling import Analyses, Design
+from fastsynth.run import Executor, Model, Threads, count_passive_differences, fit_plan, generate
+from fastsynth.version import __version__
+
+RandomState = int | np.random.SeedSequence | np.random.Generator | None
+Progress = bool | Callable[[str, int, int], None] | None
+
+
+def synthesize(
+    data: Any,
+    *,
+    m: int = 5,
+    k: int | None = None,
+    method: str | Method = "cart",
+    columns: Mapping[str, Column] | None = None,
+    visit_sequence: Sequence[str] | None = None,
+    predictors: str = "all",
+    proper: bool = False,
+    random_state: RandomState = None,
+    threads: int | None = None,
+    progress: Progress = None,
+) -> Synthesis:
+    """Draw m synthetic copies of a table.
+
+    Every column is modelled given the columns before it in the visit sequence, and drawn at their *synthetic*
+    values (Reiter 2005; synthpop's ``syn``). Rows of a copy belong to nobody: they are not linked to real rows.
+
+    Parameters
+    ----------
+    data : polars DataFrame or LazyFrame, pandas DataFrame, pyarrow Table, any object with ``__arrow_c_stream__``,
+        or path of a Parquet or CSV file
+        At least 2 rows and 2 columns. Never changed.
+    m : int, default 5
+        Number of copies (synthpop: 1; mice: 5).
+    k : int, optional
+        Rows of each copy. The default is the number of rows of ``data``.
+    method : str or Cart or Sample, default "cart"
+        Method of all columns that have none of their own.
+    columns : dict of str to Column, optional
+        What is special about single columns: method, predictors, passive.
+    visit_sequence : list of str, optional
+        Order in which columns are drawn. The default is table order, kept columns first, passive ones after
+        their parents.
+    predictors : {"all"}
+        Predict each column from all earlier ones.
+    proper : bool, default False
+        Fit each copy to its own bootstrap sample of the rows (as synthpop's ``proper``).
+    random_state : int, numpy SeedSequence or Generator, optional
+        Same data, same random_state and same version give the same bytes, for any number of threads and any kind
+        of table. None takes one from the system; it is kept in ``random_state_``.
+    threads : int, optional
+        The default is all processors this process may use.
+    progress : bool or callable, optional
+        True shows a bar, False nothing; the default shows one on a terminal. A callable gets
+        ``(stage, done, total)``.
+
+    Returns
+    -------
+    Synthesis
+
+    Raises
+    ------
+    DataError
+        No rows, one row, one column, duplicate names, nested or binary types, infinite values, a column of text that
+        looks like an identifier, an unreadable file.
+    OptionError
+        An option has a value that is not allowed.
+    PlanError
+        Unknown columns, a predictor visited later than its target, a passive cycle.
+
+    Notes
+    -----
+    O(n p^2 log n) for n rows and p columns to fit, O(m k p log n) to draw. Missing values are synthesised as missing:
+    first whether and how, then values where present. Numbers, dates and categories keep their exact types.
+
+    A copy consists of values that occur in the data. ``minbucket`` of ``Cart`` says how many people share a leaf.
+
+    References
+    ----------
+    Reiter (2005), Using CART to generate partially synthetic public use microdata, JOS 21:441.
+    Nowok, Raab and Dibben (2016), synthpop: Bespoke creation of synthetic data in R, JSS 74(11).
+
+    Examples
+    --------
+    >>> import fastsynth as fs
+    >>> boys = fs.load_boys()
+    >>> syn = fs.synthesize(boys, m=2, random_state=1)
+    >>> syn[0].shape
+    (748, 9)
+    """
+    synthesizer = Synthesizer(
+        m=m,
+        method=method,
+        columns=columns,
+        visit_sequence=visit_sequence,
+        predictors=predictors,
+        proper=proper,
+        random_state=_entropy(random_state),
+        threads=threads,
+        progress=progress,
+    )
+    if k is not None:
+        _check_count("k", k)
+    return synthesizer.fit(data).sample(k=k)
+
+
+class Synthesizer:
+    """Fit once, sample often, also without the data.
+
+    Parameters
+    ----------
+    m, method, columns, visit_sequence, predictors, proper, random_state, threads, progress
+        As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper=True`` the number
+        of fits. ``random_state`` is the default of ``sample``.
+
+    Attributes
+    ----------
+    model_ : Model
+        The fitted model. It holds real values: treat it, and a saved file of it, like the data.
+    n_rows_ : int
+    random_state_ : int
+        What the bootstrap samples of proper synthesis were drawn with.
+    passive_differences_ : dict of str to int
+        For each passive column the number of real rows, of the first 10,000, that hold something other than the
+        expression.
+
+    Examples
+    --------
+    >>> import fastsynth as fs
+    >>> s = fs.Synthesizer(method=fs.Cart(minbucket=10)).fit(fs.load_boys())
+    >>> s.sample(m=2, k=100, random_state=3)[1].shape
+    (100, 9)
+    """
+
+    def __init__(
+        self,
+        *,
+        m: int = 5,
+        method: str | Method = "cart",
+        columns: Mapping[str, Column] | None = None,
+        visit_sequence: Sequence[str] | None = None,
+        predictors: str = "all",
+        proper: bool = False,
+        random_state: RandomState = None,
+        threads: int | None = None,
+        progress: Progress = None,
+    ) -> None:
+        self.m = m
+        self.method = method
+        self.columns = columns
+        self.visit_sequence = visit_sequence
+        self.predictors = predictors
+        self.proper = proper
+        self.random_state = random_state
+        self.threads = threads
+        self.progress = progress
+
+    def fit(self, data: Any, y: None = None) -> Synthesizer:
+        """Fit the models of all columns.
+
+        Parameters
+        ----------
+        data
+            As in ``synthesize``.
+        y : None
+            Not used; scikit-learn's manners.
+
+        Returns
+        -------
+        Synthesizer
+            Itself.
+        """
+        _check_count("m", self.m)
+        executor = _executor(self.threads)
+        entropy = _entropy(self.random_state)
+        table, frame = read_table(data)
+        encoded = encode(table, frame)
+        plan = make_plan(
+            encoded.variables,
+            encoded.n_rows,
+            method=self.method,
+            columns=self.columns,
+            visit_sequence=self.visit_sequence,
+            predictors=self.predictors,
+            proper=self.proper,
+        )
+        self.passive_differences_ = count_passive_differences(table, plan)
+        n_fits = sum(step.action == "draw" for step in plan.steps) * (self.m if plan.proper else 1)
+        with _progress(self.progress, "fit", n_fits, "column") as tick:
+            self.model_ = fit_plan(encoded, plan, self.m, entropy, executor, tick)
+        self.n_rows_ = encoded.n_rows
+        self.random_state_ = entropy
+        return self
+
+    def sample(self, m: int | None = None, k: int | None = None, random_state: RandomState = None) -> Synthesis:
+        """Draw copies from the fitted model.
+
+        Parameters
+        ----------
+        m : int, optional
+            Number of copies; the default is that of the constructor.
+        k : int, optional
+            Rows of each; the default is the number of rows of the original.
+        random_state : int, numpy SeedSequence or Generator, optional
+            The default is that of the fit.
+
+        Returns
+        -------
+        Synthesis
+
+        Raises
+        ------
+        NotFittedError
+        OptionError
+            m or k is not a positive integer; more proper copies than were fitted; k other than n with kept columns.
+        """
+        model = self._fitted()
+        m = self.m if m is None else m
+        k = self.n_rows_ if k is None else k
+        _check_count("m", m)
+        _check_count("k", k)
+        if model.plan.proper and m > len(model.fits):
+            raise OptionError(f"m={m}: {len(model.fits)} proper copies were fitted. Fit again with m={m}.")
+        if model.kept and k != self.n_rows_:
+            names = [model.variables[slot].name for slot in model.kept]
+            raise OptionError(f"k={k}: column(s) {', '.join(map(repr, names))} are kept, so k must be {self.n_rows_}.")
+        entropy = self.random_state_ if random_state is None else _entropy(random_state)
+        with _progress(self.progress, "draw", m * k, "row") as tick:
+            tables = generate(model, range(m), k, entropy, _executor(self.threads), tick)
+        design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial)
+        return Synthesis(tables, model.frame, design, entropy, _describe(model))
+
+    def summary(self) -> pl.DataFrame:
+        """One row for each column, in visit sequence.
+
+        Returns
+        -------
+        polars.DataFrame
+            column, action ("draw", "keep", "passive"), method, n_predictors, n_leaves and smallest_leaf (of the tree
+            for the values), n_differ (passive: real rows that hold something else).
+        """
+        model = self._fitted()
+        records = _describe(model)
+        return pl.DataFrame(
+            [
+                {
+                    "column": r["column"],
+                    "action": r["action"],
+                    "method": r["method"],
+                    "n_predictors": len(r["predictors"]),
+                    "n_leaves": r["n_leaves"],
+                    "smallest_leaf": r["smallest_leaf"],
+                    "n_differ": self.passive_differences_.get(r["column"]),
+                }
+                for r in records
+            ],
+            schema={
+                "column": pl.String,
+                "action": pl.String,
+                "method": pl.String,
+                "n_predictors": pl.Int64,
+                "n_leaves": pl.Int64,
+                "smallest_leaf": pl.Int64,
+                "n_differ": pl.Int64,
+            },
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted model to one file: a zip of a JSON manifest and Arrow tables, no pickle.
+
+        The file holds real values of the data. Options of a run (threads, progress) are not kept.
+
+        Raises
+        ------
+        NotFittedError, OptionError
+            A passive expression calls Python code, which no file should carry.
+        """
+        model = self._fitted()
+        state = {"m": self.m, "random_state": self.random_state_, "passive_differences": self.passive_differences_}
+        model_file.save(Path(path), model, state)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, progress: Progress = None) -> Synthesizer:
+        """Read a saved model. Sampling from it needs no data and gives the same bytes.
+
+        Raises
+        ------
+        ModelFileError
+            The file is damaged, or from a version that this one cannot read.
+        """
+        model, state = model_file.load(Path(path))
+        plan = model.plan
+        special = {
+            step.name: Column(method="keep") if step.action == "keep" else Column(passive=step.expression)
+            if step.action == "passive"
+            else Column(method=step.method, predictors=[model.variables[slot].name for slot in step.predictors])
+            for step in plan.steps
+        }
+        self = cls(
+            m=state["m"],
+            columns=special,
+            visit_sequence=[step.name for step in plan.steps],
+            proper=plan.proper,
+            random_state=state["random_state"],
+            threads=threads,
+            progress=progress,
+        )
+        self.model_ = model
+        self.n_rows_ = model.n_rows
+        self.random_state_ = state["random_state"]
+        self.passive_differences_ = state["passive_differences"]
+        return self
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Arguments of the constructor by name, as in scikit-learn."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> Synthesizer:
+        """Change arguments of the constructor, as in scikit-learn."""
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise OptionError(f"No parameter {name!r}; there are {', '.join(known)}.")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        shown = [f"{name}={value!r}" for name, value in self.get_params().items() if value is not defaults[name].default]
+        return f"Synthesizer({', '.join(shown)})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "model_")
+
+    def _fitted(self) -> Model:
+        if not hasattr(self, "model_"):
+            raise NotFittedError("This Synthesizer is not fitted yet: call fit(data) first, or Synthesizer.load(path).")
+        return self.model_
+
+
+class Synthesis(Sequence[Any]):
+    """m synthetic copies of a table.
+
+    ``syn[0]`` is the first copy, the same kind of table as the original; ``len(syn)``, iteration and slices work
+    as on a list.
+
+    Attributes
+    ----------
+    m, k, n : int
+        Copies, rows of each, rows of the original.
+    design : Design
+        How the copies were made, for ``pool``.
+    random_state_ : int
+        Give it as ``random_state`` to draw the same copies again.
+    """
+
+    def __init__(
+        self, tables: list[pa.Table], frame: Frame, design: Design, random_state: int, records: list[dict[str, Any]]
+    ) -> None:
+        self._tables = tables
+        self._frame = frame
+        self._records = records
+        self.design = design
+        self.random_state_ = random_state
+
+    @property
+    def m(self) -> int:
+        return self.design.m
+
+    @property
+    def k(self) -> int:
+        return self.design.k
+
+    @property
+    def n(self) -> int:
+        return self.design.n
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self._frame.native(table) for table in self._tables[i]]
+        return self._frame.native(self._tables[i])
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._frame.native(table) for table in self._tables)
+
+    def __repr__(self) -> str:
+        kind = "proper" if self.design.proper else "simple"
+        whole = "partially" if self.design.partial else "fully"
+        columns = self._frame.schema.names
+        return f"Synthesis: m={self.m} {whole} synthetic copies of k={self.k} rows x {len(columns)} columns (n={self.n}, {kind})"
+
+    def arrow(self, i: int) -> pa.Table:
+        """Copy i as a pyarrow Table with the exact schema of the original, without a copy."""
+        return self._tables[i]
+
+    def scan(self, i: int) -> pl.LazyFrame:
+        """Copy i as a polars LazyFrame."""
+        frame = pl.from_arrow(self._tables[i])
+        assert isinstance(frame, pl.DataFrame)
+        return frame.lazy()
+
+    def analyse(self, function: Callable[[Any], Any]) -> Analyses:
+        """Run an analysis on each copy.
+
+        Parameters
+        ----------
+        function : callable
+            Gets one copy, in the caller's kind of table, and returns what ``pool`` can read.
+
+        Returns
+        -------
+        Analyses
+            A list that knows how the copies were made.
+
+        Examples
+        --------
+        >>> import fastsynth as fs
+        >>> syn = fs.synthesize(fs.load_boys(), m=3, random_state=1)
+        >>> fits = syn.analyse(lambda d: (d["hgt"].mean(), d["hgt"].var() / d.height))
+        >>> fs.pool(fits).rule
+        'raab2016'
+        """
+        return Analyses([function(copy) for copy in self], self.design)
+
+    @property
+    def audit(self) -> dict[str, Any]:
+        """What was done, ready for JSON: counts, names and options, no values of the data."""
+        return {
+            "fastsynth": __version__,
+            "n": self.n,
+            "k": self.k,
+            "m": self.m,
+            "proper": self.design.proper,
+            "partial": self.design.partial,
+            "random_state": self.random_state_,
+            "columns": self._records,
+        }
+
+    def write_parquet(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write copy_1.parquet, copy_2.parquet, ... and audit.json into a new or empty folder.
+
+        Returns
+        -------
+        list of Path
+            The copies' files. They appear all at once: after an error the folder is as it was.
+
+        Raises
+        ------
+        OutputError
+            The folder is not empty, is a file, or cannot be written.
+        """
+        target = Path(folder)
+        check_output(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
+                made = Path(temporary) / "out"
+                made.mkdir()
+                width = len(str(self.m))
+                for i, table in enumerate(self._tables, start=1):
+                    pq.write_table(table, made / f"copy_{i:0{width}}.parquet", compression="zstd")
+                (made / "audit.json").write_text(json.dumps(self.audit, indent=2) + "\n")
+                if target.exists():
+                    target.rmdir()
+                made.rename(target)
+        except OSError as error:
+            raise OutputError(f"Cannot write to {str(target)!r}: {error.strerror or error}.") from error
+        return sorted(target.glob("copy_*.parquet"))
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that is a file or holds something."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{str(folder)!r} is a file. Name a new or empty folder for the copies.")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"Folder {str(folder)!r} is not empty. Name a new or empty one; nothing was written.")
+
+
+def _describe(model: Model) -> list[dict[str, Any]]:
+    """One record for each column in visit sequence: names, options and counts, no values."""
+    records = []
+    for step in model.plan.steps:
+        fit = model.fits[0].get(step.slot)
+        tree = None if fit is None else fit.values or fit.missing
+        records.append(
+            {
+                "column": step.name,
+                "kind": model.variables[step.slot].kind,
+                "action": step.action,
+                "method": None if step.method is None else repr(step.method),
+                "predictors": [model.variables[slot].name for slot in step.predictors],
+                "n_leaves": None if tree is None else tree.n_leaves,
+                "smallest_leaf": None if tree is None else tree.smallest_leaf,
+            }
+        )
+    return records
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise OptionError(f"{name}={value!r}: must be an integer of at least 1.")
+
+
+def _executor(threads: int | None) -> Executor:
+    if threads is not None:
+        _check_count("threads", threads)
+    return Threads(threads)
+
+
+def _entropy(random_state: RandomState) -> int:
+    """One integer that stands for the random state; None asks the system for 128 bits."""
+    if random_state is None:
+        return int(np.random.SeedSequence().entropy)  # type: ignore[arg-type]
+    if isinstance(random_state, np.random.Generator):
+        return int.from_bytes(random_state.bytes(16), "little")
+    if isinstance(random_state, np.random.SeedSequence):
+        return int.from_bytes(random_state.generate_state(4, np.uint32).tobytes(), "little")
+    if isinstance(random_state, numbers.Integral) and not isinstance(random_state, bool) and random_state >= 0:
+        return int(random_state)
+    raise OptionError(
+        f"random_state={random_state!r}: must be a non-negative integer, a numpy SeedSequence or Generator, or None."
+    )
+
+
+@contextmanager
+def _progress(progress: Progress, stage: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Report progress: to a bar with rate and time left, to the caller's function, or to nobody."""
+    if callable(progress):
+        report, done = progress, 0
+
+        def tick(step: int) -> None:
+            nonlocal done
+            done += step
+            report(stage, done, total)
+
+        yield tick
+        return
+    shown = sys.stderr.isatty() if progress is None else bool(progress)
+    with tqdm(total=total, desc=stage, unit=unit, unit_scale=True, disable=not shown, leave=False) as bar:
+        yield lambda step: (bar.update(step), None)[1]
