@@ -1,6 +1,7 @@
 """Build of the compiled kernel. Everything else about the package stands in pyproject.toml.
 
-FASTSYNTH_DEBUG=1 builds with bounds checks on and without optimisation; the kernel's tests run once that way in CI.
+FASTSYNTH_DEBUG=1 builds with Cython's bounds checks and, off Windows, with the compiler's address and undefined
+behaviour sanitizers, which see through raw pointers too; `make test-debug` runs the kernel's tests once that way.
 """
 
 import os
@@ -22,15 +23,18 @@ directives = {
 
 # No contraction of a * b + c into one rounding: every machine must find the same trees.
 optimised = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
-checked = ["-O1", "-g", "-ffp-contract=off", "-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
+sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+checked = ["-O1", "-g", "-ffp-contract=off", *sanitizers]
 windows = os.name == "nt"
-extensions = [
-    Extension(
-        "fastsynth._tree",
-        ["fastsynth/_tree.pyx"],
-        extra_compile_args=["/O2"] if windows else checked if debug else optimised,
-        extra_link_args=["-fsanitize=undefined"] if debug and not windows else [],
-    )
-]
+extension = Extension(
+    "fastsynth._tree",
+    ["fastsynth/_tree.pyx"],
+    extra_compile_args=["/O2"] if windows else checked if debug else optimised,
+    extra_link_args=sanitizers if debug and not windows else [],
+)
 
-setup(ext_modules=cythonize(extensions, compiler_directives=directives, force=debug))
+setup(
+    ext_modules=cythonize(
+        [extension], compiler_directives=directives, build_dir="build/cython-debug" if debug else "build/cython"
+    )
+)

@@ -32,7 +32,7 @@ from fastsynth.errors import DataError
 
 Kind = Literal["numeric", "ordered", "unordered"]
 Codes = NDArray[np.uint16]
-Ranks = NDArray[np.uint16] | NDArray[np.uint32]
+Ranks = NDArray[np.unsignedinteger[Any]]
 
 # Code of a value that the column never had; no tree knows it.
 UNSEEN = MAX_CODES
@@ -66,15 +66,17 @@ class Variable:
 
     @property
     def n_codes(self) -> int:
+        """Codes of the column, missing included."""
         return len(self.values) if self.bins is None else int(self.bins[-1]) + 1
 
     @property
-    def rank_dtype(self) -> type:
+    def rank_dtype(self) -> type[np.uint16] | type[np.uint32]:
+        """Smallest type that holds its ranks."""
         return np.uint16 if len(self.values) <= MAX_CODES else np.uint32
 
     def codes(self, ranks: Ranks) -> Codes:
         """Codes of an array of ranks."""
-        return ranks if self.bins is None else self.bins[ranks]  # type: ignore[return-value]
+        return ranks if self.bins is None else self.bins[ranks]
 
     def decode(self, ranks: Ranks) -> pa.Array:
         """Values of an array of ranks, in the column's exact type."""
@@ -126,7 +128,8 @@ class EncodedTable:
 
     @property
     def n_rows(self) -> int:
-        return self.codes.shape[1]
+        """Rows of the table."""
+        return int(self.codes.shape[1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +151,8 @@ class Frame:
 
     def native(self, table: pa.Table) -> Any:
         """Turn an Arrow table into the caller's kind of table."""
-        frame = nw.DataFrame.from_arrow(table, backend=self.backend).to_native()
+        backend: Any = self.backend
+        frame = nw.DataFrame.from_arrow(table, backend=backend).to_native()
         if self.backend == "pandas":
             return _restore_objects(frame, table)
         return frame.lazy() if self.lazy else frame
@@ -172,7 +176,8 @@ def read_table(data: Any) -> tuple[pa.Table, Frame]:
     if isinstance(data, str | Path):
         table = _read_file(Path(data))
         return table, Frame("polars", False, table.schema)
-    _refuse_duplicates([str(name) for name in getattr(data, "columns", ())] if not isinstance(data, pl.LazyFrame) else [])
+    names = () if isinstance(data, pl.LazyFrame) else getattr(data, "columns", ())
+    _refuse_duplicates([str(name) for name in names])
     try:
         native = nw.from_native(data, pass_through=True)
         if isinstance(native, nw.LazyFrame):
@@ -187,7 +192,8 @@ def read_table(data: Any) -> tuple[pa.Table, Frame]:
     except TypeError:
         if isinstance(data, Mapping | list | np.ndarray) or not hasattr(data, "__arrow_c_stream__"):
             raise DataError(
-                f"Cannot read a {type(data).__name__} as a table. Allowed are polars, pandas and pyarrow tables, anything "
+                f"Cannot read a {type(data).__name__} as a table. Allowed are polars, pandas and "
+                "pyarrow tables, anything "
                 "with __arrow_c_stream__, and the path of a Parquet or CSV file."
             ) from None
         raise _unreadable(data) from None
@@ -227,7 +233,9 @@ def _read_file(path: Path) -> pa.Table:
         return pq.ParquetFile(path).read()
     except Exception as error:
         # Parsers quote the cell they stumble on, so their message is not passed on.
-        raise DataError(f"Cannot read {str(path)!r} as {suffix[1:]} ({type(error).__name__}). Is the file whole?") from None
+        raise DataError(
+            f"Cannot read {str(path)!r} as {suffix[1:]} ({type(error).__name__}). Is the file whole?"
+        ) from None
 
 
 def _refuse_duplicates(names: list[str]) -> None:
@@ -255,7 +263,9 @@ def encode(table: pa.Table, frame: Frame) -> EncodedTable:
         No rows, one row, one column, nested or binary types, infinite values, more than 65,533 categories.
     """
     if table.num_rows < 2:
-        raise DataError(f"The table has {table.num_rows} row(s). A synthesis needs at least 2, and useful ones hundreds.")
+        raise DataError(
+            f"The table has {table.num_rows} row(s). A synthesis needs at least 2, and useful ones hundreds."
+        )
     if table.num_columns < 2:
         raise DataError(
             f"The table has {table.num_columns} column(s). A synthesis models columns given others: pass at least 2."
@@ -384,7 +394,8 @@ def _plain(array: pa.Array) -> pa.Array:
 
 def _numbers(storage: pa.Array) -> NDArray[np.float64]:
     # A cast with loss is meant: these numbers only choose splits, values always come from ``values``.
-    return pc.cast(storage, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    floats = pc.cast(storage, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return np.asarray(floats, np.float64)
 
 
 def _bins(ranks: Ranks, n_ranks: int, first: int) -> Codes:

@@ -5,6 +5,9 @@ Messages carry column names, counts and types, never a value of the data.
 
 from __future__ import annotations
 
+import numbers
+from typing import Any
+
 
 class FastsynthError(Exception):
     """Base of all errors raised on purpose."""
@@ -36,3 +39,9 @@ class OutputError(FastsynthError, OSError):
 
 class NotFittedError(FastsynthError, ValueError, AttributeError):
     """The synthesizer has to be fitted first."""
+
+
+def check_count(name: str, value: Any, error: type[FastsynthError] = OptionError) -> None:
+    """Refuse what is not an integer of at least 1."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < 1:
+        raise error(f"{name}={value!r}: must be an integer of at least 1.")

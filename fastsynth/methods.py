@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fastsynth import _tree
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
-from fastsynth.errors import OptionError
+from fastsynth.errors import OptionError, check_count
 
 MethodName = Literal["cart", "sample"]
 
@@ -63,8 +63,7 @@ class Cart:
     name: ClassVar[str] = "cart"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.minbucket, numbers.Integral) or isinstance(self.minbucket, bool) or self.minbucket < 1:
-            raise OptionError(f"minbucket={self.minbucket!r}: must be an integer of at least 1 (5 is the default).")
+        check_count("minbucket", self.minbucket)
         if not isinstance(self.cp, numbers.Real) or not math.isfinite(self.cp) or self.cp < 0:
             raise OptionError(f"cp={self.cp!r}: must be a number of at least 0 (1e-8 is the default).")
 
@@ -111,10 +110,12 @@ class Tree:
 
     @property
     def n_leaves(self) -> int:
+        """Number of leaves."""
         return (len(self.nodes) + 1) // 2
 
     @property
     def smallest_leaf(self) -> int:
+        """Training rows of the smallest leaf."""
         return int(self.count[self.nodes["feature"] == _tree.LEAF].min())
 
     def draw(self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64], out: Ranks) -> None:
@@ -146,7 +147,7 @@ class ColumnModel:
         """Random words needed for one row."""
         return 2 if self.missing is not None else 1
 
-    def draw(self, codes: Codes, words: NDArray[np.uint64], dtype: type) -> Ranks:
+    def draw(self, codes: Codes, words: NDArray[np.uint64], dtype: type[np.uint16] | type[np.uint32]) -> Ranks:
         """Draw the ranks of all rows of a block.
 
         Parameters
@@ -157,7 +158,7 @@ class ColumnModel:
         dtype : uint16 or uint32
         """
         n = len(codes)
-        out = np.zeros(n, dtype)
+        out: Ranks = np.zeros(n, dtype)
         rows = np.arange(n, dtype=np.uint32)
         if self.missing is not None:
             self.missing.draw(codes, rows, words[:n], out)
@@ -191,7 +192,7 @@ def fit_column(
     present = ranks >= variable.first
     missing = values = None
     if variable.has_missing:
-        missing = _fit_classes(table, predictors, method, rows, np.minimum(ranks, variable.first).astype(ranks.dtype))
+        missing = _fit_classes(table, predictors, method, rows, np.minimum(ranks, ranks.dtype.type(variable.first)))
         rows, ranks = rows[present], ranks[present]
     if len(rows):
         y = scaled(variable.numbers()[ranks])
@@ -233,7 +234,7 @@ def _fit_tree(
     ranks: Ranks,
 ) -> Tree:
     variables = [table.variables[slot] for slot in predictors]
-    *tree, order = _tree.grow(
+    nodes, count, level_start, levels, order = _tree.grow(
         table.codes,
         np.array(predictors, np.int32),
         np.array([v.n_codes for v in variables], np.int32),
@@ -244,7 +245,7 @@ def _fit_tree(
         method.minbucket,
         method.cp,
     )
-    return Tree(*tree, donors=ranks[order])
+    return Tree(nodes, count, level_start, levels, ranks[order])
 
 
 def _predictor_kind(variable: Variable) -> int:

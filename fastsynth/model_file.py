@@ -33,6 +33,7 @@ from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
 FORMAT_VERSION = 1
+NODE_FIELDS = ("feature", "threshold", "left")
 # Expressions that carry pickled Python functions show up under these names.
 PYTHON_CODE = ("AnonymousFunction", "AnonymousAgg", "PythonUdf", "PythonFunction")
 # A fixed date: the same model gives the same bytes.
@@ -91,7 +92,8 @@ def load(path: Path) -> tuple[Model, dict[str, Any]]:
             raise ModelFileError(f"{str(path)!r} is not a fastsynth model.")
         if manifest["format_version"] != FORMAT_VERSION:
             raise ModelFileError(
-                f"{str(path)!r} has format version {manifest['format_version']}, this fastsynth reads {FORMAT_VERSION}. Fit "
+                f"{str(path)!r} has format version {manifest['format_version']}, this fastsynth reads "
+                f"{FORMAT_VERSION}. Fit "
                 "the model again, or use the fastsynth that wrote it "
                 f"({manifest['fastsynth']})."
             )
@@ -119,9 +121,7 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         ranks = _array(parts, f"kept_{slot:04}.arrow")
         if ranks is not None:
             kept[slot] = ranks
-        variables.append(
-            Variable(record["name"], record["kind"], values, record["first"], bins, record["has_missing"])
-        )
+        variables.append(Variable(record["name"], record["kind"], values, record["first"], bins, record["has_missing"]))
     steps = tuple(_read_step(record) for record in manifest["steps"])
     fits = tuple(
         {
@@ -149,7 +149,8 @@ def _step_record(step: Step) -> dict[str, Any]:
         expression = step.expression.meta.serialize(format="json")
         if any(name in expression for name in PYTHON_CODE):
             raise OptionError(
-                f"The passive expression of {step.name!r} calls Python code, which a model file does not carry. Write it with "
+                f"The passive expression of {step.name!r} calls Python code, which a model file does "
+                "not carry. Write it with "
                 "polars expressions only."
             )
     return {
@@ -175,10 +176,13 @@ def _read_step(record: dict[str, Any]) -> Step:
 
 
 def _tree_parts(name: str, tree: Tree) -> dict[str, bytes]:
-    nodes = {field: tree.nodes[field] for field in _tree.NODE.names} | {"count": tree.count}
+    nodes = {field: tree.nodes[field] for field in NODE_FIELDS} | {"count": tree.count}
     if len(tree.level_start):
         nodes["level_start"] = tree.level_start
-    parts = {f"{name}_nodes.arrow": _ipc(pa.table(nodes)), f"{name}_donors.arrow": _ipc(pa.table({"donors": tree.donors}))}
+    parts = {
+        f"{name}_nodes.arrow": _ipc(pa.table(nodes)),
+        f"{name}_donors.arrow": _ipc(pa.table({"donors": tree.donors})),
+    }
     if len(tree.levels):
         parts[f"{name}_levels.arrow"] = _ipc(pa.table({"levels": tree.levels}))
     return parts
@@ -189,7 +193,7 @@ def _read_tree(parts: dict[str, bytes], name: str) -> Tree | None:
         return None
     table = _table(parts[f"{name}_nodes.arrow"])
     nodes = np.empty(table.num_rows, _tree.NODE)
-    for field in _tree.NODE.names:
+    for field in NODE_FIELDS:
         nodes[field] = table[field].to_numpy()
     start = table["level_start"].to_numpy() if "level_start" in table.column_names else np.zeros(0, np.int64)
     levels = _array(parts, f"{name}_levels.arrow")
@@ -202,7 +206,7 @@ def _ipc(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _table(part: bytes) -> pa.Table:

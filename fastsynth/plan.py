@@ -14,7 +14,7 @@ import polars as pl
 from fastsynth._tree import MAX_SLOTS
 from fastsynth.columns import Variable
 from fastsynth.errors import DataError, OptionError, PlanError
-from fastsynth.methods import METHODS, Method, Sample
+from fastsynth.methods import METHODS, Cart, Method, Sample
 
 Action = Literal["draw", "keep", "passive"]
 
@@ -63,7 +63,9 @@ class Column:
             raise OptionError(f"predictors={self.predictors!r}: must be a list of column names.")
         if self.passive is not None:
             if not isinstance(self.passive, pl.Expr | str):
-                raise OptionError(f"passive must be a polars expression or SQL text, not {type(self.passive).__name__}.")
+                raise OptionError(
+                    f"passive must be a polars expression or SQL text, not {type(self.passive).__name__}."
+                )
             if self.method is not None or self.predictors is not None:
                 raise OptionError("A passive column is computed: it takes neither method nor predictors.")
         if self.method == "keep" and self.predictors is not None:
@@ -81,7 +83,7 @@ class Column:
 
 def find_method(method: Any) -> Method:
     """A method from its name or itself."""
-    if isinstance(method, tuple(METHODS.values())):
+    if isinstance(method, Cart | Sample):
         return method
     if isinstance(method, str) and method in METHODS:
         return METHODS[method]()
@@ -164,7 +166,9 @@ def make_plan(
         raise OptionError(f"predictors={predictors!r}: must be 'all'. For one column use Column(predictors=[...]).")
     if not isinstance(proper, bool):
         raise OptionError(f"proper={proper!r}: must be True or False.")
-    expressions = {name: _passive(name, column, names) for name, column in columns.items() if column.passive is not None}
+    expressions = {
+        name: _passive(name, column, names) for name, column in columns.items() if column.passive is not None
+    }
     kept = [name for name in names if name in columns and columns[name].method == "keep"]
     if len(kept) == len(names):
         raise OptionError("All columns have method='keep': nothing would be synthesised.")
@@ -222,7 +226,8 @@ def _passive(name: str, column: Column, names: list[str]) -> pl.Expr:
         raise PlanError(f"passive expression of {name!r} names no column. Compute it from at least one.")
     if not expression.meta.is_row_separable():
         raise PlanError(
-            f"passive expression of {name!r} uses other rows (a mean, a sum, a sort, ...). It must be computed row by row."
+            f"passive expression of {name!r} uses other rows (a mean, a sum, a sort, ...). It must be "
+            "computed row by row."
         )
     return expression
 
@@ -242,7 +247,8 @@ def _visit_sequence(
         absent = [name for name in names if name not in given and name not in kept]
         if absent:
             raise PlanError(
-                f"visit_sequence lacks {', '.join(map(repr, absent))}. Name every column; drop it from the table, or set "
+                f"visit_sequence lacks {', '.join(map(repr, absent))}. Name every column; drop it "
+                "from the table, or set "
                 "Column(method='keep') to release its original values."
             )
         return [*(name for name in kept if name not in given), *given]

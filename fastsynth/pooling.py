@@ -24,7 +24,6 @@ Rubin's (1987) rule for missing data is wrong for synthetic copies and is refuse
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,7 +33,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from fastsynth.errors import PoolError
+from fastsynth.errors import PoolError, check_count
 
 RuleName = Literal["raab2016", "reiter2003"]
 RULES = ("raab2016", "reiter2003")
@@ -147,7 +146,9 @@ class Pooled:
         """
         fit = read_fit(original)
         if fit.terms != tuple(self.table["term"]):
-            raise PoolError(f"The original has terms {list(fit.terms)}, the pooled table {self.table['term'].to_list()}.")
+            raise PoolError(
+                f"The original has terms {list(fit.terms)}, the pooled table {self.table['term'].to_list()}."
+            )
         se = np.sqrt(np.diag(fit.covariance))
         quantile = _t_quantile(self.level, np.full(len(se), fit.df))
         low, high = fit.estimate - quantile * se, fit.estimate + quantile * se
@@ -163,7 +164,9 @@ class Pooled:
         )
 
     def __str__(self) -> str:
-        shown = self.table.select("term", "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high")
+        shown = self.table.select(
+            "term", "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high"
+        )
         return f"{format_table(shown)}\nRule: {self.rule} ({self.reason})"
 
     __repr__ = __str__
@@ -228,7 +231,8 @@ def pool(
     for i, fit in enumerate(read):
         if fit.terms != terms:
             raise PoolError(
-                f"Fit {i + 1} has terms {list(fit.terms)}, fit 1 has {list(terms)}. A coefficient that is absent from a copy "
+                f"Fit {i + 1} has terms {list(fit.terms)}, fit 1 has {list(terms)}. A coefficient "
+                "that is absent from a copy "
                 "(an empty level) has to be absent from all: merge the level or leave the term out."
             )
     q = np.array([fit.estimate for fit in read])
@@ -262,8 +266,8 @@ def _design(fits: Sequence[Any], n: int | None, k: int | None, proper: bool | No
     if (n is None) != (k is None):
         raise PoolError("Give both n (rows of the original) and k (rows of a copy), or neither when they are equal.")
     for label, value in (("n", n), ("k", k)):
-        if value is not None and (not isinstance(value, numbers.Integral) or value < 1):
-            raise PoolError(f"{label}={value!r}: must be a positive number of rows.")
+        if value is not None:
+            check_count(label, value, PoolError)
     return Design(n or 1, k or 1, len(fits), bool(proper))
 
 
@@ -273,7 +277,8 @@ def _choose_rule(fits: Sequence[Any], design: Design, rule: str | None) -> tuple
     if rule is None:
         if not known:
             raise PoolError(
-                "How these copies were made is not known. Pass rule='raab2016' (all columns of the analysis are synthetic) or "
+                "How these copies were made is not known. Pass rule='raab2016' (all columns of the "
+                "analysis are synthetic) or "
                 "rule='reiter2003' (some keep original values), or pool what Synthesis.analyse returns."
             )
         rule = "reiter2003" if design.partial else "raab2016"
@@ -291,7 +296,8 @@ def _choose_rule(fits: Sequence[Any], design: Design, rule: str | None) -> tuple
         raise PoolError("rule='raab2016' needs all columns synthesised; some keep original values. Use 'reiter2003'.")
     if rule == "reiter2003" and design.m < 2:
         raise PoolError(
-            "rule='reiter2003' needs the variance between copies: at least 2, better 5. For one copy use rule='raab2016'"
+            "rule='reiter2003' needs the variance between copies: at least 2, better 5. For one copy "
+            "use rule='raab2016'"
             + (", which is an upper bound where columns keep original values." if design.partial else ".")
         )
     if rule == "raab2016":
@@ -318,7 +324,8 @@ def read_fit(fit: Any) -> Estimates:
         covariance, df = np.asarray(_named(fit[1])[1] if isinstance(fit[1], Mapping) else fit[1], np.float64), math.inf
     else:
         raise PoolError(
-            f"Cannot read estimates from a {type(fit).__name__}. Pass a fitted result with params and cov_params(), or a pair "
+            f"Cannot read estimates from a {type(fit).__name__}. Pass a fitted result with params and "
+            "cov_params(), or a pair "
             "(estimates, covariance)."
         )
     p = len(estimate)
@@ -328,9 +335,13 @@ def read_fit(fit: Any) -> Estimates:
         raise PoolError(f"There are {p} estimates but a covariance of shape {covariance.shape}; it must be ({p}, {p}).")
     if not (np.isfinite(estimate).all() and np.isfinite(covariance).all()):
         bad = [t for t, e, v in zip(terms, estimate, np.diag(covariance), strict=True) if not math.isfinite(e + v)]
-        raise PoolError(f"Estimates or variances of {', '.join(bad) or 'some terms'} are not finite. Was the model identified?")
+        raise PoolError(
+            f"Estimates or variances of {', '.join(bad) or 'some terms'} are not finite. Was the model identified?"
+        )
     if (np.diag(covariance) < 0).any():
-        raise PoolError("A variance is negative. Pass variances or a covariance matrix, not standard errors of another kind.")
+        raise PoolError(
+            "A variance is negative. Pass variances or a covariance matrix, not standard errors of another kind."
+        )
     return Estimates(terms, estimate, covariance, df)
 
 
@@ -371,7 +382,7 @@ def _table(
 
 
 def _t_quantile(level: float, df: Floats) -> Floats:
-    return stdtrit(df, (1 + level) / 2)
+    return np.asarray(stdtrit(df, (1 + level) / 2))
 
 
 def interval_overlap(low_o: Floats, high_o: Floats, low_s: Floats, high_s: Floats) -> Floats:
@@ -388,7 +399,8 @@ def format_table(table: pl.DataFrame) -> str:
     right = [dtype.is_numeric() for dtype in table.dtypes]
     lines = [table.columns, *zip(*cells, strict=True)]
     return "\n".join(
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip() for line in lines
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
+        for line in lines
     )
 
 

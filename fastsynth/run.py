@@ -55,6 +55,7 @@ class Threads:
         self.threads = threads or available_threads()
 
     def map(self, tasks: Sequence[Callable[[], Result]], done: Callable[[int], None]) -> list[Result]:
+        """Run all tasks, return their results in order; an error stops the tasks that have not begun."""
         if self.threads == 1 or len(tasks) == 1:
             results = []
             for i, task in enumerate(tasks):
@@ -112,10 +113,12 @@ def fit_plan(table: EncodedTable, plan: Plan, m: int, entropy: int, executor: Ex
     Simple synthesis fits once for all copies; proper synthesis fits each copy on a bootstrap sample of the rows.
     """
     drawn = [step for step in plan.steps if step.action == "draw"]
-    samples = [_training_rows(table.n_rows, copy if plan.proper else None, entropy) for copy in range(m if plan.proper else 1)]
+    samples = [
+        _training_rows(table.n_rows, copy if plan.proper else None, entropy) for copy in range(m if plan.proper else 1)
+    ]
     jobs = [(copy, step) for copy in range(len(samples)) for step in drawn]
     jobs.sort(key=lambda job: -len(job[1].predictors))
-    models = executor.map([_fit_task(table, step, samples[copy]) for copy, step in jobs], lambda i: tick(1))
+    models = executor.map([_fit_task(table, step, samples[copy]) for copy, step in jobs], lambda _: tick(1))
     fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in samples)
     for (copy, step), model in zip(jobs, models, strict=True):
         fits[copy][step.slot] = model
@@ -142,7 +145,9 @@ def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint6
     return np.random.PCG64DXSM(np.random.SeedSequence(entropy, spawn_key=key)).random_raw(n)
 
 
-def generate(model: Model, copies: Iterable[int], k: int, entropy: int, executor: Executor, tick: Tick) -> list[pa.Table]:
+def generate(
+    model: Model, copies: Iterable[int], k: int, entropy: int, executor: Executor, tick: Tick
+) -> list[pa.Table]:
     """Draw copies of k rows each."""
     starts = range(0, k, BLOCK_ROWS)
     jobs = [(copy, start, min(start + BLOCK_ROWS, k)) for copy in copies for start in starts]
@@ -172,7 +177,9 @@ def draw_block(model: Model, entropy: int, copy: int, start: int, stop: int) -> 
         variable = model.variables[step.slot]
         if step.action == "passive":
             names = [model.variables[slot].name for slot in step.predictors]
-            parents = pa.table([arrays[slot] for slot in step.predictors], schema=_sub_schema(model.frame.schema, names))
+            parents = pa.table(
+                [arrays[slot] for slot in step.predictors], schema=_sub_schema(model.frame.schema, names)
+            )
             arrays[step.slot] = evaluate(step, parents, model.frame.schema)
             codes[:, step.slot] = variable.nearest_codes(arrays[step.slot])
             continue
@@ -203,7 +210,9 @@ def evaluate(step: Step, parents: pa.Table, schema: pa.Schema) -> pa.Array:
         raise PlanError(f"passive expression of {step.name!r} cannot be evaluated ({type(error).__name__}).") from None
     given = computed.schema[step.name]
     if computed.height != parents.num_rows:
-        raise PlanError(f"passive expression of {step.name!r} gives {computed.height} values for {parents.num_rows} rows.")
+        raise PlanError(
+            f"passive expression of {step.name!r} gives {computed.height} values for {parents.num_rows} rows."
+        )
     if wanted.is_integer() and not (given.is_integer() or given == pl.Boolean):
         raise PlanError(
             f"passive expression of {step.name!r} gives {given} for a column of {wanted}. Round it and cast it, for "
@@ -234,7 +243,7 @@ def count_passive_differences(table: pa.Table, plan: Plan) -> dict[str, int]:
             computed = pl.Series(evaluate(step, parents, table.schema))
             real = pl.Series(pl.DataFrame(head.select([step.name])).to_series())
             if real.dtype.is_float():
-                scale = real.abs().max() or 1.0
+                scale: Any = real.abs().max() or 1.0
                 same = (computed - real).abs().le(1e-9 * scale) | (computed.is_null() & real.is_null())
             else:
                 same = computed.cast(pl.String).eq_missing(real.cast(pl.String))

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from fastsynth import model_file
 from fastsynth.columns import Frame, encode, read_table
-from fastsynth.errors import NotFittedError, OptionError, OutputError
+from fastsynth.errors import NotFittedError, OptionError, OutputError, check_count
 from fastsynth.methods import Method
 from fastsynth.plan import Column, make_plan
 from fastsynth.pooling import Analyses, Design
@@ -126,7 +126,7 @@ def synthesize(
         progress=progress,
     )
     if k is not None:
-        _check_count("k", k)
+        check_count("k", k)
     return synthesizer.fit(data).sample(k=k)
 
 
@@ -181,7 +181,7 @@ class Synthesizer:
         self.threads = threads
         self.progress = progress
 
-    def fit(self, data: Any, y: None = None) -> Synthesizer:
+    def fit(self, data: Any, y: None = None) -> Synthesizer:  # noqa: ARG002
         """Fit the models of all columns.
 
         Parameters
@@ -196,7 +196,7 @@ class Synthesizer:
         Synthesizer
             Itself.
         """
-        _check_count("m", self.m)
+        check_count("m", self.m)
         executor = _executor(self.threads)
         entropy = _entropy(self.random_state)
         table, frame = read_table(data)
@@ -243,8 +243,8 @@ class Synthesizer:
         model = self._fitted()
         m = self.m if m is None else m
         k = self.n_rows_ if k is None else k
-        _check_count("m", m)
-        _check_count("k", k)
+        check_count("m", m)
+        check_count("k", k)
         if model.plan.proper and m > len(model.fits):
             raise OptionError(f"m={m}: {len(model.fits)} proper copies were fitted. Fit again with m={m}.")
         if model.kept and k != self.n_rows_:
@@ -306,7 +306,9 @@ class Synthesizer:
         model_file.save(Path(path), model, state)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, progress: Progress = None) -> Synthesizer:
+    def load(
+        cls, path: str | os.PathLike[str], *, threads: int | None = None, progress: Progress = None
+    ) -> Synthesizer:
         """Read a saved model. Sampling from it needs no data and gives the same bytes.
 
         Raises
@@ -317,7 +319,9 @@ class Synthesizer:
         model, state = model_file.load(Path(path))
         plan = model.plan
         special = {
-            step.name: Column(method="keep") if step.action == "keep" else Column(passive=step.expression)
+            step.name: Column(method="keep")
+            if step.action == "keep"
+            else Column(passive=step.expression)
             if step.action == "passive"
             else Column(method=step.method, predictors=[model.variables[slot].name for slot in step.predictors])
             for step in plan.steps
@@ -337,7 +341,7 @@ class Synthesizer:
         self.passive_differences_ = state["passive_differences"]
         return self
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
         """Arguments of the constructor by name, as in scikit-learn."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
@@ -352,7 +356,9 @@ class Synthesizer:
 
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters
-        shown = [f"{name}={value!r}" for name, value in self.get_params().items() if value is not defaults[name].default]
+        shown = [
+            f"{name}={value!r}" for name, value in self.get_params().items() if value is not defaults[name].default
+        ]
         return f"Synthesizer({', '.join(shown)})"
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -391,14 +397,17 @@ class Synthesis(Sequence[Any]):
 
     @property
     def m(self) -> int:
+        """Number of copies."""
         return self.design.m
 
     @property
     def k(self) -> int:
+        """Rows of each copy."""
         return self.design.k
 
     @property
     def n(self) -> int:
+        """Rows of the original."""
         return self.design.n
 
     def __len__(self) -> int:
@@ -415,8 +424,8 @@ class Synthesis(Sequence[Any]):
     def __repr__(self) -> str:
         kind = "proper" if self.design.proper else "simple"
         whole = "partially" if self.design.partial else "fully"
-        columns = self._frame.schema.names
-        return f"Synthesis: m={self.m} {whole} synthetic copies of k={self.k} rows x {len(columns)} columns (n={self.n}, {kind})"
+        size = f"k={self.k} rows x {len(self._frame.schema.names)} columns"
+        return f"Synthesis: m={self.m} {whole} synthetic copies of {size} (n={self.n}, {kind})"
 
     def arrow(self, i: int) -> pa.Table:
         """Copy i as a pyarrow Table with the exact schema of the original, without a copy."""
@@ -525,14 +534,9 @@ def _describe(model: Model) -> list[dict[str, Any]]:
     return records
 
 
-def _check_count(name: str, value: Any) -> None:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-        raise OptionError(f"{name}={value!r}: must be an integer of at least 1.")
-
-
 def _executor(threads: int | None) -> Executor:
     if threads is not None:
-        _check_count("threads", threads)
+        check_count("threads", threads)
     return Threads(threads)
 
 

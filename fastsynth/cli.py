@@ -1,0 +1,227 @@
+"""The command line: ``fastsynth demo``, ``synthesize``, ``fit`` and ``sample``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import polars as pl
+
+from fastsynth.columns import read_table
+from fastsynth.datasets import load_boys
+from fastsynth.disclosure import identical_rows
+from fastsynth.errors import FastsynthError, OptionError, check_count
+from fastsynth.methods import METHODS, Cart
+from fastsynth.plan import Column
+from fastsynth.pooling import format_table, pool
+from fastsynth.report import plot_marginals
+from fastsynth.synthesis import Synthesis, Synthesizer, check_output, synthesize
+from fastsynth.version import __version__
+
+CONFIG_KEYS = ("m", "k", "method", "columns", "visit_sequence", "proper", "random_state", "threads", "drop")
+
+
+class _Group(click.Group):
+    """Turns the library's errors into one line and exit code 1; others are faults and keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FastsynthError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fastsynth")
+def main() -> None:
+    """Synthetic copies of a table about people, and honest standard errors from them."""
+
+
+def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command some of the shared options."""
+    known = {
+        "m": click.option("-m", type=int, help="Number of copies (5)."),
+        "k": click.option("-k", type=int, help="Rows of each copy (as many as the original)."),
+        "minbucket": click.option("--minbucket", type=int, help="Fewest rows in a leaf (5)."),
+        "proper": click.option("--proper", is_flag=True, default=None, help="Fit each copy to a bootstrap sample."),
+        "random_state": click.option("--random-state", type=int, help="Same number, same copies."),
+        "threads": click.option("--threads", type=int, help="Threads (all processors)."),
+        "drop": click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated."),
+        "config": click.option(
+            "--config",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            help="TOML file with the same keys as in Python, columns as [columns.NAME] with passive as SQL text.",
+        ),
+    }
+
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(names):
+            command = known[name](command)
+        return command
+
+    return give
+
+
+@main.command("synthesize")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="New or empty folder for the copies.")
+@_options("m", "k", "minbucket", "proper", "random_state", "threads", "drop", "config")
+def synthesize_command(source: Path, out: Path, config: Path | None, **given: Any) -> None:
+    """Write m synthetic copies of a Parquet or CSV file as Parquet."""
+    check_output(out)
+    options = _read_options(config, given)
+    k = options.pop("k", None)
+    if k is not None:
+        check_count("k", k)
+    _write(_fit(source, options).sample(k=k), out)
+
+
+@main.command()
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model file to write.")
+@_options("m", "minbucket", "proper", "random_state", "threads", "drop", "config")
+def fit(source: Path, out: Path, config: Path | None, **given: Any) -> None:
+    """Fit a Parquet or CSV file and save the model. The model holds real values: keep it like the data."""
+    synthesizer = _fit(source, _read_options(config, given))
+    synthesizer.save(out)
+    click.echo(f"Model of {synthesizer.n_rows_:,} rows: {out} (holds real values)")
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="New or empty folder for the copies.")
+@_options("m", "k", "random_state", "threads")
+def sample(model: Path, out: Path, m: int | None, k: int | None, random_state: int | None, threads: int | None) -> None:
+    """Draw copies from a saved model; the data are not needed."""
+    check_output(out)
+    _write(Synthesizer.load(model, threads=threads).sample(m, k, random_state), out)
+
+
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("fastsynth-demo"),
+    show_default=True,
+    help="New or empty folder for the copies and the picture.",
+)
+@click.option("-m", type=int, default=5, show_default=True, help="Number of copies.")
+@click.option("--random-state", type=int, default=1, show_default=True, help="Same number, same copies.")
+def demo(out: Path, m: int, random_state: int) -> None:
+    """Synthesise 748 Dutch boys, fit a model to every copy, pool, and compare with the original."""
+    try:
+        import statsmodels.formula.api as smf
+    except ImportError:
+        raise FastsynthError("The demo fits models with statsmodels: pip install 'fastsynth[demo]'.") from None
+    check_output(out)
+    boys = load_boys()
+    # Body mass index as in the data: cut to two decimals. It is computed from the synthetic weight and height.
+    bmi = ((pl.col("wgt") / (pl.col("hgt") / 100) ** 2 * 100 + 1e-6).floor()) / 100
+    synthesis = synthesize(boys, m=m, columns={"bmi": Column(passive=bmi)}, random_state=random_state)
+
+    def fit_model(copy: pl.DataFrame) -> Any:
+        return smf.ols("hgt ~ age + C(phb, Poly)", copy.to_pandas()).fit()
+
+    pooled = pool(synthesis.analyse(fit_model))
+    original = fit_model(boys)
+    compared = pooled.compare(original).select("term", "original", "overlap").join(pooled.table, on="term")
+    shown = compared.select(
+        "term",
+        "original",
+        pl.Series("std_error (original)", original.bse.to_numpy()),
+        pl.col("estimate").alias("synthetic"),
+        "std_error",
+        "conf_low",
+        "conf_high",
+        "overlap",
+    ).with_columns(pl.col("term").replace(_R_NAMES))
+    click.echo(f"{synthesis!r}\n\nhgt ~ age + phb, {m} copies pooled, beside the fit on the original:\n")
+    click.echo(format_table(shown))
+    click.echo(
+        f"\nRule: {pooled.rule} ({pooled.reason})\nMean interval overlap: {shown['overlap'].to_numpy().mean():.3f}"
+    )
+    table, _ = read_table(boys)
+    identical = identical_rows(table, (synthesis.arrow(i) for i in range(m)))
+    click.echo(
+        f"Synthetic rows identical to a real row: {100 * identical.share:.2f} % "
+        f"(a fresh sample of boys: {100 * identical.fresh:.2f} %)"
+    )
+    _write(synthesis, out)
+    picture = out / "marginals.png"
+    plot_marginals(table, synthesis, picture)
+    click.echo(f"Marginals, original against synthetic: {picture}")
+
+
+# What R calls the polynomial contrasts of an ordered factor.
+_R_NAMES = {
+    "Intercept": "(Intercept)",
+    "C(phb, Poly).Linear": "phb.L",
+    "C(phb, Poly).Quadratic": "phb.Q",
+    "C(phb, Poly).Cubic": "phb.C",
+    "C(phb, Poly)^4": "phb^4",
+    "C(phb, Poly)^5": "phb^5",
+}
+
+
+def _write(synthesis: Synthesis, out: Path) -> None:
+    files = synthesis.write_parquet(out)
+    click.echo(
+        f"{len(files)} copies of {synthesis.k:,} rows: {files[0]}" + (f" ... {files[-1].name}" * (len(files) > 1))
+    )
+
+
+def _fit(source: Path, options: dict[str, Any]) -> Synthesizer:
+    drop = options.pop("drop", ())
+    table, _ = read_table(source)
+    unknown = [name for name in drop if name not in table.column_names]
+    if unknown:
+        raise OptionError(f"drop: no column {', '.join(map(repr, unknown))} in {source.name}.")
+    table = table.drop_columns(list(drop))
+    return Synthesizer(**options).fit(table)
+
+
+def _read_options(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Options of the TOML file, then those of the command line, which win."""
+    options: dict[str, Any] = {}
+    if config is not None:
+        try:
+            options = tomllib.loads(config.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise OptionError(f"{config}: not a TOML file ({error}).") from None
+        unknown = [key for key in options if key not in CONFIG_KEYS]
+        if unknown:
+            raise OptionError(f"{config}: unknown key {', '.join(unknown)}; allowed are {', '.join(CONFIG_KEYS)}.")
+        options["method"] = _method(options.get("method", "cart"))
+        options["columns"] = {name: _column(name, record) for name, record in options.get("columns", {}).items()}
+    options.update({name: value for name, value in given.items() if value not in (None, ())})
+    minbucket = options.pop("minbucket", None)
+    if minbucket is not None:
+        options["method"] = Cart(minbucket=minbucket)
+    return options
+
+
+def _column(name: str, record: Any) -> Column:
+    allowed = ("method", "predictors", "passive")
+    if not isinstance(record, dict) or any(key not in allowed for key in record):
+        raise OptionError(f"[columns.{name}] may hold {', '.join(allowed)}; given is {record!r}.")
+    return Column(**{key: _method(value) if key == "method" else value for key, value in record.items()})
+
+
+def _method(record: Any) -> Any:
+    """A method's name, or a table with its name and options."""
+    if not isinstance(record, dict):
+        return record
+    options = {key: value for key, value in record.items() if key != "name"}
+    if record.get("name") not in METHODS:
+        raise OptionError(f"method {record!r}: name must be one of {', '.join(METHODS)}.")
+    try:
+        return METHODS[record["name"]](**options)
+    except TypeError:
+        raise OptionError(f"method {record!r}: unknown option of {record['name']}.") from None
+
+
+if __name__ == "__main__":
+    main()

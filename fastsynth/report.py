@@ -1,0 +1,117 @@
+"""Pictures and tables for people."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from fastsynth.errors import FastsynthError
+from fastsynth.synthesis import Synthesis
+
+# Categories shown before the rest is summed up.
+MOST_LEVELS = 12
+GREY, BLUE = "#b8bcc4", "#1f5fbf"
+
+
+def plot_marginals(original: pa.Table, synthesis: Synthesis, path: Path, columns: int = 3) -> None:
+    """Draw the original and the synthetic margin of every column into one PNG.
+
+    Parameters
+    ----------
+    original : pyarrow.Table
+    synthesis : Synthesis
+        Numeric columns: share of rows by class, the original filled, a line for each copy. Other columns: share of
+        rows by category, a bar for the original, a dot for each copy.
+    path : Path
+        File to write.
+    columns : int, default 3
+        Panels side by side.
+
+    Raises
+    ------
+    FastsynthError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise FastsynthError("Pictures need matplotlib: pip install 'fastsynth[report]'.") from None
+    names = original.column_names
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(4.2 * columns, 2.7 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    copies = [pl.DataFrame(synthesis.arrow(i)) for i in range(synthesis.m)]
+    real = pl.DataFrame(original)
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        if real[name].dtype.is_numeric() or real[name].dtype.is_temporal():
+            _draw_numbers(axes, real[name], [copy[name] for copy in copies])
+        else:
+            _draw_levels(axes, real[name], [copy[name] for copy in copies])
+        axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    handles = [
+        figure.axes[0].fill_between([], [], color=GREY, label=f"original (n = {synthesis.n:,})"),
+        *figure.axes[0].plot([], [], color=BLUE, label=f"synthetic ({synthesis.m} copies of {synthesis.k:,})"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False)
+    # No date and no version in the file: the same copies give the same bytes.
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _draw_numbers(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
+    numbers = [s.drop_nulls().to_physical().cast(pl.Float64).drop_nans().to_numpy() for s in (real, *copies)]
+    whole = np.concatenate(numbers)
+    if not len(whole):
+        return
+    distinct = np.unique(numbers[0])
+    # Few distinct values get a class each; the rest is cut into equal classes.
+    if len(distinct) <= 40 and len(distinct) > 1:
+        step = np.diff(distinct).min()
+        edges = np.concatenate(
+            [[distinct[0] - step / 2], (distinct[1:] + distinct[:-1]) / 2, [distinct[-1] + step / 2]]
+        )
+    else:
+        edges = (
+            np.linspace(whole.min(), whole.max() or 1, 31) if whole.min() < whole.max() else np.array([0, 1]) + whole[0]
+        )
+    for i, values in enumerate(numbers):
+        share = np.histogram(values, edges)[0] / max(len((real, *copies)[i]), 1)
+        if i == 0:
+            axes.stairs(share, edges, fill=True, color=GREY)
+        else:
+            axes.stairs(share, edges, color=BLUE, alpha=0.6, linewidth=1)
+
+
+def _draw_levels(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
+    shares = [_shares(s) for s in (real, *copies)]
+    levels = real.dtype.categories.to_list() if isinstance(real.dtype, pl.Enum) else []
+    levels = levels or sorted(shares[0], key=lambda level: (-shares[0][level], level))
+    if "(missing)" in shares[0] and "(missing)" not in levels:
+        levels.append("(missing)")
+    shown, rest = levels[:MOST_LEVELS], levels[MOST_LEVELS:]
+    place = range(len(shown) + bool(rest))
+    for i, share in enumerate(shares):
+        heights = [share.get(level, 0.0) for level in shown]
+        if rest:
+            heights.append(1 - sum(heights))
+        if i == 0:
+            axes.bar(place, heights, color=GREY)
+        else:
+            axes.plot(place, heights, "_", color=BLUE, alpha=0.8, markersize=12)
+    labels = [level if len(level) <= 14 else f"{level[:13]}…" for level in shown] + ["other"] * bool(rest)
+    crowded = sum(map(len, labels)) > 30
+    axes.set_xticks(list(place), labels, rotation=40 if crowded else 0, ha="right" if crowded else "center")
+
+
+def _shares(series: pl.Series) -> dict[str, float]:
+    counts = series.cast(pl.String).fill_null("(missing)").value_counts()
+    return dict(zip(counts[series.name], counts["count"] / len(series), strict=True))
