@@ -582,7 +582,8 @@ def grow(
 
     Depth first on an explicit stack, the smaller child first, so the stack holds at most log2(n) nodes
     and a chain of any length works. A node is split when its best gain (sum of squares, or rows times Gini
-    impurity) is at least ``cp`` times that of the root. O(n p depth) time; 2 p + 24 bytes a row of workspace, more for class targets.
+    impurity) is at least ``cp`` times that of the root. O(n p depth) time; 2 p + 24 bytes a row of workspace,
+    more for class targets.
 
     Returns
     -------

@@ -176,15 +176,15 @@ def read_table(data: Any) -> tuple[pa.Table, Frame]:
     if isinstance(data, str | Path):
         table = _read_file(Path(data))
         return table, Frame("polars", False, table.schema)
-    names = () if isinstance(data, pl.LazyFrame) else getattr(data, "columns", ())
-    _refuse_duplicates([str(name) for name in names])
+    _refuse_duplicates(_names(data))
     try:
         native = nw.from_native(data, pass_through=True)
         if isinstance(native, nw.LazyFrame):
             frame = native.collect()
             table, backend, lazy = frame.to_arrow(), str(frame.implementation), isinstance(data, pl.LazyFrame)
         elif isinstance(native, nw.DataFrame):
-            table, backend, lazy = native.to_arrow(), str(native.implementation), False
+            backend, lazy = str(native.implementation), False
+            table = pa.Table.from_pandas(data, preserve_index=False) if backend == "pandas" else native.to_arrow()
         elif hasattr(data, "__arrow_c_stream__"):
             table, backend, lazy = pa.table(data), "pyarrow", False
         else:
@@ -201,14 +201,20 @@ def read_table(data: Any) -> tuple[pa.Table, Frame]:
         # The library's own message may quote values of the table.
         raise _unreadable(data) from None
     _refuse_duplicates(table.column_names)
-    backend = {"Implementation.PANDAS": "pandas"}.get(backend, backend)
     return table, Frame(backend, lazy, table.schema)
+
+
+def _names(data: Any) -> list[str]:
+    """Column names of an eager table, of whatever library."""
+    if isinstance(data, pl.LazyFrame):
+        return []
+    return [str(name) for name in getattr(data, "column_names", getattr(data, "columns", ()))]
 
 
 def _unreadable(data: Any) -> DataError:
     """Name the columns that Arrow cannot hold, without quoting a value."""
     bad = []
-    for name in getattr(data, "columns", ()):
+    for name in _names(data):
         try:
             nw.from_native(data[[name]]).to_arrow()
         except Exception as error:
@@ -250,7 +256,7 @@ def _restore_objects(frame: Any, table: pa.Table) -> Any:
     wanted = {column["name"] for column in metadata.get("columns", ()) if column["numpy_type"] == "object"}
     for name in wanted & set(frame.columns):
         if frame[name].dtype != object:
-            frame[name] = np.array(table[name].to_pylist(), dtype=object)
+            frame[name] = type(frame[name])(table[name].to_pylist(), dtype=object)
     return frame
 
 

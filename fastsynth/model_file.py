@@ -52,7 +52,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
             parts[f"kept_{slot:04}.arrow"] = _ipc(pa.table({"ranks": model.kept[slot]}))
         variables.append({"name": v.name, "kind": v.kind, "first": v.first, "has_missing": v.has_missing})
     for copy, fit in enumerate(model.fits):
-        for slot, column in fit.items():
+        for slot, column in sorted(fit.items()):
             for letter, tree in (("m", column.missing), ("v", column.values)):
                 if tree is not None:
                     parts.update(_tree_parts(f"fit_{copy:04}_{slot:04}_{letter}", tree))

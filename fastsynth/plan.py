@@ -191,7 +191,8 @@ def make_plan(
             earlier = [other for other in order if position[other] < position[name]]
             if column.predictors is not None:
                 _check_earlier(name, column.predictors, position, "predictor")
-                earlier = [other for other in earlier if other in set(column.predictors)]
+                wanted = set(column.predictors)
+                earlier = [other for other in earlier if other in wanted]
             chosen = () if isinstance(own, Sample) else tuple(sorted(slot[other] for other in earlier))
             steps.append(Step(slot[name], name, "draw", own, chosen))
     return Plan(tuple(steps), proper)
@@ -224,11 +225,6 @@ def _passive(name: str, column: Column, names: list[str]) -> pl.Expr:
     _check_known(f"passive expression of {name!r}", parents, names)
     if not parents:
         raise PlanError(f"passive expression of {name!r} names no column. Compute it from at least one.")
-    if not expression.meta.is_row_separable():
-        raise PlanError(
-            f"passive expression of {name!r} uses other rows (a mean, a sum, a sort, ...). It must be "
-            "computed row by row."
-        )
     return expression
 
 

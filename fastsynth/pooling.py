@@ -349,7 +349,10 @@ def _named(values: Any) -> tuple[tuple[str, ...], Floats]:
     """Terms and numbers of a mapping, a pandas Series, an array or a number."""
     if isinstance(values, Mapping):
         return tuple(map(str, values)), np.array(list(values.values()), np.float64)
-    array = np.atleast_1d(np.asarray(values, np.float64))
+    try:
+        array = np.atleast_1d(np.asarray(values, np.float64))
+    except (TypeError, ValueError):
+        raise PoolError(f"Estimates are a {type(values).__name__}; numbers are needed.") from None
     if array.ndim != 1:
         raise PoolError(f"Estimates have shape {array.shape}; a vector or a number is needed.")
     index = getattr(values, "index", None)

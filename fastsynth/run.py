@@ -227,13 +227,18 @@ def evaluate(step: Step, parents: pa.Table, schema: pa.Schema) -> pa.Array:
         ) from None
 
 
-def count_passive_differences(table: pa.Table, plan: Plan) -> dict[str, int]:
-    """Try every passive expression on the first real rows; count where the column holds something else.
+def try_passive(table: pa.Table, plan: Plan) -> dict[str, int]:
+    """Try every passive expression on the first 10,000 real rows, before anything is fitted.
 
     Returns
     -------
     dict
-        Number of differing rows among the first 10,000, by column.
+        Number of rows in which the column holds something else, by column.
+
+    Raises
+    ------
+    PlanError
+        The expression fails, gives another type, or uses other rows.
     """
     head = table.slice(0, TRIAL_ROWS)
     differences = {}
@@ -241,7 +246,8 @@ def count_passive_differences(table: pa.Table, plan: Plan) -> dict[str, int]:
         if step.action == "passive":
             parents = head.select([table.column_names[slot] for slot in step.predictors])
             computed = pl.Series(evaluate(step, parents, table.schema))
-            real = pl.Series(pl.DataFrame(head.select([step.name])).to_series())
+            _refuse_other_rows(step, parents, table.schema, computed)
+            real = pl.DataFrame(head.select([step.name])).to_series()
             if real.dtype.is_float():
                 scale: Any = real.abs().max() or 1.0
                 same = (computed - real).abs().le(1e-9 * scale) | (computed.is_null() & real.is_null())
@@ -249,3 +255,18 @@ def count_passive_differences(table: pa.Table, plan: Plan) -> dict[str, int]:
                 same = computed.cast(pl.String).eq_missing(real.cast(pl.String))
             differences[step.name] = int(head.num_rows - same.fill_null(False).sum())
     return differences
+
+
+def _refuse_other_rows(step: Step, parents: pa.Table, schema: pa.Schema, computed: pl.Series) -> None:
+    """Rows are drawn in blocks: in parts and backwards an expression must give what it gives on the whole."""
+    half = max(parents.num_rows // 2, 1)
+    cut = [parents.slice(0, 1), parents.slice(1, half - 1), parents.slice(half)]
+    backwards = parents.take(pa.array(np.arange(parents.num_rows)[::-1]))
+    parts = [pl.Series(evaluate(step, part, schema)) for part in cut]
+    turned = pl.Series(evaluate(step, backwards, schema)).reverse()
+    for again in (pl.concat(parts), turned):
+        if not again.cast(pl.String).eq_missing(computed.cast(pl.String)).all():
+            raise PlanError(
+                f"passive expression of {step.name!r} uses other rows (a mean, a sum, a sort, ...). "
+                "It must be computed row by row."
+            )

@@ -25,7 +25,7 @@ from fastsynth.errors import NotFittedError, OptionError, OutputError, check_cou
 from fastsynth.methods import Method
 from fastsynth.plan import Column, make_plan
 from fastsynth.pooling import Analyses, Design
-from fastsynth.run import Executor, Model, Threads, count_passive_differences, fit_plan, generate
+from fastsynth.run import Executor, Model, Threads, try_passive, fit_plan, generate
 from fastsynth.version import __version__
 
 RandomState = int | np.random.SeedSequence | np.random.Generator | None
@@ -210,7 +210,7 @@ class Synthesizer:
             predictors=self.predictors,
             proper=self.proper,
         )
-        self.passive_differences_ = count_passive_differences(table, plan)
+        self.passive_differences_ = try_passive(table, plan)
         n_fits = sum(step.action == "draw" for step in plan.steps) * (self.m if plan.proper else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
             self.model_ = fit_plan(encoded, plan, self.m, entropy, executor, tick)

@@ -1,0 +1,135 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+import fastsynth as fs
+from fastsynth.cli import main
+
+
+def call(*words):
+    return CliRunner().invoke(main, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.fixture
+def people(tmp_path, mixed):
+    path = tmp_path / "people.parquet"
+    mixed.write_parquet(path)
+    return path
+
+
+def test_demo_prints_the_pooled_table_and_writes_copies_and_picture(tmp_path):
+    result = call("demo", "--out", tmp_path / "demo")
+    assert result.exit_code == 0
+    for number in ("63.087", "7.174", "-12.250", "-1.376", "-3.564", "-0.431", "2.064"):
+        assert number in result.output
+    for word in ("overlap", "raab2016", "identical to a real row", "phb.L", "copy_1.parquet", "marginals.png"):
+        assert word in result.output
+    names = sorted(p.name for p in (tmp_path / "demo").iterdir())
+    assert names == ["audit.json", *[f"copy_{i}.parquet" for i in range(1, 6)], "marginals.png"]
+    copy = pl.read_parquet(tmp_path / "demo" / "copy_3.parquet")
+    bmi = copy["wgt"] / (copy["hgt"] / 100) ** 2
+    assert ((bmi - copy["bmi"]).is_between(-1e-6, 0.01)).all()
+    assert copy.schema == fs.load_boys().schema
+
+
+def test_synthesize_parquet(tmp_path, people, mixed):
+    out = tmp_path / "out"
+    result = call("synthesize", people, "-o", out, "-m", 2, "--random-state", 1, "--minbucket", 8, "-k", 100)
+    assert result.exit_code == 0
+    copies = [pl.read_parquet(out / f"copy_{i}.parquet") for i in (1, 2)]
+    expected = fs.synthesize(mixed, m=2, k=100, method=fs.Cart(minbucket=8), random_state=1)
+    assert all(a.equals(b) for a, b in zip(copies, expected))
+
+
+def test_synthesize_csv(tmp_path, mixed):
+    mixed.write_csv(tmp_path / "people.csv")
+    assert call("synthesize", tmp_path / "people.csv", "-o", tmp_path / "out", "-m", 1).exit_code == 0
+    assert pl.read_parquet(tmp_path / "out" / "copy_1.parquet").columns == mixed.columns
+
+
+def test_fit_then_sample(tmp_path, people, mixed):
+    assert call("fit", people, "-o", tmp_path / "m.fsyn", "--random-state", 4).exit_code == 0
+    assert call("sample", tmp_path / "m.fsyn", "-o", tmp_path / "out", "-m", 1, "-k", 77).exit_code == 0
+    copy = pl.read_parquet(tmp_path / "out" / "copy_1.parquet")
+    assert copy.equals(fs.synthesize(mixed, m=1, k=77, random_state=4)[0])
+
+
+def test_config_file(tmp_path, people):
+    config = tmp_path / "c.toml"
+    config.write_text(
+        """
+        m = 3
+        drop = ["region"]
+        method = { name = "cart", minbucket = 6 }
+        [columns.sex]
+        method = "sample"
+        [columns.job]
+        method = { name = "cart", minbucket = 20 }
+        predictors = ["age"]
+        [columns.income]
+        passive = "age * 2.0"
+        """
+    )
+    result = call("synthesize", people, "-o", tmp_path / "out", "--config", config, "-m", 1)
+    assert result.exit_code == 0
+    copy = pl.read_parquet(tmp_path / "out" / "copy_1.parquet")
+    assert copy.columns == ["age", "sex", "job", "income"]
+    assert (copy["income"] == 2 * copy["age"]).all()
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    methods = {c["column"]: c["method"] for c in audit["columns"]}
+    assert methods["age"] == "Cart(minbucket=6, cp=1e-08)"
+    assert methods["job"] == "Cart(minbucket=20, cp=1e-08)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("m = [", "not a TOML file"),
+        ("n_jobs = 2", "unknown key n_jobs"),
+        ("method = 'rf'", "method='rf'"),
+        ("method = { name = 'rf' }", "name must be one of"),
+        ("method = { name = 'cart', depth = 3 }", "unknown option of cart"),
+        ("[columns.sex]\nsmooth = 1", r"may hold method, predictors, passive"),
+    ],
+)
+def test_bad_config_is_refused(tmp_path, people, text, message):
+    (tmp_path / "c.toml").write_text(text)
+    result = call("synthesize", people, "-o", tmp_path / "out", "--config", tmp_path / "c.toml")
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_are_one_line_and_nothing_is_written(tmp_path, people):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    cases = [
+        (["synthesize", people, "-o", tmp_path / "full"], "not empty"),
+        (["synthesize", tmp_path / "none.parquet", "-o", tmp_path / "out"], "No file"),
+        (["synthesize", people, "-o", tmp_path / "out", "-m", "0"], "m=0"),
+        (["synthesize", people, "-o", tmp_path / "out", "-k", "0"], "k=0"),
+        (["synthesize", people, "-o", tmp_path / "out", "--minbucket", "-1"], "minbucket=-1"),
+        (["synthesize", people, "-o", tmp_path / "out", "--drop", "zzz"], "no column 'zzz'"),
+        (["sample", tmp_path / "none.fsyn", "-o", tmp_path / "out"], "No file"),
+        (["demo", "--out", tmp_path / "full"], "not empty"),
+    ]
+    for words, message in cases:
+        result = call(*words)
+        assert result.exit_code == 1, words
+        assert message in result.output
+        assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["x"]
+
+
+def test_module_and_version():
+    done = subprocess.run([sys.executable, "-m", "fastsynth", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["fastsynth,", "version", fs.__version__]

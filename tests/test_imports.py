@@ -1,0 +1,54 @@
+"""Files import only downward, and importing the package stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fastsynth"
+FLOORS = {
+    "_tree": 0,
+    "errors": 0,
+    "version": 0,
+    "datasets": 0,
+    "columns": 1,
+    "pooling": 1,
+    "disclosure": 1,
+    "methods": 2,
+    "plan": 3,
+    "run": 4,
+    "model_file": 5,
+    "synthesis": 6,
+    "report": 7,
+    "cli": 8,
+    "__init__": 8,
+    "__main__": 9,
+}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            if node.module == "fastsynth":
+                yield from (alias.name for alias in node.names)
+            elif node.module and node.module.startswith("fastsynth."):
+                yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fastsynth."))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+def test_a_file_imports_only_from_lower_floors(path):
+    for name in imported(path):
+        assert FLOORS[name] < FLOORS[path.stem], f"{path.stem} imports {name}"
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, fastsynth; print([m for m in ('dask', 'sklearn', 'matplotlib', 'pandas', 'click') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

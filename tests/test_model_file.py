@@ -1,0 +1,138 @@
+"""Saved models: the same bytes without the data, and damage found."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import polars as pl
+import pytest
+
+import fastsynth as fs
+from fastsynth.errors import ModelFileError, NotFittedError, OptionError
+
+
+@pytest.mark.parametrize("proper", [False, True])
+def test_sampling_from_a_file_gives_the_same_bytes(tmp_path, every_type, proper):
+    columns = {"i8": fs.Column(method="keep"), "u16": fs.Column(method="sample")}
+    s = fs.Synthesizer(m=2, columns=columns, proper=proper, method=fs.Cart(minbucket=4), random_state=1).fit(every_type)
+    s.save(tmp_path / "a.fsyn")
+    loaded = fs.Synthesizer.load(tmp_path / "a.fsyn", threads=1)
+    a, b = s.sample(), loaded.sample()
+    assert all(a.arrow(i).equals(b.arrow(i)) or a[i].equals(b[i]) for i in range(2))
+    assert b[0].schema == every_type.schema
+    assert a.audit == b.audit
+    assert a.design == b.design
+    assert loaded.summary().equals(s.summary())
+    loaded.save(tmp_path / "b.fsyn")
+    assert (tmp_path / "a.fsyn").read_bytes() == (tmp_path / "b.fsyn").read_bytes()
+
+
+def test_kind_of_table_and_passive_columns_survive(tmp_path, kind):
+    _, make = kind
+    boys = fs.load_boys().with_columns(pl.col("bmi").round(0))
+    bmi = (pl.col("wgt") / (pl.col("hgt") / 100) ** 2).round(0)
+    data = make(boys)
+    s = fs.Synthesizer(columns={"bmi": fs.Column(passive=bmi)}, random_state=1).fit(data)
+    s.save(tmp_path / "m.fsyn")
+    copy = fs.Synthesizer.load(tmp_path / "m.fsyn").sample(m=1)[0]
+    assert type(copy) is type(data)
+
+
+def test_binned_columns_survive(tmp_path):
+    frame = pl.DataFrame({"x": pl.Series(range(100_000)) * 0.1, "y": [0, 1] * 50_000})
+    s = fs.Synthesizer(random_state=1).fit(frame)
+    s.save(tmp_path / "m.fsyn")
+    assert fs.Synthesizer.load(tmp_path / "m.fsyn").sample(m=1)[0].equals(s.sample(m=1)[0])
+
+
+def test_a_loaded_synthesizer_can_be_fitted_again(tmp_path, mixed):
+    s = fs.Synthesizer(columns={"sex": fs.Column(method="sample")}, random_state=1).fit(mixed)
+    s.save(tmp_path / "m.fsyn")
+    loaded = fs.Synthesizer.load(tmp_path / "m.fsyn")
+    assert loaded.fit(mixed).sample(m=1)[0].equals(s.sample(m=1)[0])
+
+
+def test_python_code_is_not_saved(tmp_path, mixed):
+    with pytest.warns(pl.exceptions.PolarsInefficientMapWarning):
+        twice = pl.col("age").map_elements(lambda a: a + 1, return_dtype=pl.Int64)
+    s = fs.Synthesizer(columns={"income": fs.Column(passive=twice)}).fit(mixed)
+    with pytest.raises(OptionError, match="'income' calls Python code"):
+        s.save(tmp_path / "m.fsyn")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unfitted_is_not_saved(tmp_path):
+    with pytest.raises(NotFittedError):
+        fs.Synthesizer().save(tmp_path / "m.fsyn")
+
+
+@pytest.fixture
+def saved(tmp_path, mixed):
+    path = tmp_path / "m.fsyn"
+    fs.Synthesizer(random_state=1).fit(mixed).save(path)
+    return path
+
+
+def rewrite(path, change):
+    """Write the archive again with parts changed."""
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    change(parts)
+    with zipfile.ZipFile(path, "w") as file:
+        for name, part in parts.items():
+            file.writestr(name, part)
+
+
+def flip(name):
+    def change(parts):
+        parts[name] = parts[name][:-9] + bytes([parts[name][-9] ^ 1]) + parts[name][-8:]
+
+    return change
+
+
+def edit(**values):
+    def change(parts):
+        parts["manifest.json"] = json.dumps(json.loads(parts["manifest.json"]) | values).encode()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (flip("fit_0000_0001_v_donors.arrow"), "checksum of fit_0000_0001_v_donors.arrow differs"),
+        (flip("column_0000.arrow"), "checksum of column_0000.arrow"),
+        (lambda parts: parts.pop("schema.arrow"), "not a whole fastsynth model"),
+        (lambda parts: parts.pop("manifest.json"), "not a whole fastsynth model"),
+        (edit(format="other"), "not a fastsynth model"),
+        (edit(format_version=99), "format version 99"),
+        (edit(steps=[{}]), "not a whole fastsynth model"),
+    ],
+)
+def test_damage_is_found(saved, change, message):
+    rewrite(saved, change)
+    with pytest.raises(ModelFileError, match=message):
+        fs.Synthesizer.load(saved)
+
+
+def test_other_files_are_refused(tmp_path, saved):
+    with pytest.raises(ModelFileError, match="No file"):
+        fs.Synthesizer.load(tmp_path / "nothing.fsyn")
+    (tmp_path / "text").write_text("not a zip")
+    with pytest.raises(ModelFileError, match="not a whole"):
+        fs.Synthesizer.load(tmp_path / "text")
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(ModelFileError, match="not a whole"):
+        fs.Synthesizer.load(saved)
+
+
+def test_smuggled_python_code_is_not_run(saved):
+    def change(parts):
+        manifest = json.loads(parts["manifest.json"])
+        manifest["steps"][2] |= {"action": "passive", "expression": '{"AnonymousFunction": {"function": [128, 5]}}'}
+        parts["manifest.json"] = json.dumps(manifest).encode()
+
+    rewrite(saved, change)
+    with pytest.raises(ModelFileError, match="carries Python code"):
+        fs.Synthesizer.load(saved)

@@ -1,0 +1,149 @@
+"""Options to plan: order, predictors, and every contradiction."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from fastsynth import Cart, Column, Sample
+from fastsynth.columns import Variable
+from fastsynth.errors import DataError, OptionError, PlanError
+from fastsynth.plan import make_plan
+
+
+def variable(name, kind="numeric", n_values=5):
+    values = pa.array([None, *range(n_values)])
+    return Variable(name, kind, values, 1, None, False)
+
+
+ABCD = [variable(name) for name in "abcd"]
+
+
+def plan(columns=None, n_rows=100, variables=ABCD, **options):
+    return make_plan(variables, n_rows, columns=columns, **options)
+
+
+def names(made, variables=ABCD):
+    return [(step.name, step.action, "".join(variables[slot].name for slot in step.predictors)) for step in made.steps]
+
+
+def test_table_order_and_all_earlier_predictors():
+    made = plan()
+    assert names(made) == [("a", "draw", ""), ("b", "draw", "a"), ("c", "draw", "ab"), ("d", "draw", "abc")]
+    assert not made.partial
+    assert all(step.method == Cart() for step in made.steps)
+
+
+def test_visit_sequence_is_followed():
+    made = plan(visit_sequence=["d", "b", "a", "c"])
+    assert names(made) == [("d", "draw", ""), ("b", "draw", "d"), ("a", "draw", "bd"), ("c", "draw", "abd")]
+
+
+def test_kept_columns_come_first_and_predict():
+    made = plan({"c": Column(method="keep")})
+    assert names(made)[0] == ("c", "keep", "")
+    assert names(made)[1] == ("a", "draw", "c")
+    assert made.partial
+    late = plan({"c": Column(method="keep")}, visit_sequence=["a", "b", "d", "c"])
+    assert names(late)[0] == ("a", "draw", "c")
+
+
+def test_passive_columns_follow_their_parents():
+    made = plan({"a": Column(passive=pl.col("c") + pl.col("b")), "b": Column(passive="d * 2")})
+    assert names(made) == [("c", "draw", ""), ("d", "draw", "c"), ("b", "passive", "d"), ("a", "passive", "bc")]
+
+
+def test_own_methods_and_predictors():
+    made = plan({"b": Column(method="sample"), "d": Column(method=Cart(minbucket=9), predictors=["a"])}, method=Cart(2))
+    by_name = {step.name: step for step in made.steps}
+    assert by_name["a"].method == Cart(2)
+    assert by_name["b"].method == Sample()
+    assert by_name["b"].predictors == ()
+    assert by_name["d"].method == Cart(9)
+    assert by_name["d"].predictors == (0,)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "columns", "options"),
+    [
+        (PlanError, "no column 'z'", {"z": Column()}, {}),
+        (PlanError, "predictors of 'b': no column 'z'", {"b": Column(predictors=["z"])}, {}),
+        (PlanError, "predictor 'c' of 'b' is visited later", {"b": Column(predictors=["c"])}, {}),
+        (PlanError, "'b' cannot be its own predictor", {"b": Column(predictors=["b"])}, {}),
+        (PlanError, "no column 'z'", None, {"visit_sequence": ["a", "b", "c", "d", "z"]}),
+        (PlanError, "lacks 'd'", None, {"visit_sequence": ["a", "b", "c"]}),
+        (PlanError, "'a' more than once", None, {"visit_sequence": ["a", "b", "c", "d", "a"]}),
+        (OptionError, "list of column names", None, {"visit_sequence": "abcd"}),
+        (PlanError, "circle: 'a', 'b'", {"a": Column(passive="b + 1"), "b": Column(passive=pl.col("a") * 2)}, {}),
+        (PlanError, "circle: 'a'", {"a": Column(passive="a + 1")}, {}),
+        (PlanError, "no column 'z'", {"a": Column(passive="z + 1")}, {}),
+        (PlanError, "names no column", {"a": Column(passive=pl.lit(1))}, {}),
+        (
+            PlanError,
+            "passive parent 'b' of 'a' is visited later",
+            {"a": Column(passive="b + 1")},
+            {"visit_sequence": ["a", "b", "c", "d"]},
+        ),
+        (OptionError, "must be a Column", {"a": "cart"}, {}),
+        (OptionError, "must be a dict", ["a"], {}),
+        (OptionError, "method='card': allowed are 'cart', 'sample', 'keep'", None, {"method": "card"}),
+        (OptionError, "nothing", None, {"method": "keep"}),
+        (OptionError, "nothing would be", {name: Column(method="keep") for name in "abcd"}, {}),
+        (OptionError, "predictors='auto'", None, {"predictors": "auto"}),
+        (OptionError, "proper='yes'", None, {"proper": "yes"}),
+    ],
+)
+def test_contradictions_are_refused(error, message, columns, options):
+    with pytest.raises(error, match=message):
+        plan(columns, **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "card"}, "allowed are"),
+        ({"method": 3}, "allowed are"),
+        ({"predictors": "a"}, "list of column names"),
+        ({"predictors": [1]}, "list of column names"),
+        ({"passive": 3}, "polars expression or SQL"),
+        ({"passive": "a + 1", "method": "cart"}, "neither method nor predictors"),
+        ({"method": "keep", "predictors": ["a"]}, "takes no predictors"),
+    ],
+)
+def test_bad_column_records_are_refused(given, message):
+    with pytest.raises(OptionError, match=message):
+        Column(**given)
+
+
+def test_bad_sql_is_refused():
+    with pytest.raises(OptionError, match="cannot be read as an SQL expression"):
+        plan({"a": Column(passive="b +* 1")})
+
+
+def test_identifiers_are_refused_with_the_ways_out():
+    variables = [*ABCD, variable("person", "unordered", 99)]
+    with pytest.raises(DataError, match="'person' looks like an identifier.*Drop the column.*sample"):
+        plan(variables=variables)
+    for method in ("sample", "cart", "keep"):
+        plan({"person": Column(method=method)}, variables=variables)
+    plan(variables=variables, n_rows=1000)  # every level shared by ten rows: no identifier
+
+
+def test_too_many_columns_are_refused():
+    one = variable("x")
+    with pytest.raises(DataError, match="9,000 columns"):
+        plan(variables=[Variable(f"x{i}", one.kind, one.values, 1, None, False) for i in range(9000)])
+
+
+def test_plans_of_many_columns_take_seconds():
+    one = variable("x")
+    variables = [Variable(f"x{i}", one.kind, one.values, 1, None, False) for i in range(3000)]
+    start = time.process_time()
+    made = plan({f"x{i}": Column(predictors=["x0"]) for i in range(2, 3000, 2)}, variables=variables)
+    assert len(made.steps) == 3000
+    assert np.sum([len(step.predictors) for step in made.steps]) > 10**6
+    assert time.process_time() - start < 60  # quadratic in columns, never cubic

@@ -1,0 +1,309 @@
+"""The front end as its users see it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from contextlib import redirect_stderr, redirect_stdout
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+import sklearn
+import statsmodels.api as sm
+from polars.testing import assert_frame_equal
+
+import fastsynth as fs
+from fastsynth.errors import DataError, NotFittedError, OptionError, OutputError, PlanError
+from tests.conftest import KINDS, as_arrow
+
+
+def values(syn):
+    """All copies as plain values, whatever the kind of table."""
+    return [pl.DataFrame(as_arrow(copy)) for copy in syn]
+
+
+def same(a, b):
+    for left, right in zip(values(a), values(b), strict=True):
+        assert_frame_equal(left, right, check_dtypes=False, categorical_as_str=True)
+
+
+def test_copies_are_the_same_kind_of_table_with_the_same_types(every_type, kind):
+    name, make = kind
+    data = make(every_type)
+    syn = fs.synthesize(data, m=2, k=300, random_state=1)
+    assert type(syn[0]) is type(data)
+    real, copy = as_arrow(data), as_arrow(syn[1])
+    assert copy.schema.equals(real.schema, check_metadata=name != "pandas")
+    assert copy.num_rows == 300
+    if name == "pandas":
+        assert (syn[0].dtypes == data.dtypes).all()
+    if name == "polars":
+        assert syn[0].schema == data.schema
+
+
+def test_caller_table_is_not_changed(every_type):
+    before = every_type.clone()
+    fs.synthesize(every_type, m=1, random_state=1)
+    assert_frame_equal(every_type, before)
+
+
+@pytest.mark.parametrize("proper", [False, True])
+def test_same_bytes_for_threads_and_runs(mixed, proper):
+    options = {"m": 3, "k": 70_000, "random_state": 7, "proper": proper}
+    once = fs.synthesize(mixed, threads=1, **options)
+    for threads in (1, 2, 3):
+        again = fs.synthesize(mixed, threads=threads, **options)
+        assert all(once.arrow(i).equals(again.arrow(i)) for i in range(3))
+
+
+def test_same_values_for_every_kind_of_table(mixed):
+    frame = mixed.with_columns(pl.col("region").cast(pl.String))
+    reference = fs.synthesize(frame, m=2, random_state=3)
+    for make in KINDS.values():
+        same(reference, fs.synthesize(make(frame), m=2, random_state=3))
+
+
+def test_same_values_for_files(tmp_path, mixed):
+    frame = mixed.with_columns(pl.col("region").cast(pl.String))
+    frame.write_parquet(tmp_path / "a.parquet")
+    frame.write_csv(tmp_path / "a.csv")
+    reference = fs.synthesize(frame, m=1, random_state=3)
+    same(reference, fs.synthesize(tmp_path / "a.parquet", m=1, random_state=3))
+    same(reference, fs.synthesize(str(tmp_path / "a.csv"), m=1, random_state=3))
+
+
+def test_random_states(mixed):
+    draw = lambda state: fs.synthesize(mixed, m=1, random_state=state)  # noqa: E731
+    unseeded = draw(None)
+    assert not unseeded[0].equals(draw(None)[0])
+    assert unseeded[0].equals(draw(unseeded.random_state_)[0])
+    assert draw(np.random.SeedSequence(3))[0].equals(draw(np.random.SeedSequence(3))[0])
+    assert draw(np.random.default_rng(3))[0].equals(draw(np.random.default_rng(3))[0])
+    generator = np.random.default_rng(3)
+    assert not draw(generator)[0].equals(draw(generator)[0])
+
+
+def test_global_random_state_is_not_touched(mixed):
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    fs.synthesize(mixed, m=1)
+    np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_copies_differ_and_rows_are_not_linked(mixed):
+    syn = fs.synthesize(mixed, m=2, random_state=1)
+    assert not syn[0].equals(syn[1])
+    own = (syn[0]["age"] == mixed["age"]).mean()
+    chance = (mixed["age"].value_counts()["count"] / mixed.height).pow(2).sum()
+    assert abs(own - chance) < 4 * np.sqrt(chance / mixed.height)
+
+
+def test_rare_outcomes_keep_their_associations():
+    """METHODS 2.4: P(y = 1) = .14, log-odds (.80, .54); pruning on misclassification gives (.05, -.07)."""
+    n = 20_000
+    rng = np.random.default_rng(8)
+    x1, x2 = rng.integers(0, 2, n), rng.integers(0, 3, n)
+    y = rng.random(n) < 1 / (1 + np.exp(2.95 - 0.80 * x1 - 0.54 * x2))
+    frame = pl.DataFrame({"x1": x1, "x2": x2, "y": pl.Series(np.where(y, "yes", "no"))})
+
+    def logit(d):
+        design = sm.add_constant(d.select("x1", "x2").to_numpy().astype(float))
+        return sm.Logit((d["y"] == "yes").to_numpy().astype(float), design).fit(disp=0)
+
+    assert 0.12 < y.mean() < 0.16
+    pooled = fs.pool(fs.synthesize(frame, m=5, random_state=1).analyse(logit))
+    estimate = pooled.table["estimate"].to_numpy()[1:]
+    np.testing.assert_allclose(estimate, [0.80, 0.54], atol=0.1)
+    np.testing.assert_allclose(estimate, logit(frame).params[1:], atol=0.1)
+
+
+def test_margins_are_kept(mixed):
+    """Shares of every category over 20 copies lie within four standard errors of the real ones."""
+    syn = fs.synthesize(mixed, m=20, random_state=4)
+    for name in ("sex", "job", "region"):
+        real = mixed[name].cast(pl.String).value_counts(normalize=True)
+        drawn = pl.concat([copy[name].cast(pl.String) for copy in syn]).value_counts(normalize=True)
+        both = real.join(drawn, on=name, how="full", nulls_equal=True).fill_null(0)
+        p, q = both["proportion"].to_numpy(), both["proportion_right"].to_numpy()
+        # Trees add a noise of their own to that of 20 copies; both together stay below that of one sample.
+        assert (np.abs(p - q) < 4 * np.sqrt(p * (1 - p) / mixed.height)).all()
+
+
+def test_pooled_intervals_cover():
+    """Coverage of T_s for a mean, small version of benchmarks/boys.py: 200 samples, tolerance four binomial errors."""
+    rng = np.random.default_rng(21)
+    hits = 0
+    for i in range(200):
+        x = rng.normal(size=200)
+        frame = pl.DataFrame({"x": x, "y": x + rng.normal(size=200)})
+        syn = fs.synthesize(frame, m=5, random_state=i, threads=1)
+        low, high = (
+            fs.pool(syn.analyse(lambda d: (d["y"].mean(), d["y"].var() / d.height)))
+            .table.select("conf_low", "conf_high")
+            .row(0)
+        )
+        hits += low <= 0 <= high
+    assert 0.95 - 4 * np.sqrt(0.95 * 0.05 / 200) <= hits / 200
+
+
+def test_proper_synthesis_has_more_variance_between_copies():
+    rng = np.random.default_rng(2)
+    frame = pl.DataFrame({"x": rng.normal(size=400), "y": rng.normal(size=400)})
+
+    def between(proper):
+        syn = fs.synthesize(frame, m=200, proper=proper, random_state=1)
+        return np.var([copy["x"].mean() for copy in syn], ddof=1) / (frame["x"].var() / 400)
+
+    # Simple: V, proper: 2 V. The variance of 200 draws has a relative standard error of .1.
+    assert 0.6 < between(False) < 1.4
+    assert 1.2 < between(True) < 2.8
+
+
+@pytest.mark.parametrize("k", [1, 10, 5000])
+def test_k_other_than_n(mixed, k):
+    syn = fs.synthesize(mixed, m=2, k=k, random_state=1)
+    assert [copy.height for copy in syn] == [k, k]
+    assert (syn.k, syn.n, syn.m, len(syn)) == (k, 500, 2, 2)
+
+
+def test_kept_columns_stay_and_make_it_partial(mixed):
+    syn = fs.synthesize(mixed, m=2, columns={"age": fs.Column(method="keep")}, random_state=1)
+    assert all((copy["age"] == mixed["age"]).all() for copy in syn)
+    assert syn.design.partial
+    assert fs.pool(syn.analyse(lambda d: (d["income"].mean(), d["income"].var() / 400))).rule == "reiter2003"
+    with pytest.raises(OptionError, match="'age' are kept, so k must be 500"):
+        fs.synthesize(mixed, k=100, columns={"age": fs.Column(method="keep")})
+
+
+def test_constant_and_missing_columns_work(every_type):
+    copy = fs.synthesize(every_type, m=1, random_state=1)[0]
+    assert (copy["constant"] == "same").all()
+    assert copy["void"].null_count() == copy.height
+    assert copy["empty"].null_count() == copy.height
+
+
+def test_sequence_of_copies(mixed):
+    syn = fs.synthesize(mixed, m=3, random_state=1)
+    assert len(list(syn)) == 3
+    assert len(syn[1:]) == 2
+    assert syn[-1].equals(syn[2])
+    assert syn.scan(0).collect().equals(syn[0])
+    with pytest.raises(IndexError):
+        syn[3]
+    assert "m=3 fully synthetic copies of k=500 rows x 5 columns" in repr(syn)
+
+
+def test_audit_is_json_without_values(mixed):
+    syn = fs.synthesize(mixed, m=1, random_state=9)
+    text = json.dumps(syn.audit)
+    assert syn.audit["random_state"] == 9
+    assert [c["column"] for c in syn.audit["columns"]] == mixed.columns
+    assert not re.search(r'"(f|m|a|b|c|n|e|s|w)"(?!:)', text)
+
+
+def test_write_parquet(tmp_path, every_type):
+    syn = fs.synthesize(every_type, m=2, random_state=1)
+    files = syn.write_parquet(tmp_path / "new" / "out")
+    assert [f.name for f in files] == ["copy_1.parquet", "copy_2.parquet"]
+    assert_frame_equal(pl.read_parquet(files[0]), syn[0])
+    assert_frame_equal(pl.DataFrame(pq.read_table(files[1])), syn[1])
+    assert json.loads((tmp_path / "new" / "out" / "audit.json").read_text())["m"] == 2
+    with pytest.raises(OutputError, match="not empty"):
+        syn.write_parquet(tmp_path / "new" / "out")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="is a file"):
+        syn.write_parquet(tmp_path / "file")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "new"]
+
+
+def test_written_files_are_the_same_bytes(tmp_path, mixed):
+    for name in ("a", "b"):
+        fs.synthesize(mixed, m=1, random_state=1).write_parquet(tmp_path / name)
+    assert (tmp_path / "a" / "copy_1.parquet").read_bytes() == (tmp_path / "b" / "copy_1.parquet").read_bytes()
+
+
+def test_scikit_learn_manners(mixed):
+    s = fs.Synthesizer(m=2, method=fs.Cart(minbucket=7), random_state=1)
+    assert s.get_params()["method"] == fs.Cart(minbucket=7)
+    clone = sklearn.clone(s)
+    assert clone.get_params() == s.get_params()
+    assert s.set_params(m=3) is s
+    assert s.m == 3
+    with pytest.raises(OptionError, match="No parameter 'n_jobs'"):
+        s.set_params(n_jobs=2)
+    with pytest.raises(NotFittedError, match="call fit"):
+        s.sample()
+    assert s.fit(mixed) is s
+    assert repr(s) == "Synthesizer(m=3, method=Cart(minbucket=7, cp=1e-08), random_state=1)"
+
+
+def test_two_doors_one_room(mixed):
+    one = fs.synthesize(mixed, m=2, k=50, random_state=5)
+    two = fs.Synthesizer(random_state=5).fit(mixed).sample(m=2, k=50)
+    three = fs.Synthesizer().fit(mixed).sample(m=2, k=50, random_state=5)
+    same(one, two)
+    same(one, three)
+
+
+def test_summary(mixed):
+    s = fs.Synthesizer(columns={"sex": fs.Column(method="sample"), "age": fs.Column(method="keep")}).fit(mixed)
+    table = s.summary()
+    assert table["column"].to_list() == mixed.columns
+    assert table["action"].to_list() == ["keep", "draw", "draw", "draw", "draw"]
+    assert table["n_predictors"].to_list() == [0, 0, 2, 3, 4]
+    assert table["smallest_leaf"].drop_nulls().min() >= 5
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"m": 0}, OptionError, "m=0: must be an integer of at least 1"),
+        ({"m": 2.0}, OptionError, "m=2.0"),
+        ({"k": 0}, OptionError, "k=0"),
+        ({"k": -5}, OptionError, "k=-5"),
+        ({"threads": 0}, OptionError, "threads=0"),
+        ({"random_state": -1}, OptionError, "random_state=-1"),
+        ({"random_state": "x"}, OptionError, "random_state='x'"),
+        ({"random_state": True}, OptionError, "random_state=True"),
+        ({"method": "rf"}, OptionError, "method='rf'"),
+        ({"columns": {"nope": fs.Column()}}, PlanError, "no column 'nope'"),
+    ],
+)
+def test_bad_options_are_refused(mixed, options, error, message):
+    with pytest.raises(error, match=message):
+        fs.synthesize(mixed, **options)
+
+
+def test_proper_fits_are_for_as_many_copies(mixed):
+    s = fs.Synthesizer(m=2, proper=True, random_state=1).fit(mixed)
+    assert len(s.sample()) == 2
+    with pytest.raises(OptionError, match="2 proper copies were fitted"):
+        s.sample(m=3)
+
+
+def test_identifier_columns_are_refused(mixed):
+    frame = mixed.with_columns(name=pl.format("person {}", pl.int_range(500)))
+    with pytest.raises(DataError, match="'name' looks like an identifier"):
+        fs.synthesize(frame)
+    assert fs.synthesize(frame, m=1, columns={"name": fs.Column(method="sample")}).m == 1
+
+
+def test_nothing_is_printed(mixed, capfd):
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        fs.synthesize(mixed, m=1)
+    captured = capfd.readouterr()
+    assert out.getvalue() + err.getvalue() + captured.out + captured.err == ""
+
+
+def test_progress(mixed, capfd):
+    events = []
+    fs.synthesize(mixed, m=2, progress=lambda *event: events.append(event))
+    assert events[0] == ("fit", 1, 5)
+    assert events[-1] == ("draw", 1000, 1000)
+    fs.synthesize(mixed, m=2, progress=True)
+    shown = capfd.readouterr().err
+    assert "draw" in shown
+    assert "row/s" in shown
