@@ -119,7 +119,7 @@ def demo(out: Path, m: int, random_state: int) -> None:
     check_output(out)
     boys = load_boys()
     # Body mass index as in the data: cut to two decimals. It is computed from the synthetic weight and height.
-    bmi = ((pl.col("wgt") / (pl.col("hgt") / 100) ** 2 * 100 + 1e-6).floor()) / 100
+    bmi = (pl.col("wgt") / (pl.col("hgt") / 100) ** 2).truncate(2)
     synthesis = synthesize(boys, m=m, columns={"bmi": Column(passive=bmi)}, random_state=random_state)
 
     def fit_model(copy: pl.DataFrame) -> Any:

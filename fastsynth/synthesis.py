@@ -25,7 +25,7 @@ from fastsynth.errors import NotFittedError, OptionError, OutputError, check_cou
 from fastsynth.methods import Method
 from fastsynth.plan import Column, make_plan
 from fastsynth.pooling import Analyses, Design
-from fastsynth.run import Executor, Model, Threads, try_passive, fit_plan, generate
+from fastsynth.run import Executor, Model, Threads, fit_plan, generate, try_passive
 from fastsynth.version import __version__
 
 RandomState = int | np.random.SeedSequence | np.random.Generator | None

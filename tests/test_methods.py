@@ -29,7 +29,7 @@ def fit_and_draw(frame, target, method, predictors=(), seed=0):
 
 @pytest.mark.parametrize("bad", [{"minbucket": 0}, {"minbucket": -3}, {"minbucket": 2.5}, {"minbucket": True}])
 def test_bad_minbucket_is_refused(bad):
-    with pytest.raises(OptionError, match="minbucket=.*at least 1"):
+    with pytest.raises(OptionError, match=r"minbucket=.*at least 1"):
         Cart(**bad)
 
 

@@ -126,7 +126,7 @@ def test_bad_sql_is_refused():
 
 def test_identifiers_are_refused_with_the_ways_out():
     variables = [*ABCD, variable("person", "unordered", 99)]
-    with pytest.raises(DataError, match="'person' looks like an identifier.*Drop the column.*sample"):
+    with pytest.raises(DataError, match=r"'person' looks like an identifier.*Drop the column.*sample"):
         plan(variables=variables)
     for method in ("sample", "cart", "keep"):
         plan({"person": Column(method=method)}, variables=variables)
