@@ -103,7 +103,9 @@ def main() -> None:
         )
     )
     means = ", ".join(f"{rule} {np.mean(hits):.3f}" for rule, hits in covered.items())
-    print(f"\nMean coverage: {means}; Monte Carlo error of one coefficient {np.sqrt(0.05 * 0.95 / options.repeats):.3f}")
+    print(
+        f"\nMean coverage: {means}; Monte Carlo error of one coefficient {np.sqrt(0.05 * 0.95 / options.repeats):.3f}"
+    )
     print(f"Synthesis: {seconds:.1f} s, {seconds / options.repeats:.4f} s a sample")
 
 

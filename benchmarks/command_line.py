@@ -40,7 +40,9 @@ def main() -> None:
                 words = [sys.executable, "-m", "fastsynth", "synthesize", str(options.source), "-o", out]
                 runs.append(run([*words, "-m", str(options.m), "--random-state", "1", "--threads", str(threads)]))
         seconds, memory = (statistics.median(values) for values in zip(*runs, strict=True))
-        print(f"{options.source.name}, m = {options.m}, threads = {threads}: {seconds:.2f} s, {memory:.0f} MiB at the peak")
+        print(
+            f"{options.source.name}, m = {options.m}, threads = {threads}: {seconds:.2f} s, {memory:.0f} MiB at the peak"
+        )
 
 
 if __name__ == "__main__":
