@@ -40,9 +40,8 @@ def main() -> None:
                 words = [sys.executable, "-m", "fastsynth", "synthesize", str(options.source), "-o", out]
                 runs.append(run([*words, "-m", str(options.m), "--random-state", "1", "--threads", str(threads)]))
         seconds, memory = (statistics.median(values) for values in zip(*runs, strict=True))
-        print(
-            f"{options.source.name}, m = {options.m}, threads = {threads}: {seconds:.2f} s, {memory:.0f} MiB at the peak"
-        )
+        case = f"{options.source.name}, m = {options.m}, threads = {threads}"
+        print(f"{case}: {seconds:.2f} s, {memory:.0f} MiB at the peak")
 
 
 if __name__ == "__main__":
