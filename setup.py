@@ -29,6 +29,8 @@ windows = os.name == "nt"
 extension = Extension(
     "fastsynth._tree",
     ["fastsynth/_tree.pyx"],
+    depends=["fastsynth/_tree_kernels.h"],
+    include_dirs=["fastsynth"],
     extra_compile_args=["/O2"] if windows else checked if debug else optimised,
     extra_link_args=sanitizers if debug and not windows else [],
 )

@@ -45,6 +45,25 @@ from libc.string cimport memcpy, memset
 
 import numpy as np
 
+cdef extern from "_tree_kernels.h" nogil:
+    void fs_add_numeric(const uint8_t* record, int64_t n, int64_t stride, int64_t y_at, int64_t p,
+                        const int32_t* offset, double sign, double* hist)
+    void fs_add_classes(const uint8_t* record, int64_t n, int64_t stride, int64_t y_at, int64_t p,
+                        const int32_t* offset, int32_t sign, int64_t k, int32_t* hist)
+    void fs_subtract_numeric(double* hist, const double* part, int64_t n)
+    void fs_subtract_classes(int32_t* hist, const int32_t* part, int64_t n)
+    void fs_scores(const double* sums, const double* counts, int64_t bins, double n, double total, double minbucket,
+                   double* score)
+    void fs_class_scores(const int32_t* left, const double* counts, int64_t bins, int64_t k, double n,
+                         const double* total, double minbucket, double* score)
+    void fs_sort_lanes(uint32_t* key, int64_t lanes, const uint8_t* network, int64_t steps)
+    void fs_score_lanes(const uint32_t* key, int64_t rows, int64_t lanes, int32_t total, const float* weight,
+                        int32_t* sums, float* score, float* most)
+    int64_t fs_partition_bytes(uint8_t* base, int64_t n, int64_t stride, int64_t at, uint16_t shift, uint16_t threshold)
+    int64_t fs_partition_words(uint8_t* base, int64_t n, int64_t stride, int64_t at, uint16_t shift, uint16_t threshold)
+    int64_t fs_partition_byte_levels(uint8_t* base, int64_t n, int64_t stride, int64_t at, const uint8_t* side)
+    int64_t fs_partition_word_levels(uint8_t* base, int64_t n, int64_t stride, int64_t at, const uint8_t* side)
+
 cdef packed struct node_t:
     uint16_t feature    # slot and flags; LEAF for a leaf
     uint16_t threshold  # ordered: codes up to this go left
@@ -57,6 +76,10 @@ MAX_CODES = 65535
 UNORDERED_SPLIT = 0x8000
 MISSING_RIGHT = 0x4000
 MISSING_UNSEEN = 0x2000
+
+PREDICTOR = np.dtype(
+    [(name, "<i4") for name in ("n_codes", "offset", "bins", "fine_at", "wide", "unordered", "has_missing", "place", "used", "used_right", "direct")]
+)
 
 # Flags of a predictor, for ``kinds``.
 UNORDERED = 1
@@ -71,10 +94,23 @@ cdef uint8_t _UNORDERED_KIND = 1
 cdef uint8_t _HAS_MISSING_KIND = 2
 cdef uint32_t _SPARSE = 0x80000000
 
-# A node with 4 times fewer rows than the predictor has codes is sorted, a larger one is counted: either
-# way the cost of a node is O(rows), never O(codes).
+# In the direct search a node with 4 times fewer rows than the predictor has codes is sorted, a larger one is
+# counted: either way the cost of a node is O(rows), never O(codes).
 cdef int64_t _DENSE = 4
 cdef int64_t _POWER_ITERATIONS = 16
+# Iterations in nodes of at most 32 rows: their splits decide little, and there are very many of them.
+cdef int64_t _TINY_POWER_ITERATIONS = 4
+
+# Largest nodes that are sorted by a network instead of counted in a histogram.
+cdef int64_t _TINY = 64
+cdef int64_t _TINY_CLASSES = 32
+# A histogram larger than this is slower than the direct search.
+cdef int64_t _HISTOGRAM_BYTES = 256 * 1024
+# Bits of the target in a record, and the range below which a node's targets are scaled anew.
+cdef int64_t _Y_BITS = 28
+cdef int64_t _Y_COARSE = 1 << 12
+# Coarse cuts of wide predictors are refined when they reach this share of the best exact one.
+cdef double _REFINE = 0.8
 
 
 # The split found in a node. Only numbers, so that it can live on the C stack.
@@ -83,20 +119,85 @@ cdef struct split_t:
     int32_t predictor   # position in features
     int32_t threshold   # as stored in the node
     int32_t flags
-    int64_t n_left
+    int32_t n_levels    # direct search of unordered predictors: levels that go left, in best_levels
 
 
-# Everything a fit works on. Rows are kept as records that are reordered while the tree grows, so a
-# node is always a contiguous run of them:
+# A predictor while a tree grows.
+cdef packed struct predictor_t:
+    int32_t n_codes
+    int32_t offset      # first bin of its segment in a histogram
+    int32_t bins        # bins of the segment
+    int32_t fine_at     # where its 16-bit code stands in a record, -1 if the byte is the code
+    int32_t wide        # number among the wide ordered predictors, -1 for others
+    int32_t unordered
+    int32_t has_missing
+    int32_t place       # in the scan of a histogram: first place, and number of places,
+    int32_t used        # with missing on its left or wherever its code falls,
+    int32_t used_right  # and with missing held right
+    int32_t direct      # searched directly: unordered with more than 256 levels, or too many classes
+
+
+# Everything a fit works on. Rows are kept as records that are reordered while the tree grows, so a node is always
+# a contiguous run of them:
 #
-#     record[i*p : i*p + p] | y[i] | order[i]      for i in [lo, hi)
+#     byte 0        p           p + 2 h    +4      +8 (padded to 8)
+#      | bin  u8 x p | fine u16 x h | y i32 | row u32 |
+#        every         predictors     target  position among the training rows
+#        predictor     of more than
+#        (up to 256    256 codes
+#        codes: the
+#        code)
+#
+# The bin of a wide predictor is 0 for missing and 1 + ((fine - base) >> shift) else, where base and shift belong
+# to the node: they are handed down, and narrowed as soon as the occupied bins span half of what fits.
+#
+# A histogram is one segment of bins for each predictor, {sum of y, rows} for a numeric target and rows by class
+# else. It is built for the smaller child only; the larger child's is the parent's less that.
 cdef struct work_t:
     int64_t p
+    int64_t stride
+    int64_t y_at
+    int64_t row_at
     int64_t minbucket
     int64_t n_classes        # 0 for a numeric target
-    uint16_t* record         # (n, p) codes
-    int64_t* y               # (n) scaled integer, or class id
-    uint32_t* order          # (n) position of the row among the training rows
+    int64_t k                # classes rounded up to 4, bins are padded with zeros
+    int64_t n_bins
+    int64_t n_wide
+    int64_t n_direct
+    int64_t n_unordered      # others than direct ones
+    bint use_histogram
+    predictor_t* predictor
+    int32_t* offset          # (p) as in predictor
+    uint8_t* record
+    const int64_t* y         # (n) full precision, by position among the training rows
+    int64_t y_bits           # bits of the target in a record
+    int64_t y_shift          # y of the current node = (y - centre) >> y_shift
+    # histograms
+    double* numeric          # (slots, 2 n_bins)
+    int32_t* counts          # (slots, k n_bins)
+    int32_t* base            # (n_wide) of the current node
+    int32_t* shift
+    # scan of a histogram: running sums, an ordinary segment and one with missing held right for each predictor
+    double* run_sum
+    double* run_count
+    int32_t* run_class       # (2 n_bins, k)
+    double* score
+    int32_t* run_bin         # bin at each place, segments of unordered predictors are ordered
+    # tiny nodes
+    uint32_t* lane_key       # (64, lanes)
+    float* lane_score
+    float* lane_most
+    int32_t* lane_sum
+    float* weight            # (64)
+    int64_t lanes
+    int64_t n_lanes          # lanes in use: p, and one for each predictor with missing values
+    int32_t* lane_predictor
+    uint8_t* rank            # (p, 256) order of the levels of unordered predictors in the current node
+    uint8_t* network         # steps of all sorting networks
+    int64_t* network_start   # (66)
+    # direct search
+    uint16_t* node_code      # (n)
+    int64_t* node_y          # (n)
     # by code
     int64_t* code_count      # (codes) zero between uses
     int64_t* code_sum        # (codes) likewise
@@ -116,23 +217,31 @@ cdef struct work_t:
     int64_t* sorted_y        # (n) class ids by group
     # by class
     int64_t* total           # (classes) rows of the node in each class
+    double* total_double     # (k) likewise
     int64_t* left            # (classes) zero between uses
     int64_t* present         # classes that occur in the node
     double* direction        # (classes)
     double* next_direction   # (classes)
 
 
-cdef inline void swap_rows(work_t* w, int64_t a, int64_t b) noexcept nogil:
-    cdef int64_t j, p = w.p
+cdef inline int32_t y_of(const work_t* w, int64_t i) noexcept nogil:
+    cdef int32_t y
+    memcpy(&y, w.record + i * w.stride + w.y_at, 4)
+    return y
+
+
+cdef inline uint32_t row_of(const work_t* w, int64_t i) noexcept nogil:
+    cdef uint32_t row
+    memcpy(&row, w.record + i * w.stride + w.row_at, 4)
+    return row
+
+
+cdef inline int64_t code_of(const work_t* w, int64_t i, int64_t f) noexcept nogil:
     cdef uint16_t code
-    cdef uint16_t* ra = w.record + a * p
-    cdef uint16_t* rb = w.record + b * p
-    for j in range(p):
-        code = ra[j]
-        ra[j] = rb[j]
-        rb[j] = code
-    w.y[a], w.y[b] = w.y[b], w.y[a]
-    w.order[a], w.order[b] = w.order[b], w.order[a]
+    if w.predictor[f].fine_at < 0:
+        return w.record[i * w.stride + f]
+    memcpy(&code, w.record + i * w.stride + w.predictor[f].fine_at, 2)
+    return code
 
 
 cdef void sort_keys(uint32_t* key, uint32_t* scratch, int64_t n) noexcept nogil:
@@ -190,22 +299,24 @@ cdef void sort_groups(const double* key, uint16_t* order, uint16_t* scratch, int
         width *= 2
 
 
-cdef int64_t group_rows(work_t* w, int64_t lo, int64_t hi, int64_t f, int64_t n_codes) noexcept nogil:
+cdef int64_t group_rows(work_t* w, int64_t lo, int64_t hi, int64_t f) noexcept nogil:
     """Distinct codes of predictor f in [lo, hi), ascending, with counts and sums (or class ids).
 
     Returns the number of groups. O(rows): large nodes are counted by code, small ones sorted.
     """
-    cdef int64_t i, c, g = 0, start = 0, n = hi - lo, p = w.p
-    cdef uint16_t* record = w.record + lo * p + f
-    cdef int64_t* y = w.y + lo
+    cdef int64_t i, c, g = 0, start = 0, n = hi - lo, n_codes = w.predictor[f].n_codes
+    cdef uint16_t* code = w.node_code
+    cdef int64_t* y = w.node_y
     cdef bint classes = w.n_classes > 0
+    for i in range(n):
+        code[i] = <uint16_t>code_of(w, lo + i, f)
     if n_codes <= _DENSE * n or n_codes <= 64:
         if classes:
             for i in range(n):
-                w.code_count[record[i * p]] += 1
+                w.code_count[code[i]] += 1
         else:
             for i in range(n):
-                c = record[i * p]
+                c = code[i]
                 w.code_count[c] += 1
                 w.code_sum[c] += y[i]
         for c in range(n_codes):
@@ -221,14 +332,14 @@ cdef int64_t group_rows(work_t* w, int64_t lo, int64_t hi, int64_t f, int64_t n_
             g += 1
         if classes:
             for i in range(n):
-                c = record[i * p]
+                c = code[i]
                 w.sorted_y[w.code_sum[c]] = y[i]
                 w.code_sum[c] += 1
         for i in range(g):
             w.code_sum[w.group_code[i]] = 0
         return g
     for i in range(n):
-        w.key[i] = (<uint32_t>record[i * p] << 16) | <uint32_t>i
+        w.key[i] = (<uint32_t>code[i] << 16) | <uint32_t>i
     sort_keys(w.key, w.key_scratch, n)
     for i in range(n):
         c = w.key[i] >> 16
@@ -253,7 +364,7 @@ cdef void score_means(work_t* w, int64_t groups, int64_t n, int64_t total) noexc
         w.group_key[g] = <double>(w.group_sum[g] - w.group_count[g] * centre) / <double>w.group_count[g]
 
 
-cdef void score_classes(work_t* w, int64_t groups, int64_t n, int64_t n_present) noexcept nogil:
+cdef void score_classes(work_t* w, int64_t groups, int64_t n, int64_t n_present, int64_t iterations) noexcept nogil:
     """Key of each group: its class shares projected on their first principal component.
 
     The component of S = sum_g w_g (P_g - pbar)(P_g - pbar)' is found by power iterations that never form S
@@ -298,7 +409,7 @@ cdef void score_classes(work_t* w, int64_t groups, int64_t n, int64_t n_present)
     norm = 1 / sqrt(norm) if norm > 0 else 0
     for i in range(n_present):
         v[w.present[i]] *= norm
-    for step in range(_POWER_ITERATIONS + 1):
+    for step in range(iterations + 1):
         # 2. the score of a group is the mean of v over its rows, less the mean over the node
         mean = 0
         for i in range(n_present):
@@ -309,7 +420,7 @@ cdef void score_classes(work_t* w, int64_t groups, int64_t n, int64_t n_present)
             for i in range(w.group_start[g], w.group_start[g] + w.group_count[g]):
                 x += v[w.sorted_y[i]]
             w.group_key[g] = x / w.group_count[g] - mean
-        if step == _POWER_ITERATIONS:
+        if step == iterations:
             break
         # 3. S v = (1 / n) sum over rows of score(group of row) e(class of row)
         for i in range(n_present):
@@ -333,6 +444,23 @@ cdef void score_classes(work_t* w, int64_t groups, int64_t n, int64_t n_present)
             v[k] = x
         if moved < 1e-12:
             break
+
+
+cdef inline bint better(const split_t* best, double score, int64_t f) noexcept nogil:
+    """A strictly larger score wins; among equals the first predictor, and within it the cut found first."""
+    return score > best.score or (score == best.score and f < best.predictor)
+
+
+cdef inline void set_threshold(const predictor_t* at, int64_t low, int64_t high, bint right, bint missing_here,
+                               split_t* best) noexcept nogil:
+    """Cut between two codes: half way, so that a value between them goes to the nearer."""
+    if right:
+        # the missing code 0 wraps to 65535 when 1 is subtracted, all others keep their order
+        best.flags = _MISSING_RIGHT
+        best.threshold = <int32_t>((low + high) // 2 - 1)
+    else:
+        best.flags = _MISSING_UNSEEN if at.has_missing and not missing_here else 0
+        best.threshold = 0 if low == 0 else <int32_t>((low + high) // 2)
 
 
 cdef void sweep(work_t* w, int64_t f, int64_t groups, int64_t first, int64_t n, int64_t total, int64_t squares,
@@ -373,59 +501,37 @@ cdef void sweep(work_t* w, int64_t f, int64_t groups, int64_t first, int64_t n, 
             d = nd * <double>cum - cd * <double>rest
             score = d * d
         score /= cd * (nd - cd)
-        if score > best.score:
+        if better(best, score, f):
             best.score = score
             best.predictor = <int32_t>f
-            best.n_left = c
             if unordered:
                 best.flags = _UNORDERED
-                best.threshold = <int32_t>g
+                best.n_levels = <int32_t>(g + 1)
                 for i in range(g + 1):
                     w.best_levels[i] = w.group_code[w.group_order[i]]
-            elif first == 1:
-                # the missing code 0 wraps to 65535 when 1 is subtracted, all others keep their order
-                low = w.group_code[g]
-                high = w.group_code[g + 1] if g + 1 < groups else low
-                best.flags = _MISSING_RIGHT
-                best.threshold = <int32_t>((low + high) // 2 - 1)
             else:
                 low = w.group_code[g]
-                high = w.group_code[g + 1]
-                best.flags = 0
-                best.threshold = 0 if low == 0 else <int32_t>((low + high) // 2)
+                high = w.group_code[g + 1] if g + 1 < groups else low
+                set_threshold(&w.predictor[f], low, high, first == 1, w.group_code[0] == 0, best)
     if classes:
         for i in range(n):
             w.left[w.sorted_y[i]] = 0
 
 
-cdef split_t best_split(work_t* w, int64_t lo, int64_t hi, const int32_t* n_codes,
-                        const uint8_t* kinds) noexcept nogil:
-    """Best cut of the node [lo, hi). Ties: first predictor, then lowest cut, then missing to the left.
+cdef void search_directly(work_t* w, int64_t lo, int64_t hi, bint everything, bint tiny, split_t* best) noexcept nogil:
+    """Best cut by grouping the rows of each predictor: exact for every kind of predictor and target, O(rows) each.
 
-    1. totals of the node; a pure node has no cut
-    2. for each predictor: group its codes, order the groups, sweep (twice when some are missing)
+    For predictors that have no place in histograms, for nodes of class targets that are too small for them, and
+    for all when there are too many classes.
     """
-    cdef split_t best
     cdef int64_t i, k, f, groups, n = hi - lo
     cdef int64_t total = 0, squares = 0, n_present = 0
-    cdef bint pure = True
-    best.score = -1
-    best.predictor = -1
-    best.threshold = 0
-    best.flags = 0
-    best.n_left = 0
-    if n < 2 * w.minbucket:
-        return best
-    # 1.
-    for i in range(lo, hi):
-        if w.y[i] != w.y[lo]:
-            pure = False
-            break
-    if pure:
-        return best
+    cdef predictor_t* at
+    for i in range(n):
+        w.node_y[i] = y_of(w, lo + i)
     if w.n_classes > 0:
-        for i in range(lo, hi):
-            k = w.y[i]
+        for i in range(n):
+            k = w.node_y[i]
             if w.total[k] == 0:
                 w.present[n_present] = k
                 n_present += 1
@@ -433,80 +539,736 @@ cdef split_t best_split(work_t* w, int64_t lo, int64_t hi, const int32_t* n_code
         for i in range(n_present):
             squares += w.total[w.present[i]] * w.total[w.present[i]]
     else:
-        for i in range(lo, hi):
-            total += w.y[i]
-    # 2.
+        for i in range(n):
+            total += w.node_y[i]
     for f in range(w.p):
-        groups = group_rows(w, lo, hi, f, n_codes[f])
+        at = &w.predictor[f]
+        if not (everything or at.direct or (tiny and at.unordered and w.n_classes > 0)):
+            continue
+        groups = group_rows(w, lo, hi, f)
         if groups < 2:
             continue
-        if kinds[f] & _UNORDERED_KIND:
+        if at.unordered:
             if w.n_classes > 0:
-                score_classes(w, groups, n, n_present)
+                score_classes(w, groups, n, n_present, _TINY_POWER_ITERATIONS if tiny else _POWER_ITERATIONS)
             else:
                 score_means(w, groups, n, total)
             sort_groups(w.group_key, w.group_order, w.merge_order, groups)
-            sweep(w, f, groups, 0, n, total, squares, True, &best)
+            sweep(w, f, groups, 0, n, total, squares, True, best)
             continue
-        sweep(w, f, groups, 0, n, total, squares, False, &best)
+        sweep(w, f, groups, 0, n, total, squares, False, best)
         if w.group_code[0] == 0:
-            sweep(w, f, groups, 1, n, total, squares, False, &best)
-        elif best.predictor == f and kinds[f] & _HAS_MISSING_KIND:
-            best.flags = _MISSING_UNSEEN
+            sweep(w, f, groups, 1, n, total, squares, False, best)
     for i in range(n_present):
         w.total[w.present[i]] = 0
-    return best
 
 
-cdef double impurity(work_t* w, int64_t n) noexcept nogil:
-    """Sum of squares about the mean of all rows, or n times their Gini impurity."""
-    cdef int64_t i, total = 0, centre
-    cdef double x, squares = 0
+# ---- histograms
+
+cdef void build_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept nogil:
+    cdef double* numeric
+    cdef int32_t* counts
     if w.n_classes > 0:
-        for i in range(n):
-            squares += 2 * w.left[w.y[i]] + 1
-            w.left[w.y[i]] += 1
-        memset(w.left, 0, w.n_classes * sizeof(int64_t))
-        return n - squares / n
+        counts = w.counts + slot * w.k * w.n_bins
+        memset(counts, 0, w.k * w.n_bins * sizeof(int32_t))
+        fs_add_classes(w.record + lo * w.stride, hi - lo, w.stride, w.y_at, w.p, w.offset, 1, w.k, counts)
+    else:
+        numeric = w.numeric + slot * 2 * w.n_bins
+        memset(numeric, 0, 2 * w.n_bins * sizeof(double))
+        fs_add_numeric(w.record + lo * w.stride, hi - lo, w.stride, w.y_at, w.p, w.offset, 1.0, numeric)
+
+
+cdef void take_rows_out(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept nogil:
+    """Subtract rows from a histogram one by one: for a child too small to have a histogram of its own."""
+    if w.n_classes > 0:
+        fs_add_classes(w.record + lo * w.stride, hi - lo, w.stride, w.y_at, w.p, w.offset, -1, w.k,
+                       w.counts + slot * w.k * w.n_bins)
+    else:
+        fs_add_numeric(w.record + lo * w.stride, hi - lo, w.stride, w.y_at, w.p, w.offset, -1.0,
+                       w.numeric + slot * 2 * w.n_bins)
+
+
+cdef void subtract_histogram(work_t* w, int64_t slot, int64_t part) noexcept nogil:
+    if w.n_classes > 0:
+        fs_subtract_classes(w.counts + slot * w.k * w.n_bins, w.counts + part * w.k * w.n_bins, w.k * w.n_bins)
+    else:
+        fs_subtract_numeric(w.numeric + slot * 2 * w.n_bins, w.numeric + part * 2 * w.n_bins, 2 * w.n_bins)
+
+
+cdef inline int64_t rows_in_bin(const work_t* w, int64_t slot, int64_t bin) noexcept nogil:
+    cdef int64_t k, n = 0
+    cdef const int32_t* counts
+    if w.n_classes == 0:
+        return <int64_t>w.numeric[(slot * w.n_bins + bin) * 2 + 1]
+    counts = w.counts + (slot * w.n_bins + bin) * w.k
+    for k in range(w.k):
+        n += counts[k]
+    return n
+
+
+cdef inline uint8_t bin_of(const work_t* w, int64_t wide, int64_t fine) noexcept nogil:
+    return 0 if fine == 0 else <uint8_t>(1 + ((fine - w.base[wide]) >> w.shift[wide]))
+
+
+cdef void narrow_bins(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept nogil:
+    """Give wide predictors whose occupied bins span half of what fits bins half as wide or less.
+
+    Before the histogram is handed down, so that the children's stays the difference. At most 8 times on a path.
+    """
+    cdef int64_t f, i, bin, low, high, span, shift, n = hi - lo
+    cdef const predictor_t* at
+    cdef uint8_t* row
+    cdef double* numeric
+    cdef int32_t* counts
+    for f in range(w.p):
+        at = &w.predictor[f]
+        if at.wide < 0 or w.shift[at.wide] == 0:
+            continue
+        low = 1
+        while low < 256 and rows_in_bin(w, slot, at.offset + low) == 0:
+            low += 1
+        if low == 256:
+            continue
+        high = 255
+        while rows_in_bin(w, slot, at.offset + high) == 0:
+            high -= 1
+        if high - low + 1 > 127:
+            continue
+        shift = w.shift[at.wide]
+        span = (high - low + 1) << shift
+        w.base[at.wide] += <int32_t>((low - 1) << shift)
+        while shift > 0 and ((span - 1) >> (shift - 1)) < 255:
+            shift -= 1
+        w.shift[at.wide] = <int32_t>shift
+        if w.n_classes > 0:
+            counts = w.counts + (slot * w.n_bins + at.offset) * w.k
+            memset(counts, 0, 256 * w.k * sizeof(int32_t))
+            for i in range(lo, hi):
+                row = w.record + i * w.stride
+                bin = bin_of(w, at.wide, code_of(w, i, f))
+                row[f] = <uint8_t>bin
+                counts[bin * w.k + y_of(w, i)] += 1
+        else:
+            numeric = w.numeric + (slot * w.n_bins + at.offset) * 2
+            memset(numeric, 0, 256 * 2 * sizeof(double))
+            for i in range(lo, hi):
+                row = w.record + i * w.stride
+                bin = bin_of(w, at.wide, code_of(w, i, f))
+                row[f] = <uint8_t>bin
+                numeric[2 * bin] += y_of(w, i)
+                numeric[2 * bin + 1] += 1
+
+
+cdef void order_levels(work_t* w, int64_t slot, int64_t f, int64_t n, double total) noexcept nogil:
+    """Order the levels of an unordered predictor that the node has: group_code in order, their number in group_start[0]."""
+    cdef const predictor_t* at = &w.predictor[f]
+    cdef int64_t b, k, g, i, step, groups = 0, first = 0
+    cdef const double* numeric = w.numeric + (slot * w.n_bins + at.offset) * 2
+    cdef const int32_t* counts = w.counts + (slot * w.n_bins + at.offset) * w.k
+    cdef const int32_t* c
+    cdef double centre, x, mean, norm, moved, share, squares, dot, pbar2 = 0, worst = -1
+    cdef double* v = w.direction
+    cdef double* u = w.next_direction
+    if w.n_classes == 0:
+        centre = total / n
+        for b in range(at.bins):
+            if numeric[2 * b + 1] > 0:
+                w.group_code[groups] = <uint16_t>b
+                w.group_key[groups] = (numeric[2 * b] - centre * numeric[2 * b + 1]) / numeric[2 * b + 1]
+                groups += 1
+        sort_groups(w.group_key, w.group_order, w.merge_order, groups)
+        w.group_start[0] = groups
+        return
+    # The principal component from the table of levels by classes, as in score_classes.
+    for k in range(w.k):
+        x = w.total_double[k] / n
+        pbar2 += x * x
+    for b in range(at.bins):
+        i = rows_in_bin(w, slot, at.offset + b)
+        if i == 0:
+            continue
+        w.group_code[groups] = <uint16_t>b
+        w.group_count[groups] = i
+        c = counts + b * w.k
+        squares = 0
+        dot = 0
+        for k in range(w.k):
+            squares += <double>c[k] * c[k]
+            dot += c[k] * w.total_double[k]
+        share = <double>i
+        x = share * (squares / (share * share) - 2 * dot / (share * n) + pbar2)
+        if x > worst:
+            worst = x
+            first = groups
+        groups += 1
+    w.group_start[0] = groups
+    if groups == 0:
+        return
+    c = counts + w.group_code[first] * w.k
+    norm = 0
+    for k in range(w.k):
+        v[k] = <double>c[k] / w.group_count[first] - w.total_double[k] / n
+        norm += v[k] * v[k]
+    norm = 1 / sqrt(norm) if norm > 0 else 0
+    for k in range(w.k):
+        v[k] *= norm
+    for step in range(_POWER_ITERATIONS + 1):
+        mean = 0
+        for k in range(w.k):
+            mean += v[k] * w.total_double[k]
+            u[k] = 0
+        mean /= n
+        for g in range(groups):
+            c = counts + w.group_code[g] * w.k
+            x = 0
+            for k in range(w.k):
+                x += v[k] * c[k]
+            x = x / w.group_count[g] - mean
+            w.group_key[g] = x
+            for k in range(w.k):
+                u[k] += x * c[k]
+        if step == _POWER_ITERATIONS:
+            break
+        norm = 0
+        for k in range(w.k):
+            norm += u[k] * u[k]
+        if norm == 0:
+            break
+        norm = 1 / sqrt(norm)
+        moved = 0
+        for k in range(w.k):
+            x = u[k] * norm
+            moved += (x - v[k]) * (x - v[k])
+            v[k] = x
+        if moved < 1e-12:
+            break
+    sort_groups(w.group_key, w.group_order, w.merge_order, groups)
+
+
+cdef int64_t run_segment(work_t* w, int64_t slot, int64_t f, int64_t at_place, bint hold_missing, int64_t n,
+                         double total) noexcept nogil:
+    """Running sums over the bins of a predictor, from place ``at_place`` on. Returns the number of places used."""
+    cdef const predictor_t* at = &w.predictor[f]
+    cdef int64_t i, k, b, groups = at.bins, place = at_place
+    cdef double s = 0, c = 0
+    cdef const double* numeric = w.numeric + (slot * w.n_bins + at.offset) * 2
+    cdef const int32_t* counts = w.counts + (slot * w.n_bins + at.offset) * w.k
+    cdef int32_t* run
+    cdef const int32_t* last
+    if at.unordered:
+        order_levels(w, slot, f, n, total)
+        groups = w.group_start[0]
+    for i in range(1 if hold_missing else 0, groups):
+        b = w.group_code[w.group_order[i]] if at.unordered else i
+        if w.n_classes > 0:
+            run = w.run_class + place * w.k
+            last = run - w.k
+            if place == at_place:
+                for k in range(w.k):
+                    run[k] = counts[b * w.k + k]
+            else:
+                for k in range(w.k):
+                    run[k] = last[k] + counts[b * w.k + k]
+            c += rows_in_bin(w, slot, at.offset + b)
+        else:
+            s += numeric[2 * b]
+            c += numeric[2 * b + 1]
+            w.run_sum[place] = s
+        w.run_count[place] = c
+        w.run_bin[place] = <int32_t>b
+        place += 1
+    return place - at_place
+
+
+cdef void search_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot, split_t* best) noexcept nogil:
+    """Best cut of a node by its histogram. O(bins), and one pass over the rows for a wide predictor.
+
+    1. running sums of all predictors, and once more with missing held right where some are missing
+    2. scores of all places at once
+    3. best place of each predictor; a wide one's is coarse while a bin holds several codes
+    4. the best coarse cut is made exact when it comes near the best exact one
+    """
+    cdef int64_t f, i, place = 0, n = hi - lo, narrowest = -1, n_places, start, used
+    cdef int64_t coarse_f = -1, coarse_place = 0, coarse_used = 0
+    cdef bint coarse_right = False
+    cdef double total = 0, coarse = -1, score
+    cdef int64_t k, b
+    cdef predictor_t* at
+    for f in range(w.p):
+        if not w.predictor[f].direct and (narrowest < 0 or w.predictor[f].bins < w.predictor[narrowest].bins):
+            narrowest = f
+    at = &w.predictor[narrowest]
+    if w.n_classes > 0:
+        for k in range(w.k):
+            w.total_double[k] = 0
+        for b in range(at.bins):
+            for k in range(w.k):
+                w.total_double[k] += w.counts[(slot * w.n_bins + at.offset + b) * w.k + k]
+    else:
+        for b in range(at.bins):
+            total += w.numeric[(slot * w.n_bins + at.offset + b) * 2]
+    # 1.
+    for f in range(w.p):
+        at = &w.predictor[f]
+        at.place = <int32_t>place
+        at.used = 0
+        at.used_right = 0
+        if at.direct:
+            continue
+        at.used = <int32_t>run_segment(w, slot, f, place, False, n, total)
+        place += at.used
+        if at.has_missing and not at.unordered and rows_in_bin(w, slot, at.offset) > 0:
+            at.used_right = <int32_t>run_segment(w, slot, f, place, True, n, total)
+            place += at.used_right
+    n_places = place
+    # 2.
+    if w.n_classes > 0:
+        fs_class_scores(w.run_class, w.run_count, n_places, w.k, n, w.total_double, w.minbucket, w.score)
+    else:
+        fs_scores(w.run_sum, w.run_count, n_places, n, total, w.minbucket, w.score)
+    # 3.
+    for f in range(w.p):
+        at = &w.predictor[f]
+        for i in range(2):
+            start = at.place + (at.used if i else 0)
+            used = at.used_right if i else at.used
+            if used == 0:
+                continue
+            place = start
+            score = w.score[start]
+            for b in range(start + 1, start + used):
+                if w.score[b] > score:
+                    score = w.score[b]
+                    place = b
+            if score < 0:
+                continue
+            if at.wide >= 0 and w.shift[at.wide] > 0 and (i == 1 or w.run_bin[place] > 0):
+                if score > coarse:
+                    coarse = score
+                    coarse_f = f
+                    coarse_place = place
+                    coarse_used = start + used
+                    coarse_right = i
+            elif better(best, score, f):
+                set_bin_cut(w, slot, f, start, place, start + used, i, score, best)
+    # 4.
+    if coarse_f >= 0 and coarse >= _REFINE * best.score:
+        refine(w, lo, hi, slot, coarse_f, coarse_place, coarse_used, coarse_right, total, best)
+
+
+cdef void set_bin_cut(work_t* w, int64_t slot, int64_t f, int64_t start, int64_t place, int64_t end, bint right,
+                      double score, split_t* best) noexcept nogil:
+    """Note a cut after ``place`` as the best: its threshold in codes, or the order of the levels."""
+    cdef const predictor_t* at = &w.predictor[f]
+    cdef int64_t i, b, low, high
+    best.score = score
+    best.predictor = <int32_t>f
+    if at.unordered:
+        best.flags = _UNORDERED
+        best.n_levels = <int32_t>(place - start + 1)
+        for i in range(start, place + 1):
+            w.best_levels[i - start] = <uint16_t>w.run_bin[i]
+        return
+    b = w.run_bin[place]
+    low = b if at.wide < 0 or b == 0 else w.base[at.wide] + b - 1
+    high = low
+    for i in range(place + 1, end):
+        if w.run_count[i] > w.run_count[i - 1]:
+            b = w.run_bin[i]
+            high = b if at.wide < 0 else w.base[at.wide] + b - 1
+            break
+    set_threshold(at, low, high, right, rows_in_bin(w, slot, at.offset) > 0, best)
+
+
+cdef void refine(work_t* w, int64_t lo, int64_t hi, int64_t slot, int64_t f, int64_t place, int64_t end, bint right,
+                 double total, split_t* best) noexcept nogil:
+    """Find the exact cut near a coarse one: among the codes of its bin and the next occupied bin. O(rows)."""
+    cdef const predictor_t* at = &w.predictor[f]
+    cdef int64_t i, k, c, first = w.run_bin[place], last = first, n = hi - lo, low_code, span, code, sides
+    cdef int64_t before = -1
+    cdef double s = 0, rows = 0, score, d, part
+    cdef bint classes = w.n_classes > 0, missing_here = rows_in_bin(w, slot, at.offset) > 0
+    for i in range(place + 1, end):
+        if w.run_count[i] > w.run_count[i - 1]:
+            last = w.run_bin[i]
+            break
+    low_code = w.base[at.wide] + ((first - 1) << w.shift[at.wide])
+    span = (last - first + 1) << w.shift[at.wide]
+    # Rows before the first of the two bins; the first place of a segment has none before it.
+    if first > 1 or not right:
+        i = place - 1
+        rows = w.run_count[i] if place > at.place + (at.used if right else 0) else 0
+        if rows > 0:
+            if classes:
+                for k in range(w.k):
+                    w.left[k] = w.run_class[i * w.k + k]
+            else:
+                s = w.run_sum[i]
+    if classes:
+        # one group of class ids for each code, in the order of the codes
+        for i in range(lo, hi):
+            c = w.record[i * w.stride + f]
+            if c == first or c == last:
+                w.code_count[code_of(w, i, f) - low_code] += 1
+        k = 0
+        for c in range(span):
+            w.code_sum[c] = k
+            k += w.code_count[c]
+        for i in range(lo, hi):
+            c = w.record[i * w.stride + f]
+            if c == first or c == last:
+                c = code_of(w, i, f) - low_code
+                w.sorted_y[w.code_sum[c]] = y_of(w, i)
+                w.code_sum[c] += 1
+    else:
+        for i in range(lo, hi):
+            c = w.record[i * w.stride + f]
+            if c == first or c == last:
+                code = code_of(w, i, f) - low_code
+                w.code_count[code] += 1
+                w.code_sum[code] += y_of(w, i)
+    i = 0
+    for c in range(span):
+        if w.code_count[c] == 0:
+            continue
+        # ``before`` is the code to the left of the cut before code c
+        if before >= 0 and rows >= w.minbucket and n - rows >= w.minbucket:
+            if classes:
+                score = 0
+                for k in range(w.k):
+                    d = <double>n * w.left[k] - rows * w.total_double[k]
+                    score += d * d
+            else:
+                d = <double>n * s - rows * total
+                score = d * d
+            score /= rows * (n - rows)
+            if better(best, score, f):
+                best.score = score
+                best.predictor = <int32_t>f
+                set_threshold(at, low_code + before, low_code + c, right, missing_here, best)
+        before = c
+        rows += w.code_count[c]
+        if classes:
+            while i < w.code_sum[c]:
+                w.left[w.sorted_y[i]] += 1
+                i += 1
+        else:
+            s += w.code_sum[c]
+        w.code_count[c] = 0
+        w.code_sum[c] = 0
+    if classes:
+        for k in range(w.k):
+            w.left[k] = 0
+
+
+# ---- tiny nodes
+
+cdef void rank_levels(work_t* w, int64_t lo, int64_t hi, int64_t f) noexcept nogil:
+    """Rank the levels of an unordered predictor in a tiny node by their mean; rank[f, code]."""
+    cdef int64_t i, c, groups = 0, n = hi - lo, total = 0
+    cdef uint8_t* rank = w.rank + f * 256
+    for i in range(lo, hi):
+        c = w.record[i * w.stride + f]
+        if w.code_count[c] == 0:
+            w.group_code[groups] = <uint16_t>c
+            groups += 1
+        w.code_count[c] += 1
+        w.code_sum[c] += y_of(w, i)
+        total += y_of(w, i)
+    # ties go by code: put the codes in order first
+    for i in range(1, groups):
+        c = w.group_code[i]
+        while i > 0 and w.group_code[i - 1] > c:
+            w.group_code[i] = w.group_code[i - 1]
+            i -= 1
+        w.group_code[i] = <uint16_t>c
+    for i in range(groups):
+        c = w.group_code[i]
+        w.group_key[i] = <double>(w.code_sum[c] - w.code_count[c] * (total // n)) / <double>w.code_count[c]
+    sort_groups(w.group_key, w.group_order, w.merge_order, groups)
+    for i in range(groups):
+        rank[w.group_code[w.group_order[i]]] = <uint8_t>i
+    for i in range(groups):
+        c = w.group_code[i]
+        w.code_count[c] = 0
+        w.code_sum[c] = 0
+
+
+cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept nogil:
+    """Best cut of a node of at most 64 rows with a numeric target: exact but for y, which has 15 bits here.
+
+    Every lane is one predictor, every row of the matrix one row of the node; the y rides in the key:
+
+        key[row, lane] = code << 16 | (y - smallest y) >> shift
+
+    1. fill, 2. sort all lanes at once by a network, 3. score all cuts in single precision,
+    4. score those exactly that can be best.
+    """
+    cdef int64_t i, j, f, lane, n = hi - lo, lanes = w.lanes, s, total = 0, shift = 0
+    cdef int64_t code, low, high, smallest = y_of(w, lo), largest = smallest
+    cdef uint32_t yi
+    cdef uint32_t* key
+    cdef const uint8_t* row
+    cdef const predictor_t* at
+    cdef float most = -1
+    cdef double d, score, unit
+    cdef bint missing
+    for i in range(lo, hi):
+        j = y_of(w, i)
+        smallest = min(smallest, j)
+        largest = max(largest, j)
+    while ((largest - smallest) >> shift) > 0x7FFF:
+        shift += 1
+    unit = <double>(1 << shift)
+    for f in range(w.p):
+        if w.predictor[f].unordered and not w.predictor[f].direct:
+            rank_levels(w, lo, hi, f)
+    # 1.
     for i in range(n):
-        total += w.y[i]
-    centre = total // n
+        row = w.record + (lo + i) * w.stride
+        yi = <uint32_t>((y_of(w, lo + i) - smallest) >> shift)
+        total += yi
+        key = w.lane_key + i * lanes
+        for f in range(w.p):
+            key[f] = (<uint32_t>row[f] << 16) | yi
+        for f in range(w.p, lanes):
+            key[f] = yi
+    for lane in range(w.n_lanes):
+        f = w.lane_predictor[lane]
+        at = &w.predictor[f]
+        if at.direct:
+            for i in range(n):
+                w.lane_key[i * lanes + lane] &= 0xFFFF
+        elif at.unordered:
+            for i in range(n):
+                code = w.rank[f * 256 + (w.lane_key[i * lanes + lane] >> 16)]
+                w.lane_key[i * lanes + lane] = (w.lane_key[i * lanes + lane] & 0xFFFF) | (<uint32_t>code << 16)
+        elif at.fine_at >= 0 or lane >= w.p:
+            missing = lane >= w.p
+            for i in range(n):
+                code = code_of(w, lo + i, f)
+                if missing and code == 0:
+                    code = 0xFFFF
+                w.lane_key[i * lanes + lane] = (w.lane_key[i * lanes + lane] & 0xFFFF) | (<uint32_t>code << 16)
+    # 2.
+    fs_sort_lanes(w.lane_key, lanes, w.network + 2 * w.network_start[n], w.network_start[n + 1] - w.network_start[n])
+    # 3.
+    for i in range(n - 1):
+        w.weight[i] = <float>(1.0 / <double>((i + 1) * (n - i - 1)))
+        if i + 1 < w.minbucket or n - i - 1 < w.minbucket:
+            w.weight[i] = 0
+    fs_score_lanes(w.lane_key, n, lanes, <int32_t>total, w.weight, w.lane_sum, w.lane_score, w.lane_most)
+    for lane in range(w.n_lanes):
+        most = max(most, w.lane_most[lane])
+    if most < 0:
+        return
+    # Single precision has 24 bits, and three operations were rounded.
+    most = most * (<float>1 - <float>1e-6)
+    # 4.
+    for lane in range(w.n_lanes):
+        if w.lane_most[lane] < most:
+            continue
+        f = w.lane_predictor[lane]
+        at = &w.predictor[f]
+        s = 0
+        for i in range(n - 1):
+            s += w.lane_key[i * lanes + lane] & 0xFFFF
+            if w.lane_score[i * lanes + lane] < most:
+                continue
+            d = <double>(n * s - (i + 1) * total) * unit
+            score = d * d / <double>((i + 1) * (n - i - 1))
+            if not better(best, score, f):
+                continue
+            best.score = score
+            best.predictor = <int32_t>f
+            low = w.lane_key[i * lanes + lane] >> 16
+            high = w.lane_key[(i + 1) * lanes + lane] >> 16
+            if at.unordered:
+                best.flags = _UNORDERED
+                best.n_levels = -1
+                best.threshold = <int32_t>low
+            else:
+                missing = (w.lane_key[lane] >> 16) == 0
+                set_threshold(at, low, high if high < 0xFFFF else low, lane >= w.p, missing, best)
+
+
+cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept nogil:
+    """Best cut of a node of at most 32 rows with classes: sort lanes as above, then count by bit masks.
+
+        key[row, lane] = code << 16 | position of the row in the node
+
+    When a row moves to the left, the sum of squared class counts there rises by 2 c + 1, c being the number of rows
+    of its class already there: a population count of (rows on the left) & (rows of the class). Independent of the
+    number of classes.
+    """
+    cdef int64_t i, j, f, lane, n = hi - lo, lanes = w.lanes, squares = 0
+    cdef int64_t sq, st, t, c, low, high, d
+    cdef uint32_t here, moved
+    cdef uint32_t[32] mates         # rows of the same class
+    cdef int64_t[32] size           # their number
+    cdef int64_t[32] class_of
+    cdef const predictor_t* at
+    cdef const uint8_t* row
+    cdef uint32_t* key
+    cdef double score
+    cdef bint missing
     for i in range(n):
-        x = <double>(w.y[i] - centre)
-        squares += x * x
-    x = <double>(total - n * centre)
-    return squares - x * x / n
+        class_of[i] = y_of(w, lo + i)
+    for i in range(n):
+        mates[i] = 0
+        for j in range(n):
+            mates[i] |= <uint32_t>(class_of[i] == class_of[j]) << j
+        size[i] = popcount(mates[i])
+        squares += size[i]
+    for i in range(n):
+        row = w.record + (lo + i) * w.stride
+        key = w.lane_key + i * lanes
+        for f in range(w.p):
+            key[f] = (<uint32_t>row[f] << 16) | <uint32_t>i
+        for f in range(w.p, lanes):
+            key[f] = <uint32_t>i
+    for lane in range(w.n_lanes):
+        f = w.lane_predictor[lane]
+        at = &w.predictor[f]
+        missing = lane >= w.p
+        if at.fine_at >= 0 or missing:
+            for i in range(n):
+                c = code_of(w, lo + i, f)
+                if missing and c == 0:
+                    c = 0xFFFF
+                w.lane_key[i * lanes + lane] = (<uint32_t>c << 16) | <uint32_t>i
+    fs_sort_lanes(w.lane_key, lanes, w.network + 2 * w.network_start[n], w.network_start[n + 1] - w.network_start[n])
+    for lane in range(w.n_lanes):
+        f = w.lane_predictor[lane]
+        at = &w.predictor[f]
+        if at.direct or at.unordered:
+            continue
+        moved = 0
+        sq = 0
+        st = 0
+        for i in range(n - 1):
+            here = w.lane_key[i * lanes + lane]
+            t = here & 0xFFFF
+            sq += 2 * popcount(moved & mates[t]) + 1
+            st += size[t]
+            moved |= <uint32_t>1 << t
+            low = here >> 16
+            high = w.lane_key[(i + 1) * lanes + lane] >> 16
+            c = i + 1
+            if low == high or c < w.minbucket or n - c < w.minbucket:
+                continue
+            d = n * n * sq - 2 * n * c * st + c * c * squares
+            score = <double>d / <double>(c * (n - c))
+            if better(best, score, f):
+                best.score = score
+                best.predictor = <int32_t>f
+                missing = (w.lane_key[lane] >> 16) == 0
+                set_threshold(at, low, high if high < 0xFFFF else low, lane >= w.p, missing, best)
+
+
+cdef inline int64_t popcount(uint32_t x) noexcept nogil:
+    """Number of set bits; without the instruction, which not every x86-64 has."""
+    x = x - ((x >> 1) & <uint32_t>0x55555555)
+    x = (x & <uint32_t>0x33333333) + ((x >> 2) & <uint32_t>0x33333333)
+    return (((x + (x >> 4)) & <uint32_t>0x0F0F0F0F) * <uint32_t>0x01010101) >> 24
+
+
+# ---- nodes
+
+cdef bint is_pure(work_t* w, int64_t lo, int64_t hi) noexcept nogil:
+    cdef int64_t i
+    cdef int32_t first = y_of(w, lo)
+    for i in range(lo + 1, hi):
+        if y_of(w, i) != first:
+            return False
+    return True
+
+
+cdef bint scale_y(work_t* w, int64_t lo, int64_t hi) noexcept nogil:
+    """Write the node's targets with all the bits that fit, when its range has become small. O(rows).
+
+    An outlier of 1e12 leaves few bits to the rest until it is split off; then the rest gets them back.
+    """
+    cdef int64_t i, shift = 0, centre, y, low, high
+    cdef int32_t z, least = y_of(w, lo), most = least
+    if w.n_classes > 0 or w.y_shift == 0:
+        return False
+    for i in range(lo, hi):
+        z = y_of(w, i)
+        least = min(least, z)
+        most = max(most, z)
+    if <int64_t>most - least >= _Y_COARSE:
+        return False
+    low = w.y[row_of(w, lo)]
+    high = low
+    for i in range(lo, hi):
+        y = w.y[row_of(w, i)]
+        low = min(low, y)
+        high = max(high, y)
+    centre = low + (high - low) // 2
+    while ((high - centre) >> shift) >> w.y_bits != 0:
+        shift += 1
+    if shift >= w.y_shift:
+        return False
+    w.y_shift = shift
+    for i in range(lo, hi):
+        z = <int32_t>((w.y[row_of(w, i)] - centre) >> shift)
+        memcpy(w.record + i * w.stride + w.y_at, &z, 4)
+    return True
+
+
+cdef split_t best_split(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept nogil:
+    """Best cut of the node [lo, hi), by the search that suits its size. ``slot`` is its histogram, or -1."""
+    cdef split_t best
+    cdef bint all_direct = False
+    best.score = -1
+    best.predictor = -1
+    best.threshold = 0
+    best.flags = 0
+    best.n_levels = 0
+    if hi - lo < 2 * w.minbucket or w.p == 0:
+        return best
+    if slot >= 0:
+        search_histogram(w, lo, hi, slot, &best)
+    elif is_pure(w, lo, hi):
+        return best
+    elif not w.use_histogram:
+        all_direct = True
+    elif w.n_classes > 0:
+        search_tiny_classes(w, lo, hi, &best)
+    else:
+        search_tiny(w, lo, hi, &best)
+    if all_direct or w.n_direct > 0 or (slot < 0 and w.n_classes > 0 and w.n_unordered > 0):
+        search_directly(w, lo, hi, all_direct, slot < 0, &best)
+    return best
 
 
 cdef int64_t partition(work_t* w, int64_t lo, int64_t hi, const split_t* split) noexcept nogil:
     """Bring the rows of the left child to the front, in place. Returns where the right child starts."""
-    cdef int64_t p = w.p, i = lo, j = hi - 1, t, f = split.predictor
+    cdef int64_t i, f = split.predictor, at = w.predictor[f].fine_at
     cdef uint16_t shift = 1 if split.flags & _MISSING_RIGHT else 0
-    cdef uint16_t threshold = <uint16_t>split.threshold
-    cdef uint16_t* record = w.record
-    if split.flags & _UNORDERED:
-        for t in range(split.threshold + 1):
-            w.goes_left[w.best_levels[t]] = 1
-        while True:
-            while i <= j and w.goes_left[record[i * p + f]]:
-                i += 1
-            while i <= j and not w.goes_left[record[j * p + f]]:
-                j -= 1
-            if i > j:
-                break
-            swap_rows(w, i, j)
-        for t in range(split.threshold + 1):
-            w.goes_left[w.best_levels[t]] = 0
-        return i
-    while True:
-        while i <= j and <uint16_t>(record[i * p + f] - shift) <= threshold:
-            i += 1
-        while i <= j and <uint16_t>(record[j * p + f] - shift) > threshold:
-            j -= 1
-        if i > j:
-            break
-        swap_rows(w, i, j)
-    return i
+    cdef uint8_t* base = w.record + lo * w.stride
+    cdef int64_t left
+    if not split.flags & _UNORDERED:
+        if at < 0:
+            return lo + fs_partition_bytes(base, hi - lo, w.stride, f, shift, <uint16_t>split.threshold)
+        return lo + fs_partition_words(base, hi - lo, w.stride, at, shift, <uint16_t>split.threshold)
+    if split.n_levels < 0:
+        # a tiny node: the levels up to a rank go left
+        for i in range(w.predictor[f].n_codes):
+            w.goes_left[i] = w.rank[f * 256 + i] <= split.threshold
+        left = fs_partition_byte_levels(base, hi - lo, w.stride, f, w.goes_left)
+        memset(w.goes_left, 0, w.predictor[f].n_codes)
+        return lo + left
+    for i in range(split.n_levels):
+        w.goes_left[w.best_levels[i]] = 1
+    if at < 0:
+        left = fs_partition_byte_levels(base, hi - lo, w.stride, f, w.goes_left)
+    else:
+        left = fs_partition_word_levels(base, hi - lo, w.stride, at, w.goes_left)
+    for i in range(split.n_levels):
+        w.goes_left[w.best_levels[i]] = 0
+    return lo + left
 
 
 cdef int64_t level_words(work_t* w, const node_t* nodes, const uint32_t* start, const uint32_t* count, int64_t n_nodes,
@@ -530,7 +1292,7 @@ cdef int64_t level_words(work_t* w, const node_t* nodes, const uint32_t* start, 
         low = 65535
         high = 0
         for i in range(lo, hi):
-            c = w.record[i * w.p + f]
+            c = code_of(w, i, f)
             if w.goes_left[c] == 0:
                 w.group_code[n_levels] = <uint16_t>c
                 n_levels += 1
@@ -567,6 +1329,55 @@ cdef int64_t level_words(work_t* w, const node_t* nodes, const uint32_t* start, 
     return used
 
 
+cdef double impurity(work_t* w, int64_t n) noexcept nogil:
+    """Sum of squares about the mean of all rows, or n times their Gini impurity."""
+    cdef int64_t i, total = 0, centre
+    cdef double x, squares = 0
+    if w.n_classes > 0:
+        for i in range(n):
+            squares += 2 * w.left[w.y[i]] + 1
+            w.left[w.y[i]] += 1
+        memset(w.left, 0, w.n_classes * sizeof(int64_t))
+        return n - squares / n
+    for i in range(n):
+        total += w.y[i]
+    centre = total // n
+    for i in range(n):
+        x = <double>(w.y[i] - centre)
+        squares += x * x
+    x = <double>(total - n * centre)
+    return squares - x * x / n
+
+
+def _sorting_networks(rows):
+    """Batcher's odd-even merge sort for 0, 1, ..., ``rows`` rows: pairs (a, b), a < b, and where each network starts."""
+    pairs, start = [], [0]
+    for n in range(rows + 1):
+        p = 1
+        while p < n:
+            k = p
+            while k >= 1:
+                for j in range(k % p, n - k, 2 * k):
+                    for i in range(j, min(j + k, n - k)):
+                        if i // (2 * p) == (i + k) // (2 * p):
+                            pairs.append((i, i + k))
+                k //= 2
+            p *= 2
+        start.append(len(pairs))
+    return np.array(pairs, np.uint8), np.array(start, np.int64)
+
+
+_NETWORK, _NETWORK_START = _sorting_networks(64)
+
+
+# A node that waits while its smaller sibling is grown. Bins of wide predictors and the scale of y are the node's own.
+cdef struct frame_t:
+    int64_t node
+    int64_t slot        # its histogram, or -1
+    int64_t y_shift
+    int64_t checked     # rows when the range of y was last looked at
+
+
 def grow(
     const uint16_t[:, ::1] codes,     # IN (n_slots, n_rows)
     const int32_t[::1] features,      # IN (p) slots used as predictors, in the order that breaks ties
@@ -582,8 +1393,8 @@ def grow(
 
     Depth first on an explicit stack, the smaller child first, so the stack holds at most log2(n) nodes
     and a chain of any length works. A node is split when its best gain (sum of squares, or rows times Gini
-    impurity) is at least ``cp`` times that of the root. O(n p depth) time; 2 p + 24 bytes a row of workspace,
-    more for class targets.
+    impurity) is at least ``cp`` times that of the root. O(n p depth) time; p + 2 h + 8 bytes a row of workspace,
+    h being the number of predictors with more than 256 codes.
 
     Returns
     -------
@@ -598,35 +1409,106 @@ def grow(
     """
     cdef int64_t n = rows.shape[0], p = features.shape[0]
     cdef int64_t max_nodes = 2 * max(n // minbucket, 1) + 1
-    cdef int64_t widest = max(np.max(n_codes), 1) if p else 1
+    cdef int64_t widest = max(np.max(n_codes), 256) if p else 256
     cdef int64_t groups = min(n, widest) + 1
-    cdef int64_t n_k = max(n_classes, 1)
-    cdef int64_t n_y = n if n_classes > 0 else 1
-    record_ = np.empty(max(n * p, 1), np.uint16)
-    y_ = np.array(y, np.int64)
-    order_ = np.arange(n, dtype=np.uint32)
+    cdef int64_t k = (n_classes + 3) // 4 * 4, n_k = max(k, 1)
+    cdef int64_t f, h = 0, n_wide = 0, n_bins = 0, n_direct = 0, n_unordered = 0, n_lanes = p, n_fine = 0
+    predictors_ = np.zeros(max(p, 1), PREDICTOR)
+    cdef predictor_t[::1] predictors = predictors_
+    for f in range(p):
+        predictors[f].n_codes = n_codes[f]
+        predictors[f].unordered = (kinds[f] & 1) != 0
+        predictors[f].has_missing = (kinds[f] & 2) != 0
+        n_fine += n_codes[f] > 256
+    n_fine_at = (p + 1) // 2 * 2
+    for f in range(p):
+        predictors[f].wide = -1
+        predictors[f].fine_at = -1
+        predictors[f].bins = n_codes[f]
+        if n_codes[f] > 256:
+            predictors[f].fine_at = n_fine_at + 2 * h
+            h += 1
+            predictors[f].direct = predictors[f].unordered
+            predictors[f].bins = 1 if predictors[f].unordered else 256
+            if not predictors[f].unordered:
+                predictors[f].wide = n_wide
+                n_wide += 1
+        predictors[f].offset = n_bins
+        n_bins += predictors[f].bins
+        n_direct += predictors[f].direct
+        n_unordered += predictors[f].unordered and not predictors[f].direct
+        n_lanes += predictors[f].has_missing and not predictors[f].unordered
+    cdef bint use_histogram = n_direct < p and (n_classes == 0 or 4 * k * n_bins <= _HISTOGRAM_BYTES)
+    cdef int64_t y_at = (n_fine_at + 2 * h + 3) // 4 * 4
+    cdef int64_t stride = (y_at + 8 + 7) // 8 * 8
+    cdef int64_t lanes = (n_lanes + 7) // 8 * 8
+    cdef int64_t tiny = _TINY_CLASSES if n_classes > 0 else _TINY
+    cdef int64_t slots = n.bit_length() + 2 if use_histogram and n > tiny else 1
+    cdef bint any_direct = n_direct > 0 or not use_histogram or (n_classes > 0 and n_unordered > 0)
+    # Rows that one direct search can meet: all, or those of a tiny node.
+    cdef int64_t n_searched = (n if n_direct > 0 or not use_histogram else tiny) if any_direct else 1
+    # Refining a wide predictor sorts the classes of up to all rows of a node.
+    cdef int64_t n_sorted = (n if n_wide > 0 or not use_histogram or n_direct > 0 else tiny) if n_classes > 0 else 1
+    # A bin of a wide predictor holds 1 << shift codes, and the bins cover less than twice the codes there are.
+    cdef int64_t wide = 2 * widest
+
+    record_ = np.empty(max(n * stride, 1), np.uint8)
     nodes_ = np.zeros(max_nodes, NODE)
     start_ = np.zeros(max_nodes, np.uint32)
     count_ = np.zeros(max_nodes, np.uint32)
-    by_code_ = np.zeros((2, widest), np.int64)
+    offset_ = np.ascontiguousarray(predictors_["offset"])
+    numeric_ = np.empty(slots * 2 * n_bins + 2 if n_classes == 0 and use_histogram else 2, np.float64)
+    counts_ = np.empty(slots * k * n_bins + 4 if n_classes > 0 and use_histogram else 4, np.int32)
+    base_shift_ = np.zeros((2, 65, max(n_wide, 1)), np.int32)
+    run_ = np.empty((3, 2 * n_bins + 2), np.float64)
+    run_class_ = np.empty((2 * n_bins + 2) * k if use_histogram and n_classes > 0 else 1, np.int32)
+    run_bin_ = np.empty(2 * n_bins + 2, np.int32)
+    lane_key_ = np.zeros((64, max(lanes, 1)), np.uint32)
+    lane_score_ = np.zeros((64, max(lanes, 1)), np.float32)
+    lane_most_ = np.zeros(max(lanes, 1), np.float32)
+    lane_sum_ = np.zeros(max(lanes, 1), np.int32)
+    weight_ = np.zeros(64, np.float32)
+    lane_predictor_ = np.concatenate(
+        [np.arange(p), np.flatnonzero((predictors_["has_missing"] != 0) & (predictors_["unordered"] == 0))]
+    ).astype(np.int32) if p else np.zeros(1, np.int32)
+    rank_ = np.zeros(256 * max(p, 1) if n_unordered else 1, np.uint8)
+    node_code_ = np.empty(n_searched, np.uint16)
+    node_y_ = np.empty(n_searched, np.int64)
+    by_code_ = np.zeros((2, wide), np.int64)
     goes_left_ = np.zeros(widest, np.uint8)
-    group_codes_ = np.empty((4, groups), np.uint16)
-    group_ints_ = np.empty((3, groups), np.int64)
-    group_key_ = np.empty(groups, np.float64)
-    key_ = np.empty((2, groups), np.uint32)
-    sorted_y_ = np.empty(n_y, np.int64)
+    group_codes_ = np.empty((4, max(groups, 257)), np.uint16)
+    group_ints_ = np.empty((3, max(groups, 257)), np.int64)
+    group_key_ = np.empty(max(groups, 257), np.float64)
+    key_ = np.empty((2, max(groups, 257)), np.uint32)
+    sorted_y_ = np.empty(n_sorted, np.int64)
     by_class_ = np.zeros((3, n_k), np.int64)
-    direction_ = np.zeros((2, n_k), np.float64)
+    direction_ = np.zeros((3, n_k), np.float64)
     slot_predictor_ = np.zeros(MAX_SLOTS + 1, np.int32)
     if p:
         slot_predictor_[np.asarray(features)] = np.arange(p, dtype=np.int32)
 
-    cdef uint16_t[::1] record = record_
-    cdef int64_t[::1] yv = y_
-    cdef uint32_t[::1] order = order_
+    cdef uint8_t[::1] record = record_
     cdef node_t[::1] nodes = nodes_
     cdef uint32_t[::1] start = start_
     cdef uint32_t[::1] count = count_
+    cdef int32_t[::1] offset = offset_
+    cdef double[::1] numeric = numeric_
+    cdef int32_t[::1] counts = counts_
+    cdef int32_t[:, :, ::1] base_shift = base_shift_
+    cdef double[:, ::1] run = run_
+    cdef int32_t[::1] run_class = run_class_
+    cdef int32_t[::1] run_bin = run_bin_
+    cdef uint32_t[:, ::1] lane_key = lane_key_
+    cdef float[:, ::1] lane_score = lane_score_
+    cdef float[::1] lane_most = lane_most_
+    cdef int32_t[::1] lane_sum = lane_sum_
+    cdef float[::1] weight = weight_
+    cdef int32_t[::1] lane_predictor = lane_predictor_
+    cdef uint8_t[::1] rank = rank_
+    cdef uint8_t[:, ::1] network = _NETWORK
+    cdef int64_t[::1] network_start = _NETWORK_START
+    cdef uint16_t[::1] node_code = node_code_
+    cdef int64_t[::1] node_y = node_y_
     cdef int64_t[:, ::1] by_code = by_code_
     cdef uint8_t[::1] goes_left = goes_left_
     cdef uint16_t[:, ::1] group_codes = group_codes_
@@ -640,11 +1522,43 @@ def grow(
 
     cdef work_t w
     w.p = p
+    w.stride = stride
+    w.y_at = y_at
+    w.row_at = y_at + 4
     w.minbucket = minbucket
     w.n_classes = n_classes
+    w.k = k
+    w.n_bins = n_bins
+    w.n_wide = n_wide
+    w.n_direct = n_direct
+    w.n_unordered = n_unordered
+    w.use_histogram = use_histogram
+    w.predictor = &predictors[0]
+    w.offset = &offset[0]
     w.record = &record[0]
-    w.y = &yv[0]
-    w.order = &order[0]
+    w.y = &y[0]
+    w.numeric = &numeric[0]
+    w.counts = &counts[0]
+    w.base = &base_shift[0, 64, 0]
+    w.shift = &base_shift[1, 64, 0]
+    w.run_sum = &run[0, 0]
+    w.run_count = &run[1, 0]
+    w.score = &run[2, 0]
+    w.run_class = &run_class[0]
+    w.run_bin = &run_bin[0]
+    w.lane_key = &lane_key[0, 0]
+    w.lane_score = &lane_score[0, 0]
+    w.lane_most = &lane_most[0]
+    w.lane_sum = &lane_sum[0]
+    w.weight = &weight[0]
+    w.lanes = lanes
+    w.n_lanes = n_lanes
+    w.lane_predictor = &lane_predictor[0]
+    w.rank = &rank[0]
+    w.network = &network[0, 0]
+    w.network_start = &network_start[0]
+    w.node_code = &node_code[0]
+    w.node_y = &node_y[0]
     w.code_count = &by_code[0, 0]
     w.code_sum = &by_code[1, 0]
     w.goes_left = &goes_left[0]
@@ -664,63 +1578,156 @@ def grow(
     w.present = &by_class[2, 0]
     w.direction = &direction[0, 0]
     w.next_direction = &direction[1, 0]
+    w.total_double = &direction[2, 0]
 
-    cdef int64_t[64] stack
-    cdef int64_t depth, node, child, lo, hi, mid, f, i, b, block, n_nodes = 1, n_unordered = 0
+    # Sums of n targets of y_bits each have to stay below 2^53.
+    cdef int64_t y_bits = min(_Y_BITS, 52 - n.bit_length())
+    w.y_bits = y_bits
+    cdef frame_t[64] stack
+    cdef int64_t[68] free_slot
+    cdef int64_t depth = 0, node = 0, slot = -1, checked = n, n_free = slots, small, large, small_slot
+    cdef int64_t child, lo, hi, mid, i, b, block, code, n_nodes = 1, unordered_nodes = 0, largest = 0
+    cdef int32_t z
+    cdef uint32_t row
+    cdef uint8_t* to
+    cdef const uint16_t* column
     cdef double min_gain
     cdef split_t split
-    cdef const int32_t* n_codes_p = &n_codes[0] if p else NULL
-    cdef const uint8_t* kinds_p = &kinds[0] if p else NULL
     with nogil:
+        for i in range(slots):
+            free_slot[i] = i
+        for i in range(n):
+            largest = max(largest, y[i] if y[i] >= 0 else -y[i])
+        w.y_shift = 0
+        if n_classes == 0:
+            while (largest >> w.y_shift) >> y_bits != 0:
+                w.y_shift += 1
+        for f in range(p):
+            if predictors[f].wide >= 0:
+                b = predictors[f].wide
+                w.base[b] = 1
+                w.shift[b] = 0
+                while (predictors[f].n_codes - 2) >> w.shift[b] > 254:
+                    w.shift[b] += 1
         # Fill the records block by block, predictor by predictor, so that both sides stay in cache.
         for b in range(0, n, 256):
             block = min(b + 256, n)
             for f in range(p):
-                for i in range(b, block):
-                    w.record[i * p + f] = codes[features[f], rows[i]]
+                column = &codes[features[f], 0]
+                to = w.record + b * stride
+                if predictors[f].fine_at < 0:
+                    for i in range(b, block):
+                        to[f] = <uint8_t>column[rows[i]]
+                        to += stride
+                else:
+                    for i in range(b, block):
+                        memcpy(to + predictors[f].fine_at, &column[rows[i]], 2)
+                        code = column[rows[i]]
+                        to[f] = 0 if predictors[f].wide < 0 else bin_of(&w, predictors[f].wide, code)
+                        to += stride
+            to = w.record + b * stride + y_at
+            for i in range(b, block):
+                z = <int32_t>(y[i] >> w.y_shift)
+                row = <uint32_t>i
+                memcpy(to, &z, 4)
+                memcpy(to + 4, &row, 4)
+                to += stride
         count[0] = <uint32_t>n
         min_gain = cp * impurity(&w, n)
-        depth = 1
-        stack[0] = 0
-        while depth > 0:
-            depth -= 1
-            node = stack[depth]
-            while True:
-                lo = start[node]
-                hi = lo + count[node]
-                split = best_split(&w, lo, hi, n_codes_p, kinds_p)
-                if split.predictor < 0 or split.score < min_gain * <double>(hi - lo):
-                    nodes[node].feature = _LEAF
-                    nodes[node].threshold = 0
-                    nodes[node].left = <uint32_t>lo
+        while True:
+            lo = start[node]
+            hi = lo + count[node]
+            if w.y_shift > 0 and 4 * (hi - lo) <= checked:
+                checked = hi - lo
+                if scale_y(&w, lo, hi) and slot >= 0:
+                    build_histogram(&w, lo, hi, slot)
+            if use_histogram and hi - lo > tiny:
+                if slot < 0:
+                    n_free -= 1
+                    slot = free_slot[n_free]
+                    build_histogram(&w, lo, hi, slot)
+                narrow_bins(&w, lo, hi, slot)
+            split = best_split(&w, lo, hi, slot)
+            if split.score <= 0 and split.predictor >= 0:
+                # Nothing gained: all targets are equal, or equal in the bits that are left.
+                if w.y_shift > 0 and checked > hi - lo:
+                    checked = hi - lo
+                    if scale_y(&w, lo, hi):
+                        if slot >= 0:
+                            build_histogram(&w, lo, hi, slot)
+                        continue
+                if is_pure(&w, lo, hi):
+                    split.predictor = -1
+            if split.predictor < 0 or split.score * power_of_4(w.y_shift) < min_gain * <double>(hi - lo):
+                nodes[node].feature = _LEAF
+                nodes[node].threshold = 0
+                nodes[node].left = <uint32_t>lo
+                if slot >= 0:
+                    free_slot[n_free] = slot
+                    n_free += 1
+                if depth == 0:
                     break
-                mid = partition(&w, lo, hi, &split)
-                child = n_nodes
-                n_nodes += 2
-                n_unordered += (split.flags & _UNORDERED) != 0
-                nodes[node].feature = <uint16_t>(features[split.predictor] | split.flags)
-                nodes[node].threshold = 0 if split.flags & _UNORDERED else <uint16_t>split.threshold
-                nodes[node].left = <uint32_t>child
-                start[child] = <uint32_t>lo
-                count[child] = <uint32_t>(mid - lo)
-                start[child + 1] = <uint32_t>mid
-                count[child + 1] = <uint32_t>(hi - mid)
-                # The larger child waits while the smaller is grown: at most log2(n) nodes wait.
-                if mid - lo <= hi - mid:
-                    stack[depth] = child + 1
-                    node = child
+                depth -= 1
+                node = stack[depth].node
+                slot = stack[depth].slot
+                w.y_shift = stack[depth].y_shift
+                checked = stack[depth].checked
+                for i in range(n_wide):
+                    w.base[i] = base_shift[0, depth, i]
+                    w.shift[i] = base_shift[1, depth, i]
+                continue
+            mid = partition(&w, lo, hi, &split)
+            child = n_nodes
+            n_nodes += 2
+            unordered_nodes += (split.flags & _UNORDERED) != 0
+            nodes[node].feature = <uint16_t>(features[split.predictor] | split.flags)
+            nodes[node].threshold = 0 if split.flags & _UNORDERED else <uint16_t>split.threshold
+            nodes[node].left = <uint32_t>child
+            start[child] = <uint32_t>lo
+            count[child] = <uint32_t>(mid - lo)
+            start[child + 1] = <uint32_t>mid
+            count[child + 1] = <uint32_t>(hi - mid)
+            small = child if mid - lo <= hi - mid else child + 1
+            large = 2 * child + 1 - small
+            small_slot = -1
+            if slot >= 0:
+                lo = start[small]
+                hi = lo + count[small]
+                if count[large] <= tiny:
+                    free_slot[n_free] = slot
+                    n_free += 1
+                    slot = -1
+                elif count[small] > tiny:
+                    n_free -= 1
+                    small_slot = free_slot[n_free]
+                    build_histogram(&w, lo, hi, small_slot)
+                    subtract_histogram(&w, slot, small_slot)
                 else:
-                    stack[depth] = child
-                    node = child + 1
-                depth += 1
+                    take_rows_out(&w, lo, hi, slot)
+            # The larger child waits while the smaller is grown: at most log2(n) nodes wait.
+            stack[depth].node = large
+            stack[depth].slot = slot
+            stack[depth].y_shift = w.y_shift
+            stack[depth].checked = checked
+            for i in range(n_wide):
+                base_shift[0, depth, i] = w.base[i]
+                base_shift[1, depth, i] = w.shift[i]
+            depth += 1
+            node = small
+            slot = small_slot
 
-    if n_unordered == 0:
+    order_ = record_[: n * stride].reshape(n, stride)[:, w.row_at : w.row_at + 4].copy().view(np.uint32).ravel()
+    if unordered_nodes == 0:
         level_start_ = np.zeros(0, np.int64)
         levels_ = np.zeros(0, np.uint32)
     else:
         level_start_ = np.zeros(n_nodes, np.int64)
         levels_ = _level_table(&w, nodes, start, count, n_nodes, slot_predictor, level_start_)
     return nodes_[:n_nodes].copy(), count_[:n_nodes].copy(), level_start_, levels_, order_
+
+
+cdef inline double power_of_4(int64_t exponent) noexcept nogil:
+    return <double>(<int64_t>1 << exponent) * <double>(<int64_t>1 << exponent)
 
 
 cdef _level_table(work_t* w, node_t[::1] nodes, uint32_t[::1] start, uint32_t[::1] count, int64_t n_nodes,

@@ -93,7 +93,7 @@ def tables(draw, classes):
     n = draw(st.integers(1, 40))
     p = draw(st.integers(0, 3))
     columns = [
-        draw(st.lists(st.integers(0, draw(st.sampled_from([1, 2, 5, 300]))), min_size=n, max_size=n)) for _ in range(p)
+        draw(st.lists(st.integers(0, draw(st.sampled_from([1, 2, 5, 255]))), min_size=n, max_size=n)) for _ in range(p)
     ]
     unordered = [draw(st.booleans()) for _ in range(p)]
     y = draw(st.lists(st.integers(0, 2 if classes else 9), min_size=n, max_size=n))

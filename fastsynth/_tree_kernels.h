@@ -1,0 +1,231 @@
+/* The loops of _tree.pyx that the compiler has to vectorise: plain C, no intrinsics.
+ *
+ * On x86-64 with GNU tools each is compiled for AVX2, SSE4.1 and the base instruction set, and the loader picks; define
+ * FASTSYNTH_GENERIC to keep the last only. All arithmetic is on integers or single IEEE operations in a fixed order, so
+ * every version gives the same bits. Types, layouts and terms are explained in _tree.pyx.
+ */
+#ifndef FASTSYNTH_TREE_KERNELS_H
+#define FASTSYNTH_TREE_KERNELS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(FASTSYNTH_GENERIC) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define FS_CLONES __attribute__((target_clones("avx2", "sse4.1", "default")))
+#else
+#define FS_CLONES
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+#define FS_KEEP_LOOP _Pragma("GCC unroll 1")
+#else
+#define FS_KEEP_LOOP
+#endif
+
+/* Rows of a tiny node, and lanes (predictors) that are worked on together. */
+#define FS_TINY 64
+#define FS_LANES 8
+
+/* Add n records to a histogram of {sum of y, rows}: bin offset[f] + code of every predictor f < p. */
+static void fs_add_numeric(const uint8_t *record, int64_t n, int64_t stride, int64_t y_at, int64_t p,
+                           const int32_t *offset, double sign, double *hist)
+{
+    for (int64_t i = 0; i < n; i++, record += stride) {
+        int32_t yi;
+        memcpy(&yi, record + y_at, sizeof yi);
+        const double y = sign * yi;
+        for (int64_t f = 0; f < p; f++) {
+            double *bin = hist + 2 * (offset[f] + record[f]);
+            bin[0] += y;
+            bin[1] += sign;
+        }
+    }
+}
+
+/* The same for class counts: bins of k counters. */
+static void fs_add_classes(const uint8_t *record, int64_t n, int64_t stride, int64_t y_at, int64_t p,
+                           const int32_t *offset, int32_t sign, int64_t k, int32_t *hist)
+{
+    for (int64_t i = 0; i < n; i++, record += stride) {
+        int32_t class_id;
+        memcpy(&class_id, record + y_at, sizeof class_id);
+        int32_t *row = hist + class_id;
+        for (int64_t f = 0; f < p; f++)
+            row[k * (offset[f] + record[f])] += sign;
+    }
+}
+
+FS_CLONES static void fs_subtract_numeric(double *restrict hist, const double *restrict part, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        hist[i] -= part[i];
+}
+
+FS_CLONES static void fs_subtract_classes(int32_t *restrict hist, const int32_t *restrict part, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        hist[i] -= part[i];
+}
+
+/* Score of cutting after each bin, from running sums and counts: n times the gain, -1 where a side is too small. */
+FS_CLONES static void fs_scores(const double *restrict sums, const double *restrict counts, int64_t bins, double n,
+                                double total, double minbucket, double *restrict score)
+{
+    for (int64_t b = 0; b < bins; b++) {
+        const double c = counts[b];
+        const double d = n * sums[b] - c * total;
+        const double g = d * d / (c * (n - c));
+        score[b] = (c >= minbucket) & (n - c >= minbucket) ? g : -1.0;
+    }
+}
+
+/* The same for classes, from running class counts left[b * k ...]: d^2 is summed over the classes. */
+FS_CLONES static void fs_class_scores(const int32_t *restrict left, const double *restrict counts, int64_t bins, int64_t k,
+                                      double n, const double *restrict total, double minbucket, double *restrict score)
+{
+    for (int64_t b = 0; b < bins; b++) {
+        const double c = counts[b];
+        double sum = -1.0;
+        if (c >= minbucket && n - c >= minbucket) {
+            const int32_t *restrict l = left + b * k;
+            double part[4] = {0, 0, 0, 0};
+            for (int64_t j = 0; j < k; j += 4)
+                for (int64_t i = 0; i < 4; i++) {
+                    const double d = n * l[j + i] - c * total[j + i];
+                    part[i] += d * d;
+                }
+            sum = ((part[0] + part[1]) + (part[2] + part[3])) / (c * (n - c));
+        }
+        score[b] = sum;
+    }
+}
+
+/* Sort every lane of key[rows][lanes] by a network of compare-and-exchange steps. */
+FS_CLONES static void fs_sort_lanes(uint32_t *restrict key, int64_t lanes, const uint8_t *restrict network, int64_t steps)
+{
+    for (int64_t s = 0; s < steps; s++) {
+        uint32_t *restrict a = key + network[2 * s] * lanes;
+        uint32_t *restrict b = key + network[2 * s + 1] * lanes;
+        FS_KEEP_LOOP
+        for (int64_t j = 0; j < lanes; j++) {
+            const uint32_t x = a[j], y = b[j];
+            a[j] = x < y ? x : y;
+            b[j] = x < y ? y : x;
+        }
+    }
+}
+
+/* Walk down sorted lanes of keys code << 16 | y and score the cut after every row, in single precision: good enough to
+ * tell the few cuts that can be best, which are then scored exactly. weight[j] = 1 / ((j + 1) (n - j - 1)), or 0 where a side
+ * is too small. most[lane] is the lane's largest score. |n s - (j + 1) total| < 2^28 for n <= 64 and y < 2^15. */
+FS_CLONES static void fs_score_lanes(const uint32_t *restrict key, int64_t rows, int64_t lanes, int32_t total,
+                                     const float *restrict weight, int32_t *restrict sums, float *restrict score,
+                                     float *restrict most)
+{
+    for (int64_t j = 0; j < lanes; j++) {
+        sums[j] = 0;
+        most[j] = -1.0f;
+    }
+    for (int64_t r = 0; r + 1 < rows; r++) {
+        const uint32_t *restrict here = key + r * lanes;
+        const uint32_t *restrict next = here + lanes;
+        float *restrict out = score + r * lanes;
+        const float w = weight[r];
+        const int32_t share = (int32_t)(r + 1) * total;
+        FS_KEEP_LOOP
+        for (int64_t j = 0; j < lanes; j++) {
+            sums[j] += (int32_t)(here[j] & 0xFFFF);
+            const float d = (float)((int32_t)rows * sums[j] - share);
+            const float g = d * d * w;
+            const float cut = (here[j] >> 16) != (next[j] >> 16) && w > 0.0f ? g : -1.0f;
+            out[j] = cut;
+            most[j] = cut > most[j] ? cut : most[j];
+        }
+    }
+}
+
+/* Partition by blocks (Edelkamp and Weiss 2016): which rows stand on the wrong side is found without branches, then
+ * only those are swapped. side[code] is 1 for left. Returns the number of rows on the left. */
+static inline void fs_swap(uint8_t *restrict a, uint8_t *restrict b, int64_t stride)
+{
+    for (int64_t j = 0; j < stride; j += 8) {
+        uint64_t x, y;
+        memcpy(&x, a + j, 8);
+        memcpy(&y, b + j, 8);
+        memcpy(a + j, &y, 8);
+        memcpy(b + j, &x, 8);
+    }
+}
+
+#define FS_BLOCK 64
+
+/* One row's side: a byte code through a table, or a 16-bit code against a threshold (code - shift wraps for missing). */
+#define FS_PARTITION(NAME, ARGUMENTS, SIDE)                                                        \
+    static int64_t NAME(uint8_t *base, int64_t n, int64_t stride, ARGUMENTS)                       \
+    {                                                                                              \
+        int64_t lo = 0, hi = n;                                                                    \
+        uint8_t left[FS_BLOCK], right[FS_BLOCK];                                                   \
+        int64_t n_left = 0, n_right = 0, at_left = 0, at_right = 0;                                \
+        while (hi - lo >= 2 * FS_BLOCK) {                                                          \
+            if (n_left == 0) {                                                                     \
+                at_left = 0;                                                                       \
+                for (int64_t i = 0; i < FS_BLOCK; i++) {                                           \
+                    const uint8_t *row = base + (lo + i) * stride;                                 \
+                    left[n_left] = (uint8_t)i;                                                     \
+                    n_left += !(SIDE);                                                             \
+                }                                                                                  \
+            }                                                                                      \
+            if (n_right == 0) {                                                                    \
+                at_right = 0;                                                                      \
+                for (int64_t i = 0; i < FS_BLOCK; i++) {                                           \
+                    const uint8_t *row = base + (hi - 1 - i) * stride;                             \
+                    right[n_right] = (uint8_t)i;                                                   \
+                    n_right += (SIDE);                                                             \
+                }                                                                                  \
+            }                                                                                      \
+            const int64_t swaps = n_left < n_right ? n_left : n_right;                             \
+            for (int64_t i = 0; i < swaps; i++)                                                    \
+                fs_swap(base + (lo + left[at_left + i]) * stride,                                  \
+                        base + (hi - 1 - right[at_right + i]) * stride, stride);                   \
+            n_left -= swaps;                                                                       \
+            n_right -= swaps;                                                                      \
+            at_left += swaps;                                                                      \
+            at_right += swaps;                                                                     \
+            if (n_left == 0)                                                                       \
+                lo += FS_BLOCK;                                                                    \
+            if (n_right == 0)                                                                      \
+                hi -= FS_BLOCK;                                                                    \
+        }                                                                                          \
+        /* What is left over, at most one block of each side half done: the plain way. */          \
+        for (;;) {                                                                                 \
+            const uint8_t *row;                                                                    \
+            while (lo < hi && (row = base + lo * stride, (SIDE)))                                  \
+                lo++;                                                                              \
+            while (lo < hi && (row = base + (hi - 1) * stride, !(SIDE)))                           \
+                hi--;                                                                              \
+            if (lo >= hi)                                                                          \
+                return lo;                                                                         \
+            fs_swap(base + lo * stride, base + (hi - 1) * stride, stride);                         \
+            lo++;                                                                                  \
+            hi--;                                                                                  \
+        }                                                                                          \
+    }
+
+#define FS_COMMA ,
+
+static inline uint16_t fs_u16(const uint8_t *at)
+{
+    uint16_t x;
+    memcpy(&x, at, sizeof x);
+    return x;
+}
+
+FS_PARTITION(fs_partition_bytes, int64_t at FS_COMMA uint16_t shift FS_COMMA uint16_t threshold,
+             (uint16_t)(row[at] - shift) <= threshold)
+FS_PARTITION(fs_partition_words, int64_t at FS_COMMA uint16_t shift FS_COMMA uint16_t threshold,
+             (uint16_t)(fs_u16(row + at) - shift) <= threshold)
+FS_PARTITION(fs_partition_byte_levels, int64_t at FS_COMMA const uint8_t *side, side[row[at]])
+FS_PARTITION(fs_partition_word_levels, int64_t at FS_COMMA const uint8_t *side, side[fs_u16(row + at)])
+
+#endif
