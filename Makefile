@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-BUILD_INPUTS = pyproject.toml setup.py fastsynth/_tree.pyx
+BUILD_INPUTS = pyproject.toml setup.py fastsynth/_tree.pyx fastsynth/_tree_kernels.h
 
 .PHONY: demo test test-debug lint bench clean
 

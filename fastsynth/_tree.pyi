@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 
 NODE: np.dtype[np.void]
 LEAF: int
+UNORDERED_SPLIT: int
+SLOT: int
 MAX_SLOTS: int
 MAX_CODES: int
-UNORDERED_SPLIT: int
-MISSING_RIGHT: int
-MISSING_UNSEEN: int
 UNORDERED: int
 HAS_MISSING: int
 

@@ -70,28 +70,29 @@ cdef packed struct node_t:
     uint32_t left       # left child, the right one follows it; for a leaf, its first donor
 
 NODE = np.dtype([("feature", "<u2"), ("threshold", "<u2"), ("left", "<u4")])
-LEAF = 0xFFFF
 MAX_SLOTS = 8190
 MAX_CODES = 65535
-UNORDERED_SPLIT = 0x8000
-MISSING_RIGHT = 0x4000
-MISSING_UNSEEN = 0x2000
 
 PREDICTOR = np.dtype(
     [(name, "<i4") for name in ("n_codes", "offset", "bins", "fine_at", "wide", "unordered", "has_missing", "place", "used", "used_right", "direct")]
 )
 
-# Flags of a predictor, for ``kinds``.
-UNORDERED = 1
-HAS_MISSING = 2
+cdef enum:
+    _LEAF = 0xFFFF
+    _UNORDERED = 0x8000
+    _MISSING_RIGHT = 0x4000
+    _MISSING_UNSEEN = 0x2000
+    _SLOT = 0x1FFF
+    # Flags of a predictor, for ``kinds``.
+    _UNORDERED_KIND = 1
+    _HAS_MISSING_KIND = 2
 
-cdef uint16_t _LEAF = 0xFFFF
-cdef uint16_t _UNORDERED = 0x8000
-cdef uint16_t _MISSING_RIGHT = 0x4000
-cdef uint16_t _MISSING_UNSEEN = 0x2000
-cdef uint16_t _SLOT = 0x1FFF
-cdef uint8_t _UNORDERED_KIND = 1
-cdef uint8_t _HAS_MISSING_KIND = 2
+LEAF = _LEAF
+UNORDERED_SPLIT = _UNORDERED
+SLOT = _SLOT
+UNORDERED = _UNORDERED_KIND
+HAS_MISSING = _HAS_MISSING_KIND
+
 cdef uint32_t _SPARSE = 0x80000000
 
 # In the direct search a node with 4 times fewer rows than the predictor has codes is sorted, a larger one is
@@ -119,7 +120,7 @@ cdef struct split_t:
     int32_t predictor   # position in features
     int32_t threshold   # as stored in the node
     int32_t flags
-    int32_t n_levels    # direct search of unordered predictors: levels that go left, in best_levels
+    int32_t n_levels    # unordered: levels that go left, the first of best_levels; -1 where the ranks tell
 
 
 # A predictor while a tree grows.
@@ -467,9 +468,9 @@ cdef void sweep(work_t* w, int64_t f, int64_t groups, int64_t first, int64_t n, 
                 bint unordered, split_t* best) noexcept nogil:
     """Move the groups to the left one after the other, keep the first best cut. O(rows).
 
-    ``first`` = 1 holds the missing group (code 0) on the right. A cut is scored by n times its gain:
-    d^2 / (n_left n_right) with d = n sum_left - n_left sum, for classes with d^2 summed over the class
-    indicators. The sums are integers (y is scaled), so no order of addition can change a tree.
+    ``first`` = 1 holds the missing group (code 0) on the right; the cut missing | rest is left to the ordinary sweep.
+    A cut is scored by n times its gain: d^2 / (n_left n_right) with d = n sum_left - n_left sum, for classes with
+    d^2 summed over the class indicators. The sums are integers (y is scaled): their order cannot matter.
     """
     cdef int64_t g, at, i, k, c = 0, cum = 0, st = 0
     cdef int64_t centre = 0, rest = 0
@@ -479,7 +480,7 @@ cdef void sweep(work_t* w, int64_t f, int64_t groups, int64_t first, int64_t n, 
     if not classes:
         centre = total // n
         rest = total - n * centre
-    for g in range(first, groups - (1 if first == 0 else 0)):
+    for g in range(first, groups - 1):
         at = w.group_order[g] if unordered else g
         c += w.group_count[at]
         if classes:
@@ -497,6 +498,7 @@ cdef void sweep(work_t* w, int64_t f, int64_t groups, int64_t first, int64_t n, 
         cd = <double>c
         if classes:
             score = nd * nd * <double>cum - 2 * nd * cd * <double>st + cd * cd * <double>squares
+            score = max(score, 0)       # it is a sum of squares, but for rounding
         else:
             d = nd * <double>cum - cd * <double>rest
             score = d * d
@@ -507,11 +509,9 @@ cdef void sweep(work_t* w, int64_t f, int64_t groups, int64_t first, int64_t n, 
             if unordered:
                 best.flags = _UNORDERED
                 best.n_levels = <int32_t>(g + 1)
-                for i in range(g + 1):
-                    w.best_levels[i] = w.group_code[w.group_order[i]]
             else:
                 low = w.group_code[g]
-                high = w.group_code[g + 1] if g + 1 < groups else low
+                high = w.group_code[g + 1]
                 set_threshold(&w.predictor[f], low, high, first == 1, w.group_code[0] == 0, best)
     if classes:
         for i in range(n):
@@ -555,6 +555,9 @@ cdef void search_directly(work_t* w, int64_t lo, int64_t hi, bint everything, bi
                 score_means(w, groups, n, total)
             sort_groups(w.group_key, w.group_order, w.merge_order, groups)
             sweep(w, f, groups, 0, n, total, squares, True, best)
+            if best.predictor == f:
+                for i in range(best.n_levels):
+                    w.best_levels[i] = w.group_code[w.group_order[i]]
             continue
         sweep(w, f, groups, 0, n, total, squares, False, best)
         if w.group_code[0] == 0:
@@ -836,6 +839,12 @@ cdef void search_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot, spli
                 continue
             place = start
             score = w.score[start]
+            if i == 1:
+                # With missing held right, the cut after the last value is the cut missing | rest once more.
+                while used > 0 and w.run_count[start + used - 1] == w.run_count[start + at.used_right - 1]:
+                    used -= 1
+                if used == 0:
+                    continue
             for b in range(start + 1, start + used):
                 if w.score[b] > score:
                     score = w.score[b]
@@ -847,10 +856,10 @@ cdef void search_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot, spli
                     coarse = score
                     coarse_f = f
                     coarse_place = place
-                    coarse_used = start + used
+                    coarse_used = start + (at.used_right if i else at.used)
                     coarse_right = i
             elif better(best, score, f):
-                set_bin_cut(w, slot, f, start, place, start + used, i, score, best)
+                set_bin_cut(w, slot, f, start, place, start + (at.used_right if i else at.used), i, score, best)
     # 4.
     if coarse_f >= 0 and coarse >= _REFINE * best.score:
         refine(w, lo, hi, slot, coarse_f, coarse_place, coarse_used, coarse_right, total, best)
@@ -1075,6 +1084,8 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
             s += w.lane_key[i * lanes + lane] & 0xFFFF
             if w.lane_score[i * lanes + lane] < most:
                 continue
+            if lane >= w.p and (w.lane_key[(i + 1) * lanes + lane] >> 16) == 0xFFFF:
+                continue        # missing | rest, as in the ordinary lane
             d = <double>(n * s - (i + 1) * total) * unit
             score = d * d / <double>((i + 1) * (n - i - 1))
             if not better(best, score, f):
@@ -1089,7 +1100,7 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
                 best.threshold = <int32_t>low
             else:
                 missing = (w.lane_key[lane] >> 16) == 0
-                set_threshold(at, low, high if high < 0xFFFF else low, lane >= w.p, missing, best)
+                set_threshold(at, low, high, lane >= w.p, missing, best)
 
 
 cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept nogil:
@@ -1155,7 +1166,7 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
             low = here >> 16
             high = w.lane_key[(i + 1) * lanes + lane] >> 16
             c = i + 1
-            if low == high or c < w.minbucket or n - c < w.minbucket:
+            if low == high or high == 0xFFFF or c < w.minbucket or n - c < w.minbucket:
                 continue
             d = n * n * sq - 2 * n * c * st + c * c * squares
             score = <double>d / <double>(c * (n - c))
@@ -1163,7 +1174,7 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
                 best.score = score
                 best.predictor = <int32_t>f
                 missing = (w.lane_key[lane] >> 16) == 0
-                set_threshold(at, low, high if high < 0xFFFF else low, lane >= w.p, missing, best)
+                set_threshold(at, low, high, lane >= w.p, missing, best)
 
 
 cdef inline int64_t popcount(uint32_t x) noexcept nogil:

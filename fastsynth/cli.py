@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import polars as pl
 from fastsynth.columns import read_table
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
-from fastsynth.errors import FastsynthError, OptionError, check_count
+from fastsynth.errors import FastsynthError, OptionError, OutputError, check_count
 from fastsynth.methods import METHODS, Cart
-from fastsynth.plan import Column
+from fastsynth.plan import Column, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import plot_marginals
 from fastsynth.synthesis import Synthesis, Synthesizer, check_output, synthesize
@@ -85,7 +86,11 @@ def synthesize_command(source: Path, out: Path, config: Path | None, **given: An
 @_options("m", "minbucket", "proper", "random_state", "threads", "drop", "config")
 def fit(source: Path, out: Path, config: Path | None, **given: Any) -> None:
     """Fit a Parquet or CSV file and save the model. The model holds real values: keep it like the data."""
-    synthesizer = _fit(source, _read_options(config, given))
+    if not out.absolute().parent.is_dir():
+        raise OutputError(f"No folder {str(out.absolute().parent)!r} for the model file.")
+    options = _read_options(config, given)
+    options.pop("k", None)  # rows are an option of sampling
+    synthesizer = _fit(source, options)
     synthesizer.save(out)
     click.echo(f"Model of {synthesizer.n_rows_:,} rows: {out} (holds real values)")
 
@@ -113,9 +118,10 @@ def sample(model: Path, out: Path, m: int | None, k: int | None, random_state: i
 def demo(out: Path, m: int, random_state: int) -> None:
     """Synthesise 748 Dutch boys, fit a model to every copy, pool, and compare with the original."""
     try:
+        import matplotlib  # noqa: F401, for the picture at the end
         import statsmodels.formula.api as smf
     except ImportError:
-        raise FastsynthError("The demo fits models with statsmodels: pip install 'fastsynth[demo]'.") from None
+        raise FastsynthError("The demo needs statsmodels and matplotlib: pip install 'fastsynth[demo]'.") from None
     check_output(out)
     boys = load_boys()
     # Body mass index as in the data: cut to two decimals. It is computed from the synthetic weight and height.
@@ -185,21 +191,33 @@ def _fit(source: Path, options: dict[str, Any]) -> Synthesizer:
 
 def _read_options(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     """Options of the TOML file, then those of the command line, which win."""
-    options: dict[str, Any] = {}
-    if config is not None:
-        try:
-            options = tomllib.loads(config.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise OptionError(f"{config}: not a TOML file ({error}).") from None
-        unknown = [key for key in options if key not in CONFIG_KEYS]
-        if unknown:
-            raise OptionError(f"{config}: unknown key {', '.join(unknown)}; allowed are {', '.join(CONFIG_KEYS)}.")
-        options["method"] = _method(options.get("method", "cart"))
-        options["columns"] = {name: _column(name, record) for name, record in options.get("columns", {}).items()}
+    options: dict[str, Any] = {} if config is None else _read_config(config)
     options.update({name: value for name, value in given.items() if value not in (None, ())})
     minbucket = options.pop("minbucket", None)
     if minbucket is not None:
-        options["method"] = Cart(minbucket=minbucket)
+        method = find_method(options.get("method", "cart"))
+        if not isinstance(method, Cart):
+            raise OptionError(f"--minbucket is an option of method cart, not of {method.name}.")
+        options["method"] = replace(method, minbucket=minbucket)
+    return options
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        options = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: not a TOML file ({error}).") from None
+    unknown = [key for key in options if key not in CONFIG_KEYS]
+    if unknown:
+        raise OptionError(f"{path}: unknown key {', '.join(unknown)}; allowed are {', '.join(CONFIG_KEYS)}.")
+    columns = options.get("columns", {})
+    if not isinstance(columns, dict):
+        raise OptionError(f"{path}: columns must be tables such as [columns.income].")
+    for key in ("visit_sequence", "drop"):
+        if not isinstance(options.get(key, []), list):
+            raise OptionError(f"{path}: {key} must be a list of column names.")
+    options["method"] = _method(options.get("method", "cart"))
+    options["columns"] = {name: _column(name, record) for name, record in columns.items()}
     return options
 
 
@@ -221,7 +239,3 @@ def _method(record: Any) -> Any:
         return METHODS[record["name"]](**options)
     except TypeError:
         raise OptionError(f"method {record!r}: unknown option of {record['name']}.") from None
-
-
-if __name__ == "__main__":
-    main()

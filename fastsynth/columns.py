@@ -7,13 +7,15 @@ rank
     ascending order (categories in their own order). ``variable.values`` is indexed by rank and has the column's
     exact Arrow type, so decoding is one ``take`` and no value ever passes through a float.
 code
-    What trees see: uint16, order of ranks kept. Equal to the rank up to 65,535 ranks, beyond that a bin of ranks.
+    What trees see: uint16, order of ranks kept. 0 is missing (null or NaN), then one code for each value, or for more
+    than 65,534 values one for each bin of values.
 
 This module knows nothing of models.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,21 +50,27 @@ class Variable:
     kind : {"numeric", "ordered", "unordered"}
         Dates, times, durations and decimals are numeric. Ordered are Enum and ordered categoricals.
     values : pyarrow.Array of shape (n_ranks,)
-        Value of each rank; the first one is null.
+        Value of each rank, in a type that Arrow can take from; the first one is null.
+    dtype : pyarrow.DataType
+        The column's own type.
     first : int
         Lowest rank that is a value: 1, or 2 where NaN has rank 1.
     bins : ndarray of shape (n_ranks,), dtype=uint16, or None
-        Code of each rank where there are too many ranks for a code each.
+        Code of each rank, where it is not the rank: with NaN, and with too many ranks for a code each.
     has_missing : bool
         Whether the column has a null or a NaN.
+    n_used : int
+        Distinct values that occur; fewer than declared where an ordered category has unused levels.
     """
 
     name: str
     kind: Kind
     values: pa.Array
+    dtype: pa.DataType
     first: int
     bins: Codes | None
     has_missing: bool
+    n_used: int
 
     @property
     def n_codes(self) -> int:
@@ -80,32 +88,32 @@ class Variable:
 
     def decode(self, ranks: Ranks) -> pa.Array:
         """Values of an array of ranks, in the column's exact type."""
-        return self.values.take(pa.array(ranks))
+        return _unstorage(self.values.take(pa.array(ranks)), self.dtype)
 
     def numbers(self) -> NDArray[np.float64]:
         """Value of each rank as a float; NaN for missing. Only for numeric columns."""
         return _numbers(_storage(self.values))
 
     def nearest_codes(self, column: pa.Array) -> Codes:
-        """Codes of computed values, which need not be among the values seen: the nearest one stands in.
+        """Codes of computed values, which need not be among the values seen. O(k log n_ranks).
 
-        A category never seen gets the code ``UNSEEN``. O(k log n_ranks).
+        For a number the nearest one seen stands in; a category never seen gets the code ``UNSEEN``.
         """
-        if self.kind != "numeric":
-            ranks = pc.index_in(_plain(column), value_set=_plain(self.values)[self.first :])
-            codes = pc.fill_null(pc.add(ranks, self.first), UNSEEN).to_numpy(zero_copy_only=False)
-            return np.where(column.is_null().to_numpy(zero_copy_only=False), 0, codes).astype(np.uint16)
+        if self.kind == "numeric":
+            return self._nearest_number(_numbers(_storage(column)))
+        ranks = pc.index_in(_plain(column), value_set=_plain(self.values)[self.first :])
+        codes = pc.fill_null(pc.add(ranks, self.first), UNSEEN).to_numpy(zero_copy_only=False)
+        return np.where(column.is_null().to_numpy(zero_copy_only=False), 0, codes).astype(np.uint16)
+
+    def _nearest_number(self, given: NDArray[np.float64]) -> Codes:
         known = self.numbers()[self.first :]
-        given = _numbers(_storage(column))
         if not len(known):
             return np.zeros(len(given), np.uint16)
         right = np.clip(np.searchsorted(known, given), 1, max(len(known) - 1, 1))
         left = right - 1
         right = np.minimum(right, len(known) - 1)
         nearest = np.where(given - known[left] <= known[right] - given, left, right) + self.first
-        nan = self.first - 1  # rank 1 where the column has NaN of its own, else 0
-        ranks = np.where(column.is_null().to_numpy(zero_copy_only=False), 0, np.where(np.isnan(given), nan, nearest))
-        return self.codes(ranks.astype(self.rank_dtype))
+        return self.codes(np.where(np.isnan(given), 0, nearest).astype(self.rank_dtype))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,39 +184,44 @@ def read_table(data: Any) -> tuple[pa.Table, Frame]:
     if isinstance(data, str | Path):
         table = _read_file(Path(data))
         return table, Frame("polars", False, table.schema)
-    _refuse_duplicates(_names(data))
+    if hasattr(data, "columns"):
+        _check_names(_names(data))
+    if isinstance(data, Mapping | list | np.ndarray) or not (_is_table(data) or hasattr(data, "__arrow_c_stream__")):
+        raise DataError(
+            f"Cannot read a {type(data).__name__} as a table. Allowed are polars, pandas and pyarrow tables, anything "
+            "with __arrow_c_stream__, and the path of a Parquet or CSV file."
+        )
     try:
-        native = nw.from_native(data, pass_through=True)
-        if isinstance(native, nw.LazyFrame):
-            frame = native.collect()
-            table, backend, lazy = frame.to_arrow(), str(frame.implementation), isinstance(data, pl.LazyFrame)
-        elif isinstance(native, nw.DataFrame):
-            backend, lazy = str(native.implementation), False
-            table = pa.Table.from_pandas(data, preserve_index=False) if backend == "pandas" else native.to_arrow()
-        elif hasattr(data, "__arrow_c_stream__"):
-            table, backend, lazy = pa.table(data), "pyarrow", False
-        else:
-            raise TypeError
-    except TypeError:
-        if isinstance(data, Mapping | list | np.ndarray) or not hasattr(data, "__arrow_c_stream__"):
-            raise DataError(
-                f"Cannot read a {type(data).__name__} as a table. Allowed are polars, pandas and "
-                "pyarrow tables, anything "
-                "with __arrow_c_stream__, and the path of a Parquet or CSV file."
-            ) from None
-        raise _unreadable(data) from None
-    except (pa.ArrowException, pl.exceptions.PolarsError, ValueError):
+        table, backend, lazy = _to_arrow(data)
+    except Exception:
         # The library's own message may quote values of the table.
         raise _unreadable(data) from None
-    _refuse_duplicates(table.column_names)
+    _check_names(table.column_names)
     return table, Frame(backend, lazy, table.schema)
 
 
-def _names(data: Any) -> list[str]:
+def _is_table(data: Any) -> bool:
+    return isinstance(nw.from_native(data, pass_through=True), nw.DataFrame | nw.LazyFrame)
+
+
+def _to_arrow(data: Any) -> tuple[pa.Table, str, bool]:
+    """The table, the name of its library, and whether it was lazy."""
+    native = nw.from_native(data, pass_through=True)
+    if isinstance(native, nw.LazyFrame):
+        frame = native.collect()
+        return frame.to_arrow(), str(frame.implementation), isinstance(data, pl.LazyFrame)
+    if isinstance(native, nw.DataFrame):
+        if native.implementation.is_pandas():
+            return pa.Table.from_pandas(data, preserve_index=False), "pandas", False
+        return native.to_arrow(), str(native.implementation), False
+    return pa.table(data), "pyarrow", False
+
+
+def _names(data: Any) -> list[Any]:
     """Column names of an eager table, of whatever library."""
     if isinstance(data, pl.LazyFrame):
         return []
-    return [str(name) for name in getattr(data, "column_names", getattr(data, "columns", ()))]
+    return list(getattr(data, "column_names", getattr(data, "columns", ())))
 
 
 def _unreadable(data: Any) -> DataError:
@@ -244,8 +257,13 @@ def _read_file(path: Path) -> pa.Table:
         ) from None
 
 
-def _refuse_duplicates(names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+def _check_names(names: list[Any]) -> None:
+    other = [name for name in names if not isinstance(name, str)]
+    if other:
+        raise DataError(
+            f"Column name(s) {', '.join(map(repr, other))} are not text. Rename them, e.g. to 'c0', 'c1', ..."
+        )
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"Column name(s) used more than once: {', '.join(map(repr, twice))}. Rename or drop them.")
 
@@ -266,7 +284,7 @@ def encode(table: pa.Table, frame: Frame) -> EncodedTable:
     Raises
     ------
     DataError
-        No rows, one row, one column, nested or binary types, infinite values, more than 65,533 categories.
+        No rows, one row, one column, nested or binary types, infinite values, more than 65,534 categories.
     """
     if table.num_rows < 2:
         raise DataError(
@@ -279,118 +297,141 @@ def encode(table: pa.Table, frame: Frame) -> EncodedTable:
     codes = np.empty((table.num_columns, table.num_rows), np.uint16)
     variables, ranks = [], []
     for slot, name in enumerate(table.column_names):
-        variable, column_ranks = _encode_column(name, table.column(slot))
+        _check_type(name, table.schema.field(name).type)
+        variable, column_ranks = _encode_column(name, table.column(slot), frame.backend == "pandas")
         codes[slot] = variable.codes(column_ranks)
         variables.append(variable)
         ranks.append(codes[slot] if variable.bins is None else column_ranks)
     return EncodedTable(tuple(variables), tuple(ranks), codes, frame)
 
 
-def _encode_column(name: str, column: pa.ChunkedArray) -> tuple[Variable, Ranks]:
-    kind = _kind(name, column.type)
+def _encode_column(name: str, column: pa.ChunkedArray, keep_unused: bool) -> tuple[Variable, Ranks]:
     if pa.types.is_dictionary(column.type):
-        return _encode_dictionary(name, kind, column)
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
+        return _encode_dictionary(name, column, keep_unused)
     if pa.types.is_null(column.type):
-        return Variable(name, kind, pa.nulls(1), 1, None, True), np.zeros(len(column), np.uint16)
-    storage = _storage(array)
-    if pa.types.is_floating(storage.type) and pc.any(pc.is_inf(storage)).as_py():
-        count = pc.sum(pc.is_inf(storage)).as_py()
-        raise DataError(f"Column {name!r} has {count} infinite value(s). Replace them by null or by a finite code.")
+        variable = Variable(name, "unordered", pa.nulls(1), column.type, 1, None, True, 0)
+        return variable, np.zeros(len(column), np.uint16)
+    kind = _kind(column.type)
+    storage = _storage(column).combine_chunks()
+    floating = pa.types.is_floating(storage.type)
+    if floating:
+        n_infinite = int(pc.sum(pc.is_inf(storage)).as_py() or 0)
+        if n_infinite:
+            raise DataError(
+                f"Column {name!r} has {n_infinite} infinite value(s). Replace them by null or by a finite code."
+            )
+    has_nan = floating and bool(pc.any(pc.is_nan(storage)).as_py())
+    if has_nan:
+        # There are many bit patterns of NaN; one is enough.
+        storage = pc.if_else(pc.is_nan(storage), pa.scalar(np.nan, storage.type), storage)
     coded = storage.dictionary_encode()
     distinct = coded.dictionary
-    order = pc.sort_indices(distinct).to_numpy()
-    n_nan = int(pc.sum(pc.is_nan(distinct)).as_py() or 0) if pa.types.is_floating(storage.type) else 0
-    # Arrow sorts NaN last; it comes first here, so that a tree can cut it off.
-    order = np.concatenate([order[len(order) - n_nan :], order[: len(order) - n_nan]])
-    first = 1 + n_nan
-    if kind == "unordered" and len(order) + 1 > MAX_CODES:
-        raise _too_many_levels(name, len(order))
-    sorted_values = distinct.take(pa.array(order))
-    values = pa.concat_arrays([pa.nulls(1, storage.type), sorted_values])
-    variable_values = _unstorage(values, column.type)
-    dtype = np.uint16 if len(values) <= MAX_CODES else np.uint32
-    rank_of = np.empty(len(order) + 1, dtype)
-    rank_of[order] = np.arange(1, len(order) + 1, dtype=dtype)
-    rank_of[-1] = 0  # null has index -1 below
+    # Arrow sorts NaN last; here it comes first, beside null.
+    order = np.roll(pc.sort_indices(distinct).to_numpy(), int(has_nan))
+    n_values = len(order) - has_nan
+    first = 1 + has_nan
+    if kind == "unordered" and n_values > MAX_CODES - 1:
+        raise _too_many_levels(name, n_values)
+    values = pa.concat_arrays([pa.nulls(1, storage.type), distinct.take(pa.array(order))])
+    rank_of = np.zeros(len(values), np.uint16 if len(values) <= MAX_CODES else np.uint32)
+    rank_of[order] = np.arange(1, len(values), dtype=rank_of.dtype)
     indices = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False)
-    ranks = rank_of[indices]
-    bins = None if len(values) <= MAX_CODES else _bins(ranks, len(values), first)
-    return Variable(name, kind, variable_values, first, bins, bool(array.null_count or n_nan)), ranks
+    ranks = rank_of[indices]  # null has index -1, and there stands 0
+    bins = None
+    if n_values > MAX_CODES - 1:
+        bins = _bins(ranks, len(values), first)
+    elif has_nan:
+        bins = np.maximum(np.arange(len(values)) - 1, 0).astype(np.uint16)
+    has_missing = bool(storage.null_count or has_nan)
+    return Variable(name, kind, values, column.type, first, bins, has_missing, n_values), ranks
 
 
-def _encode_dictionary(name: str, kind: Kind, column: pa.ChunkedArray) -> tuple[Variable, Ranks]:
-    """Code a categorical in the order of its categories. Unused categories of an ordered one keep their place."""
+def _encode_dictionary(name: str, column: pa.ChunkedArray, keep_unused: bool) -> tuple[Variable, Ranks]:
+    """Code a categorical: an ordered one by its categories, unused ones included, another by the sorted used ones.
+
+    The names of unused categories go no further, unless they belong to the type: of ordered categoricals, and of all in
+    pandas.
+    """
     # Dictionary codes are local to a chunk until the dictionaries are unified.
     array = column.unify_dictionaries().combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    n_levels = len(array.dictionary)
+    kind, dictionary = _kind(column.type), array.dictionary
     indices = pc.fill_null(array.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    if kind == "ordered":
-        used = np.arange(n_levels)
-    else:
-        used = np.flatnonzero(np.bincount(indices + 1, minlength=n_levels + 1)[1:])
-    if len(used) + 1 > MAX_CODES:
-        raise _too_many_levels(name, len(used))
-    rank_of = np.zeros(n_levels + 1, np.uint16)
-    rank_of[used] = np.arange(1, len(used) + 1, dtype=np.uint16)
-    index = pa.array(np.concatenate([[0], used]), mask=np.arange(len(used) + 1) == 0).cast(array.indices.type)
-    values = pa.DictionaryArray.from_arrays(index, array.dictionary, ordered=array.type.ordered)
-    return Variable(name, kind, values, 1, None, bool(array.null_count)), rank_of[indices]
+    counts = np.bincount(indices + 1, minlength=len(dictionary) + 1)[1:]
+    n_used = int(np.count_nonzero(counts))
+    levels = np.arange(len(dictionary))
+    if kind == "unordered":
+        by_value = pc.sort_indices(_storage(dictionary)).to_numpy()
+        levels = by_value[counts[by_value] > 0]
+    if len(levels) > MAX_CODES - 1:
+        raise _too_many_levels(name, len(levels))
+    rank_of = np.zeros(len(dictionary) + 1, np.uint16)
+    rank_of[levels] = np.arange(1, len(levels) + 1, dtype=np.uint16)
+    ranks = rank_of[indices]
+    if kind == "unordered" and not keep_unused:
+        kept = np.flatnonzero(counts)  # in the order they had
+        dictionary = _storage(dictionary).take(pa.array(kept)).cast(dictionary.type)
+        levels = np.searchsorted(kept, levels)
+    index = pa.array(np.append(0, levels), mask=np.arange(len(levels) + 1) == 0).cast(array.indices.type)
+    values = pa.DictionaryArray.from_arrays(index, dictionary, ordered=array.type.ordered)
+    return Variable(name, kind, values, column.type, 1, None, bool(array.null_count), n_used), ranks
 
 
 def _too_many_levels(name: str, n_levels: int) -> DataError:
     return DataError(
-        f"Column {name!r} has {n_levels:,} categories; at most {MAX_CODES - 2:,} are possible. "
+        f"Column {name!r} has {n_levels:,} categories; at most {MAX_CODES - 1:,} are possible. "
         "Group the rare ones, or drop the column."
     )
 
 
-def _kind(name: str, dtype: pa.DataType) -> Kind:
+def _check_type(name: str, dtype: pa.DataType) -> None:
+    types = pa.types
+    value_type = dtype.value_type if types.is_dictionary(dtype) else dtype
+    allowed = (
+        types.is_boolean(value_type)
+        or types.is_string(value_type)
+        or types.is_large_string(value_type)
+        or types.is_string_view(value_type)
+        or (types.is_null(value_type) and value_type is dtype)
+        or types.is_integer(value_type)
+        or types.is_floating(value_type)
+        or types.is_decimal(value_type)
+        or (types.is_temporal(value_type) and not types.is_interval(value_type))
+    )
+    if not allowed:
+        raise DataError(
+            f"Column {name!r} has type {dtype}, which cannot be synthesised. Allowed are numbers, decimals, booleans, "
+            "text, categories, dates, times and durations. Unnest, convert or drop the column."
+        )
+
+
+def _kind(dtype: pa.DataType) -> Kind:
     types = pa.types
     if types.is_dictionary(dtype):
         return "ordered" if dtype.ordered else "unordered"
-    if (
-        types.is_boolean(dtype)
-        or types.is_string(dtype)
-        or types.is_large_string(dtype)
-        or types.is_string_view(dtype)
-        or types.is_null(dtype)
-    ):
-        return "unordered"
-    if types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype):
-        return "numeric"
-    if types.is_date(dtype) or types.is_time(dtype) or types.is_timestamp(dtype) or types.is_duration(dtype):
-        return "numeric"
-    raise DataError(
-        f"Column {name!r} has type {dtype}, which cannot be synthesised. Allowed are numbers, decimals, booleans, "
-        "text, categories, dates, times and durations. Unnest, convert or drop the column."
-    )
+    number = types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype) or types.is_temporal(dtype)
+    return "numeric" if number else "unordered"
 
 
-def _storage(array: pa.Array) -> pa.Array:
-    """The same values in a type that Arrow can hash, sort and turn into floats."""
+def _storage(array: Any) -> Any:
+    """The same values (of an Array or ChunkedArray) in a type that Arrow can hash, sort and take from."""
     types, dtype = pa.types, array.type
     if types.is_date32(dtype) or types.is_time32(dtype):
-        return array.view(pa.int32())
-    if types.is_date64(dtype) or types.is_time64(dtype) or types.is_timestamp(dtype) or types.is_duration(dtype):
-        return array.view(pa.int64())
+        return array.view(pa.int32()) if isinstance(array, pa.Array) else array.cast(pa.int32())
+    if types.is_temporal(dtype):
+        return array.view(pa.int64()) if isinstance(array, pa.Array) else array.cast(pa.int64())
     if types.is_float16(dtype):
         return array.cast(pa.float32())
-    if types.is_string_view(dtype):
+    if types.is_string(dtype) or types.is_string_view(dtype):
         return array.cast(pa.large_string())
+    if types.is_decimal32(dtype) or types.is_decimal64(dtype):
+        return array.cast(pa.decimal128(dtype.precision, dtype.scale))
     return array
 
 
 def _unstorage(array: pa.Array, dtype: pa.DataType) -> pa.Array:
     if array.type == dtype:
         return array
-    if pa.types.is_float16(dtype) or pa.types.is_string_view(dtype):
-        return array.cast(dtype)
-    return array.view(dtype)
+    return array.view(dtype) if pa.types.is_temporal(dtype) else array.cast(dtype)
 
 
 def _plain(array: pa.Array) -> pa.Array:
@@ -415,10 +456,9 @@ def _bins(ranks: Ranks, n_ranks: int, first: int) -> Codes:
     share = (np.cumsum(counts) - counts / 2) / counts.sum()
     odds = np.log(share) - np.log1p(-share)
     place = 0.8 * share + 0.2 * (odds - odds[0]) / (odds[-1] - odds[0])
-    width = MAX_CODES - first - 1
+    width = MAX_CODES - 1
     bins = np.zeros(n_ranks, np.uint16)
-    bins[:first] = np.arange(first)
     # Empty bins are closed up, so that neighbours in code are neighbours in value.
     _, dense = np.unique(np.minimum(place * width, width - 1).astype(np.int64), return_inverse=True)
-    bins[first:] = dense + first
+    bins[first:] = dense + 1
     return bins

@@ -41,7 +41,8 @@ class NotFittedError(FastsynthError, ValueError, AttributeError):
     """The synthesizer has to be fitted first."""
 
 
-def check_count(name: str, value: Any, error: type[FastsynthError] = OptionError) -> None:
-    """Refuse what is not an integer of at least 1."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < 1:
+def check_count(name: str, value: Any, error: type[FastsynthError] = OptionError) -> int:
+    """Give an integer of at least 1 back as a plain one; refuse anything else."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 1 <= int(value) < 2**62:
         raise error(f"{name}={value!r}: must be an integer of at least 1.")
+    return int(value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from fastsynth import _tree
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.errors import OptionError, check_count
-
-MethodName = Literal["cart", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +61,10 @@ class Cart:
     name: ClassVar[str] = "cart"
 
     def __post_init__(self) -> None:
-        check_count("minbucket", self.minbucket)
+        object.__setattr__(self, "minbucket", check_count("minbucket", self.minbucket))
         if not isinstance(self.cp, numbers.Real) or not math.isfinite(self.cp) or self.cp < 0:
             raise OptionError(f"cp={self.cp!r}: must be a number of at least 0 (1e-8 is the default).")
+        object.__setattr__(self, "cp", float(self.cp))
 
 
 @dataclass(frozen=True, slots=True)

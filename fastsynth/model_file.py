@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from fastsynth import _tree
 from fastsynth.columns import Frame, Variable
-from fastsynth.errors import ModelFileError, OptionError
+from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.methods import METHODS, ColumnModel, Tree
 from fastsynth.plan import Plan, Step
 from fastsynth.run import Model
@@ -34,8 +34,8 @@ from fastsynth.version import __version__
 FORMAT = "fastsynth model"
 FORMAT_VERSION = 1
 NODE_FIELDS = ("feature", "threshold", "left")
-# Expressions that carry pickled Python functions show up under these names.
-PYTHON_CODE = ("AnonymousFunction", "AnonymousAgg", "PythonUdf", "PythonFunction")
+# Parts of polars' names for expression nodes that call Python functions or native plugins.
+CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
 # A fixed date: the same model gives the same bytes.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -50,7 +50,8 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
             parts[f"bins_{slot:04}.arrow"] = _ipc(pa.table({"bins": v.bins}))
         if slot in model.kept:
             parts[f"kept_{slot:04}.arrow"] = _ipc(pa.table({"ranks": model.kept[slot]}))
-        variables.append({"name": v.name, "kind": v.kind, "first": v.first, "has_missing": v.has_missing})
+        record = {"name": v.name, "kind": v.kind, "first": v.first, "has_missing": v.has_missing, "n_used": v.n_used}
+        variables.append(record)
     for copy, fit in enumerate(model.fits):
         for slot, column in sorted(fit.items()):
             for letter, tree in (("m", column.missing), ("v", column.values)):
@@ -78,8 +79,9 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
             for name, part in parts.items():
                 file.writestr(zipfile.ZipInfo(name, ZIP_DATE), part)
         temporary.replace(path)
-    finally:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        raise OutputError(f"Cannot write {str(path)!r} ({error.strerror or type(error).__name__}).") from None
 
 
 def load(path: Path) -> tuple[Model, dict[str, Any]]:
@@ -100,6 +102,11 @@ def load(path: Path) -> tuple[Model, dict[str, Any]]:
         for name, checksum in manifest["sha256"].items():
             if hashlib.sha256(parts[name]).hexdigest() != checksum:
                 raise ModelFileError(f"{str(path)!r} is damaged: checksum of {name} differs. Fetch or fit it again.")
+        if manifest["polars"] != pl.__version__ and any(step["expression"] for step in manifest["steps"]):
+            raise ModelFileError(
+                f"{str(path)!r} holds expressions of polars {manifest['polars']}; installed is {pl.__version__}, which "
+                "may read them otherwise. Install that version, or fit the model again."
+            )
         return _read(manifest, parts), manifest["state"]
     except FileNotFoundError:
         raise ModelFileError(f"No file {str(path)!r}.") from None
@@ -115,19 +122,20 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
     variables = []
     kept = {}
     for slot, record in enumerate(manifest["variables"]):
-        values = _table(parts[f"column_{slot:04}.arrow"]).column(0).combine_chunks()
-        values = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
-        bins = _array(parts, f"bins_{slot:04}.arrow")
         ranks = _array(parts, f"kept_{slot:04}.arrow")
         if ranks is not None:
             kept[slot] = ranks
-        variables.append(Variable(record["name"], record["kind"], values, record["first"], bins, record["has_missing"]))
+        values = _table(parts[f"column_{slot:04}.arrow"]).column(0).combine_chunks()
+        bins = _array(parts, f"bins_{slot:04}.arrow")
+        dtype = schema.field(slot).type
+        learned = (record["first"], bins, record["has_missing"], record["n_used"])
+        variables.append(Variable(record["name"], record["kind"], values, dtype, *learned))
     steps = tuple(_read_step(record) for record in manifest["steps"])
     fits = tuple(
         {
             step.slot: ColumnModel(
-                _read_tree(parts, f"fit_{copy:04}_{step.slot:04}_m"),
-                _read_tree(parts, f"fit_{copy:04}_{step.slot:04}_v"),
+                _read_tree(parts, f"fit_{copy:04}_{step.slot:04}_m", len(variables), len(variables[step.slot].values)),
+                _read_tree(parts, f"fit_{copy:04}_{step.slot:04}_v", len(variables), len(variables[step.slot].values)),
                 variables[step.slot].first,
             )
             for step in steps
@@ -146,12 +154,11 @@ def _step_record(step: Step) -> dict[str, Any]:
         method = {"name": step.method.name, **options}
     expression = None
     if step.expression is not None:
-        expression = step.expression.meta.serialize(format="json")
-        if any(name in expression for name in PYTHON_CODE):
+        expression = json.loads(step.expression.meta.serialize(format="json"))
+        if not _is_safe(expression):
             raise OptionError(
-                f"The passive expression of {step.name!r} calls Python code, which a model file does "
-                "not carry. Write it with "
-                "polars expressions only."
+                f"The passive expression of {step.name!r} calls Python code or a plugin, which a model file does not "
+                "carry. Write it with polars' own expressions only."
             )
     return {
         "slot": step.slot,
@@ -169,10 +176,21 @@ def _read_step(record: dict[str, Any]) -> Step:
         method = METHODS[method["name"]](**{name: value for name, value in method.items() if name != "name"})
     expression = record["expression"]
     if expression is not None:
-        if any(name in expression for name in PYTHON_CODE):
-            raise ModelFileError(f"The passive expression of {record['name']!r} carries Python code. It is not read.")
-        expression = pl.Expr.deserialize(io.StringIO(expression), format="json")
+        if not _is_safe(expression):
+            raise ModelFileError(f"The passive expression of {record['name']!r} may carry code. It is not read.")
+        # What is handed on is written anew from what was checked.
+        expression = pl.Expr.deserialize(io.StringIO(json.dumps(expression)), format="json")
     return Step(record["slot"], record["name"], record["action"], method, tuple(record["predictors"]), expression)
+
+
+def _is_safe(node: Any) -> bool:
+    """Whether no node of a serialised expression, parsed from its JSON, calls Python code or a plugin."""
+    if isinstance(node, list):
+        return all(map(_is_safe, node))
+    if not isinstance(node, dict):
+        return True
+    names = [*node, *(value for key, value in node.items() if key == "function" and isinstance(value, str))]
+    return not any(word in name for name in names for word in CODE_WORDS) and all(map(_is_safe, node.values()))
 
 
 def _tree_parts(name: str, tree: Tree) -> dict[str, bytes]:
@@ -188,7 +206,7 @@ def _tree_parts(name: str, tree: Tree) -> dict[str, bytes]:
     return parts
 
 
-def _read_tree(parts: dict[str, bytes], name: str) -> Tree | None:
+def _read_tree(parts: dict[str, bytes], name: str, n_slots: int, n_ranks: int) -> Tree | None:
     if f"{name}_nodes.arrow" not in parts:
         return None
     table = _table(parts[f"{name}_nodes.arrow"])
@@ -197,9 +215,33 @@ def _read_tree(parts: dict[str, bytes], name: str) -> Tree | None:
         nodes[field] = table[field].to_numpy()
     start = table["level_start"].to_numpy() if "level_start" in table.column_names else np.zeros(0, np.int64)
     levels = _array(parts, f"{name}_levels.arrow")
+    levels = np.zeros(0, np.uint32) if levels is None else levels
     donors = _array(parts, f"{name}_donors.arrow")
-    assert donors is not None
-    return Tree(nodes, table["count"].to_numpy(), start, np.zeros(0, np.uint32) if levels is None else levels, donors)
+    tree = Tree(nodes, table["count"].to_numpy(), start, levels, donors)
+    if not _is_sound(tree, n_slots) or donors.max() >= n_ranks:
+        raise ModelFileError(f"Tree {name} points outside itself. The file is damaged; fetch or fit it again.")
+    return tree
+
+
+def _is_sound(tree: Tree, n_slots: int) -> bool:
+    """Whether a walk down the tree stays inside its arrays; the kernel does not look."""
+    nodes, size, index = tree.nodes, len(tree.nodes), np.arange(len(tree.nodes))
+    count, left, feature = (x.astype(np.int64) for x in (tree.count, nodes["left"], nodes["feature"]))
+    leaf = feature == _tree.LEAF
+    unordered = ~leaf & (feature & _tree.UNORDERED_SPLIT != 0)
+    sound = len(count) == size and bool(size)
+    sound &= bool(((left > index) & (left < size - 1) & (feature & _tree.SLOT < n_slots) | leaf).all())
+    sound &= bool(((left + count <= len(tree.donors)) & (count > 0) | ~leaf).all())
+    if not sound or not unordered.any():
+        return sound
+    if len(tree.level_start) != size:
+        return False
+    start, n_words = tree.level_start[unordered], len(tree.levels)
+    if start.min() < 0 or start.max() + 2 > n_words:
+        return False
+    length = tree.levels[start + 1].astype(np.int64)
+    words = np.where(length >> 31, length & 0x7FFFFFFF, (length + 15) // 16)
+    return bool((start + 2 + words <= n_words).all())
 
 
 def _ipc(table: pa.Table) -> bytes:

@@ -5,8 +5,10 @@ Pure: no randomness, no rows. Every check of options is made here; after ``make_
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
 import polars as pl
@@ -119,7 +121,7 @@ class Step:
 class Plan:
     """All steps, in visit sequence."""
 
-    steps: tuple[Step, ...] = field(default_factory=tuple)
+    steps: tuple[Step, ...]
     proper: bool = False
 
     @property
@@ -174,7 +176,6 @@ def make_plan(
         raise OptionError("All columns have method='keep': nothing would be synthesised.")
     order = _visit_sequence(visit_sequence, names, kept, {n: e.meta.root_names() for n, e in expressions.items()})
     position = {name: i for i, name in enumerate(order)}
-    position.update((name, -1) for name in kept)  # a kept column is there from the start
     slot = {name: i for i, name in enumerate(names)}
     steps = []
     for name in order:
@@ -231,41 +232,45 @@ def _passive(name: str, column: Column, names: list[str]) -> pl.Expr:
 def _visit_sequence(
     given: Sequence[str] | None, names: list[str], kept: list[str], parents: dict[str, list[str]]
 ) -> list[str]:
-    """Kept columns first, then table order with each passive column after its parents; or the caller's order."""
+    """Kept columns first, for they are there from the start; then the caller's order, or that of the table with each
+    passive column after its parents.
+    """
     _refuse_cycle(parents)
-    if given is not None:
-        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-            raise OptionError("visit_sequence must be a list of column names.")
-        _check_known("visit_sequence", given, names)
-        twice = sorted({name for name in given if list(given).count(name) > 1})
-        if twice:
-            raise PlanError(f"visit_sequence names {', '.join(map(repr, twice))} more than once.")
-        absent = [name for name in names if name not in given and name not in kept]
-        if absent:
-            raise PlanError(
-                f"visit_sequence lacks {', '.join(map(repr, absent))}. Name every column; drop it "
-                "from the table, or set "
-                "Column(method='keep') to release its original values."
-            )
-        return [*(name for name in kept if name not in given), *given]
-    order: list[str] = list(kept)
-    waiting = [name for name in names if name not in kept]
-    while waiting:
-        name = next(n for n in waiting if all(p in order for p in parents.get(n, ())))
-        order.append(name)
-        waiting.remove(name)
-    return order
+    if given is None:
+        return _after_parents([name for name in names if name not in set(kept)], kept, parents)
+    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+        raise OptionError("visit_sequence must be a list of column names.")
+    _check_known("visit_sequence", given, names)
+    twice = sorted(name for name, count in Counter(given).items() if count > 1)
+    if twice:
+        raise PlanError(f"visit_sequence names {', '.join(map(repr, twice))} more than once.")
+    absent = sorted(set(names) - set(given) - set(kept), key=names.index)
+    if absent:
+        raise PlanError(
+            f"visit_sequence lacks {', '.join(map(repr, absent))}. Name every column; drop it from the table, or set "
+            "Column(method='keep') to release its original values."
+        )
+    return [*kept, *(name for name in given if name not in set(kept))]
 
 
 def _refuse_cycle(parents: dict[str, list[str]]) -> None:
-    """Follow passive parents until none is passive; those that never end are a cycle."""
-    left = {name: [p for p in of if p in parents] for name, of in parents.items()}
-    while left:
-        free = [name for name, of in left.items() if not any(p in left for p in of)]
-        if not free:
-            raise PlanError(f"Passive columns depend on each other in a circle: {', '.join(map(repr, left))}.")
-        for name in free:
-            del left[name]
+    try:
+        TopologicalSorter({name: [p for p in of if p in parents] for name, of in parents.items()}).prepare()
+    except CycleError as error:
+        circle = ", ".join(map(repr, sorted(set(error.args[1]))))
+        raise PlanError(f"Passive columns depend on each other in a circle: {circle}.") from None
+
+
+def _after_parents(names: list[str], kept: list[str], parents: dict[str, list[str]]) -> list[str]:
+    """The names in their order, each passive one moved behind its last parent."""
+    order = list(kept)
+    waiting: list[str] = []
+    for name in names:
+        waiting.append(name)
+        while ready := [w for w in waiting if all(parent in order for parent in parents.get(w, ()))]:
+            order += ready
+            waiting = [w for w in waiting if w not in ready]
+    return order
 
 
 def _check_earlier(name: str, others: Sequence[str], position: dict[str, int], role: str) -> None:
@@ -281,12 +286,11 @@ def _check_earlier(name: str, others: Sequence[str], position: dict[str, int], r
 
 def _refuse_identifier(variable: Variable, n_rows: int, column: Column) -> None:
     """Text that is different for nearly everybody names people; a draw would hand it out."""
-    n_levels = len(variable.values) - variable.first
-    if variable.kind == "numeric" or column.method is not None or n_levels < IDENTIFIER_LEVELS:
+    if variable.kind == "numeric" or column.method is not None or variable.n_used < IDENTIFIER_LEVELS:
         return
-    if n_levels > IDENTIFIER_SHARE * n_rows:
+    if variable.n_used > IDENTIFIER_SHARE * n_rows:
         raise DataError(
-            f"Column {variable.name!r} looks like an identifier: {n_levels:,} different values in {n_rows:,} rows. A "
-            f"synthetic copy would repeat real ones. Drop the column, or say what you want with "
+            f"Column {variable.name!r} looks like an identifier: {variable.n_used:,} different values in {n_rows:,} "
+            f"rows. A synthetic copy would repeat real ones. Drop the column, or say what you want with "
             f"columns={{{variable.name!r}: Column(method='sample')}} (or 'cart', 'keep')."
         )

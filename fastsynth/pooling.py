@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,8 @@ from fastsynth.errors import PoolError, check_count
 RuleName = Literal["raab2016", "reiter2003"]
 RULES = ("raab2016", "reiter2003")
 Floats = NDArray[np.float64]
+# Level of all intervals.
+LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +107,12 @@ class Pooled:
     reason : str
         Why this rule.
     m : int
-    level : float
-        Level of the intervals.
     """
 
     table: pl.DataFrame
     rule: str
     reason: str
     m: int
-    level: float = field(default=0.95)
 
     def compare(self, original: Any) -> pl.DataFrame:
         """Put the pooled estimates beside a fit to the original data, where one may see both.
@@ -150,7 +149,7 @@ class Pooled:
                 f"The original has terms {list(fit.terms)}, the pooled table {self.table['term'].to_list()}."
             )
         se = np.sqrt(np.diag(fit.covariance))
-        quantile = _t_quantile(self.level, np.full(len(se), fit.df))
+        quantile = _t_quantile(np.full(len(se), fit.df))
         low, high = fit.estimate - quantile * se, fit.estimate + quantile * se
         table = self.table
         return pl.DataFrame(
@@ -246,14 +245,16 @@ def pool(
         df = np.full(len(terms), np.inf)
     else:
         t = ubar * ratio + b / m
-        with np.errstate(divide="ignore"):
-            df = (m - 1) * (1 + m * ubar * ratio / b) ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            df = np.where(b > 0, (m - 1) * (1 + m * ubar * ratio / b) ** 2, np.inf)
     if dfcom is None:
-        dfcom = min(fit.df for fit in read) + design.n - design.k
+        # A fit of p coefficients to a share of the k rows would be one to the same share of the n rows.
+        p = len(terms)
+        dfcom = max((min(fit.df for fit in read) + p) / ratio - p, 1.0)
     if not dfcom > 0:
         raise PoolError(f"dfcom={dfcom}: complete-data degrees of freedom must be positive.")
     df = np.minimum(df, dfcom)
-    return Pooled(_table(terms, qbar, ubar, b, t, df, 0.95), name, reason, m)
+    return Pooled(_table(terms, qbar, ubar, b, t, df), name, reason, m)
 
 
 def _design(fits: Sequence[Any], n: int | None, k: int | None, proper: bool | None) -> Design:
@@ -321,7 +322,7 @@ def read_fit(fit: Any) -> Estimates:
         df = float(getattr(fit, "df_resid", math.inf)) if getattr(fit, "use_t", False) else math.inf
     elif isinstance(fit, tuple | list) and len(fit) == 2:
         terms, estimate = _named(fit[0])
-        covariance, df = np.asarray(_named(fit[1])[1] if isinstance(fit[1], Mapping) else fit[1], np.float64), math.inf
+        covariance, df = _covariance(fit[1], terms), math.inf
     else:
         raise PoolError(
             f"Cannot read estimates from a {type(fit).__name__}. Pass a fitted result with params and "
@@ -345,6 +346,19 @@ def read_fit(fit: Any) -> Estimates:
     return Estimates(terms, estimate, covariance, df)
 
 
+def _covariance(values: Any, terms: tuple[str, ...]) -> Floats:
+    """A covariance matrix or variances, brought into the order of the terms where they are labelled."""
+    labels = list(values) if isinstance(values, Mapping) else getattr(values, "index", None)
+    if labels is None or callable(labels):
+        return np.asarray(values, np.float64)
+    labels = [str(label) for label in labels]
+    if sorted(labels) != sorted(terms):
+        raise PoolError(f"Estimates are of {list(terms)}, variances of {labels}.")
+    order = [labels.index(term) for term in terms]
+    array = np.asarray(list(values.values()) if isinstance(values, Mapping) else values, np.float64)
+    return array[order] if array.ndim == 1 else array[np.ix_(order, order)]
+
+
 def _named(values: Any) -> tuple[tuple[str, ...], Floats]:
     """Terms and numbers of a mapping, a pandas Series, an array or a number."""
     if isinstance(values, Mapping):
@@ -360,13 +374,11 @@ def _named(values: Any) -> tuple[tuple[str, ...], Floats]:
     return tuple(str(label) for label in labels), array
 
 
-def _table(
-    terms: tuple[str, ...], qbar: Floats, ubar: Floats, b: Floats, t: Floats, df: Floats, level: float
-) -> pl.DataFrame:
+def _table(terms: tuple[str, ...], qbar: Floats, ubar: Floats, b: Floats, t: Floats, df: Floats) -> pl.DataFrame:
     se = np.sqrt(t)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = qbar / se
-    half = _t_quantile(level, df) * se
+    half = _t_quantile(df) * se
     return pl.DataFrame(
         {
             "term": terms,
@@ -384,8 +396,8 @@ def _table(
     ).with_columns(pl.col("b").fill_nan(None))
 
 
-def _t_quantile(level: float, df: Floats) -> Floats:
-    return np.asarray(stdtrit(df, (1 + level) / 2))
+def _t_quantile(df: Floats) -> Floats:
+    return np.asarray(stdtrit(df, (1 + LEVEL) / 2))
 
 
 def interval_overlap(low_o: Floats, high_o: Floats, low_s: Floats, high_s: Floats) -> Floats:
@@ -396,7 +408,7 @@ def interval_overlap(low_o: Floats, high_o: Floats, low_s: Floats, high_s: Float
 
 
 def format_table(table: pl.DataFrame) -> str:
-    """A plain text table: text to the left, numbers to the right with three decimals."""
+    """A plain text table: text to the left, numbers to the right with three decimals, small ones as powers of ten."""
     cells = [[_cell(value) for value in table[name]] for name in table.columns]
     widths = [max(map(len, [name, *column])) for name, column in zip(table.columns, cells, strict=True)]
     right = [dtype.is_numeric() for dtype in table.dtypes]
@@ -410,4 +422,6 @@ def format_table(table: pl.DataFrame) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2e}"

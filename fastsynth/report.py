@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from fastsynth.errors import FastsynthError
 from fastsynth.synthesis import Synthesis
 
 # Categories shown before the rest is summed up.
 MOST_LEVELS = 12
+# Panels side by side.
+PANELS = 3
 GREY, BLUE = "#b8bcc4", "#1f5fbf"
 
 
-def plot_marginals(original: pa.Table, synthesis: Synthesis, path: Path, columns: int = 3) -> None:
+def plot_marginals(original: pa.Table, synthesis: Synthesis, path: Path) -> None:
     """Draw the original and the synthetic margin of every column into one PNG.
 
     Parameters
@@ -29,8 +32,6 @@ def plot_marginals(original: pa.Table, synthesis: Synthesis, path: Path, columns
         rows by category, a bar for the original, a dot for each copy.
     path : Path
         File to write.
-    columns : int, default 3
-        Panels side by side.
 
     Raises
     ------
@@ -43,13 +44,13 @@ def plot_marginals(original: pa.Table, synthesis: Synthesis, path: Path, columns
     except ImportError:
         raise FastsynthError("Pictures need matplotlib: pip install 'fastsynth[report]'.") from None
     names = original.column_names
-    rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(4.2 * columns, 2.7 * rows), layout="constrained")
+    rows = math.ceil(len(names) / PANELS)
+    figure = Figure(figsize=(4.2 * PANELS, 2.7 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     copies = [pl.DataFrame(synthesis.arrow(i)) for i in range(synthesis.m)]
     real = pl.DataFrame(original)
     for i, name in enumerate(names):
-        axes = figure.add_subplot(rows, columns, i + 1)
+        axes = figure.add_subplot(rows, PANELS, i + 1)
         if real[name].dtype.is_numeric() or real[name].dtype.is_temporal():
             _draw_numbers(axes, real[name], [copy[name] for copy in copies])
         else:
@@ -68,7 +69,7 @@ def plot_marginals(original: pa.Table, synthesis: Synthesis, path: Path, columns
 
 
 def _draw_numbers(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
-    numbers = [s.drop_nulls().to_physical().cast(pl.Float64).drop_nans().to_numpy() for s in (real, *copies)]
+    numbers = [_numbers(s) for s in (real, *copies)]
     whole = np.concatenate(numbers)
     if not len(whole):
         return
@@ -80,15 +81,19 @@ def _draw_numbers(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
             [[distinct[0] - step / 2], (distinct[1:] + distinct[:-1]) / 2, [distinct[-1] + step / 2]]
         )
     else:
-        edges = (
-            np.linspace(whole.min(), whole.max() or 1, 31) if whole.min() < whole.max() else np.array([0, 1]) + whole[0]
-        )
+        edges = np.linspace(whole.min(), whole.max(), 31) if whole.min() < whole.max() else np.array([0, 1]) + whole[0]
     for i, values in enumerate(numbers):
         share = np.histogram(values, edges)[0] / max(len((real, *copies)[i]), 1)
         if i == 0:
             axes.stairs(share, edges, fill=True, color=GREY)
         else:
             axes.stairs(share, edges, color=BLUE, alpha=0.6, linewidth=1)
+
+
+def _numbers(series: pl.Series) -> NDArray[np.float64]:
+    present = series.drop_nulls()
+    physical = present.to_physical() if series.dtype.is_temporal() else present
+    return physical.cast(pl.Float64).drop_nans().to_numpy()
 
 
 def _draw_levels(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
@@ -113,5 +118,5 @@ def _draw_levels(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
 
 
 def _shares(series: pl.Series) -> dict[str, float]:
-    counts = series.cast(pl.String).fill_null("(missing)").value_counts()
-    return dict(zip(counts[series.name], counts["count"] / len(series), strict=True))
+    counts = series.alias("level").cast(pl.String).fill_null("(missing)").value_counts()
+    return dict(zip(counts["level"], counts["count"] / len(series), strict=True))

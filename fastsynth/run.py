@@ -32,13 +32,14 @@ TRIAL_ROWS = 10_000
 BOOTSTRAP, DRAW = 0, 1
 
 Result = TypeVar("Result")
-Tick = Callable[[int], None]
+# Called with how much was done: rows, columns, or the number of a task.
+Tick = Callable[[int], object]
 
 
 class Executor(Protocol):
     """What runs the tasks: threads here, a cluster elsewhere."""
 
-    def map(self, tasks: Sequence[Callable[[], Result]], done: Callable[[int], None]) -> list[Result]:
+    def map(self, tasks: Sequence[Callable[[], Result]], done: Tick) -> list[Result]:
         """Run all tasks, return their results in order; ``done(i)`` is called as task i ends."""
 
 
@@ -54,7 +55,7 @@ class Threads:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or available_threads()
 
-    def map(self, tasks: Sequence[Callable[[], Result]], done: Callable[[int], None]) -> list[Result]:
+    def map(self, tasks: Sequence[Callable[[], Result]], done: Tick) -> list[Result]:
         """Run all tasks, return their results in order; an error stops the tasks that have not begun."""
         if self.threads == 1 or len(tasks) == 1:
             results = []
@@ -228,7 +229,7 @@ def evaluate(step: Step, parents: pa.Table, schema: pa.Schema) -> pa.Array:
 
 
 def try_passive(table: pa.Table, plan: Plan) -> dict[str, int]:
-    """Try every passive expression on the first 10,000 real rows, before anything is fitted.
+    """Try every passive expression on up to 10,000 real rows spread over the table, before anything is fitted.
 
     Returns
     -------
@@ -240,7 +241,14 @@ def try_passive(table: pa.Table, plan: Plan) -> dict[str, int]:
     PlanError
         The expression fails, gives another type, or uses other rows.
     """
-    head = table.slice(0, TRIAL_ROWS)
+    spread = np.unique(np.linspace(0, table.num_rows - 1, TRIAL_ROWS).astype(np.int64))
+    names = {
+        table.column_names[slot]
+        for step in plan.steps
+        if step.action == "passive"
+        for slot in (*step.predictors, step.slot)
+    }
+    head = table.select(sorted(names)).take(pa.array(spread))
     differences = {}
     for step in plan.steps:
         if step.action == "passive":

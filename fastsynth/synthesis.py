@@ -25,7 +25,7 @@ from fastsynth.errors import NotFittedError, OptionError, OutputError, check_cou
 from fastsynth.methods import Method
 from fastsynth.plan import Column, make_plan
 from fastsynth.pooling import Analyses, Design
-from fastsynth.run import Executor, Model, Threads, fit_plan, generate, try_passive
+from fastsynth.run import Executor, Model, Threads, Tick, fit_plan, generate, try_passive
 from fastsynth.version import __version__
 
 RandomState = int | np.random.SeedSequence | np.random.Generator | None
@@ -126,7 +126,7 @@ def synthesize(
         progress=progress,
     )
     if k is not None:
-        check_count("k", k)
+        k = check_count("k", k)
     return synthesizer.fit(data).sample(k=k)
 
 
@@ -147,8 +147,8 @@ class Synthesizer:
     random_state_ : int
         What the bootstrap samples of proper synthesis were drawn with.
     passive_differences_ : dict of str to int
-        For each passive column the number of real rows, of the first 10,000, that hold something other than the
-        expression.
+        For each passive column the number of real rows, of up to 10,000 spread over the table, that hold something
+        other than the expression.
 
     Examples
     --------
@@ -196,7 +196,7 @@ class Synthesizer:
         Synthesizer
             Itself.
         """
-        check_count("m", self.m)
+        m = check_count("m", self.m)
         executor = _executor(self.threads)
         entropy = _entropy(self.random_state)
         table, frame = read_table(data)
@@ -211,9 +211,9 @@ class Synthesizer:
             proper=self.proper,
         )
         self.passive_differences_ = try_passive(table, plan)
-        n_fits = sum(step.action == "draw" for step in plan.steps) * (self.m if plan.proper else 1)
+        n_fits = sum(step.action == "draw" for step in plan.steps) * (m if plan.proper else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
-            self.model_ = fit_plan(encoded, plan, self.m, entropy, executor, tick)
+            self.model_ = fit_plan(encoded, plan, m, entropy, executor, tick)
         self.n_rows_ = encoded.n_rows
         self.random_state_ = entropy
         return self
@@ -241,10 +241,8 @@ class Synthesizer:
             m or k is not a positive integer; more proper copies than were fitted; k other than n with kept columns.
         """
         model = self._fitted()
-        m = self.m if m is None else m
-        k = self.n_rows_ if k is None else k
-        check_count("m", m)
-        check_count("k", k)
+        m = check_count("m", self.m if m is None else m)
+        k = check_count("k", self.n_rows_ if k is None else k)
         if model.plan.proper and m > len(model.fits):
             raise OptionError(f"m={m}: {len(model.fits)} proper copies were fitted. Fit again with m={m}.")
         if model.kept and k != self.n_rows_:
@@ -265,30 +263,16 @@ class Synthesizer:
             column, action ("draw", "keep", "passive"), method, n_predictors, n_leaves and smallest_leaf (of the tree
             for the values), n_differ (passive: real rows that hold something else).
         """
-        model = self._fitted()
-        records = _describe(model)
-        return pl.DataFrame(
-            [
-                {
-                    "column": r["column"],
-                    "action": r["action"],
-                    "method": r["method"],
-                    "n_predictors": len(r["predictors"]),
-                    "n_leaves": r["n_leaves"],
-                    "smallest_leaf": r["smallest_leaf"],
-                    "n_differ": self.passive_differences_.get(r["column"]),
-                }
-                for r in records
-            ],
-            schema={
-                "column": pl.String,
-                "action": pl.String,
-                "method": pl.String,
-                "n_predictors": pl.Int64,
-                "n_leaves": pl.Int64,
-                "smallest_leaf": pl.Int64,
-                "n_differ": pl.Int64,
-            },
+        records = pl.DataFrame(_describe(self._fitted()), infer_schema_length=None)
+        return records.select(
+            "column",
+            "action",
+            pl.col("method").cast(pl.String),
+            pl.col("predictors").list.len().cast(pl.Int64).alias("n_predictors"),
+            pl.col("n_leaves", "smallest_leaf").cast(pl.Int64),
+            pl.col("column")
+            .replace_strict(self.passive_differences_, default=None, return_dtype=pl.Int64)
+            .alias("n_differ"),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -302,7 +286,7 @@ class Synthesizer:
             A passive expression calls Python code, which no file should carry.
         """
         model = self._fitted()
-        state = {"m": self.m, "random_state": self.random_state_, "passive_differences": self.passive_differences_}
+        state = {"m": int(self.m), "random_state": self.random_state_, "passive_differences": self.passive_differences_}
         model_file.save(Path(path), model, state)
 
     @classmethod
@@ -489,29 +473,37 @@ class Synthesis(Sequence[Any]):
         """
         target = Path(folder)
         check_output(target)
+        created = not target.exists()
+        written: list[Path] = []
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-                made = Path(temporary) / "out"
-                made.mkdir()
-                width = len(str(self.m))
+            target.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target, prefix=".unfinished-") as unfinished:
                 for i, table in enumerate(self._tables, start=1):
-                    pq.write_table(table, made / f"copy_{i:0{width}}.parquet", compression="zstd")
-                (made / "audit.json").write_text(json.dumps(self.audit, indent=2) + "\n")
-                if target.exists():
-                    target.rmdir()
-                made.rename(target)
-        except OSError as error:
-            raise OutputError(f"Cannot write to {str(target)!r}: {error.strerror or error}.") from error
-        return sorted(target.glob("copy_*.parquet"))
+                    path = Path(unfinished) / f"copy_{i:0{len(str(self.m))}}.parquet"
+                    pq.write_table(table, path, compression="zstd")
+                (Path(unfinished) / "audit.json").write_text(json.dumps(self.audit, indent=2) + "\n", encoding="utf-8")
+                for path in sorted(Path(unfinished).iterdir()):
+                    written.append(path.rename(target / path.name))
+        except BaseException as error:
+            for path in written:
+                path.unlink()
+            if created and target.exists():
+                target.rmdir()
+            if isinstance(error, OSError | pa.ArrowException):
+                raise OutputError(f"Cannot write to {str(target)!r} ({type(error).__name__}).") from None
+            raise
+        return [path for path in written if path.suffix == ".parquet"]
 
 
 def check_output(folder: Path) -> None:
-    """Refuse an output folder that is a file or holds something."""
+    """Refuse an output folder that is a file, holds something, or cannot be written to."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{str(folder)!r} is a file. Name a new or empty folder for the copies.")
     if folder.is_dir() and any(folder.iterdir()):
         raise OutputError(f"Folder {str(folder)!r} is not empty. Name a new or empty one; nothing was written.")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"Cannot write in {str(nearest)!r}. Name a folder that can be written to.")
 
 
 def _describe(model: Model) -> list[dict[str, Any]]:
@@ -535,9 +527,7 @@ def _describe(model: Model) -> list[dict[str, Any]]:
 
 
 def _executor(threads: int | None) -> Executor:
-    if threads is not None:
-        check_count("threads", threads)
-    return Threads(threads)
+    return Threads(None if threads is None else check_count("threads", threads))
 
 
 def _entropy(random_state: RandomState) -> int:
@@ -556,7 +546,7 @@ def _entropy(random_state: RandomState) -> int:
 
 
 @contextmanager
-def _progress(progress: Progress, stage: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def _progress(progress: Progress, stage: str, total: int, unit: str) -> Iterator[Tick]:
     """Report progress: to a bar with rate and time left, to the caller's function, or to nobody."""
     if callable(progress):
         report, done = progress, 0
@@ -570,4 +560,4 @@ def _progress(progress: Progress, stage: str, total: int, unit: str) -> Iterator
         return
     shown = sys.stderr.isatty() if progress is None else bool(progress)
     with tqdm(total=total, desc=stage, unit=unit, unit_scale=True, disable=not shown, leave=False) as bar:
-        yield lambda step: (bar.update(step), None)[1]
+        yield bar.update

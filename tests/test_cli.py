@@ -97,6 +97,9 @@ def test_config_file(tmp_path, people):
         ("method = 'rf'", "method='rf'"),
         ("method = { name = 'rf' }", "name must be one of"),
         ("method = { name = 'cart', depth = 3 }", "unknown option of cart"),
+        ("columns = 3", "columns must be tables"),
+        ("drop = 'sex'", "drop must be a list"),
+        ("visit_sequence = 3", "visit_sequence must be a list"),
         ("[columns.sex]\nsmooth = 1", r"may hold method, predictors, passive"),
     ],
 )
@@ -106,6 +109,16 @@ def test_bad_config_is_refused(tmp_path, people, text, message):
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_minbucket_changes_the_method_and_no_more(tmp_path, people):
+    (tmp_path / "c.toml").write_text("k = 50\nmethod = { name = 'cart', cp = 0.5 }")
+    words = ["--config", tmp_path / "c.toml", "--minbucket", 7]
+    assert call("fit", people, "-o", tmp_path / "m.fsyn", *words).exit_code == 0
+    assert fs.Synthesizer.load(tmp_path / "m.fsyn").summary()["method"][0] == "Cart(minbucket=7, cp=0.5)"
+    (tmp_path / "c.toml").write_text("method = 'sample'")
+    result = call("fit", people, "-o", tmp_path / "m.fsyn", *words)
+    assert (result.exit_code, "option of method cart" in result.output) == (1, True)
 
 
 def test_errors_are_one_line_and_nothing_is_written(tmp_path, people):
@@ -118,6 +131,7 @@ def test_errors_are_one_line_and_nothing_is_written(tmp_path, people):
         (["synthesize", people, "-o", tmp_path / "out", "-k", "0"], "k=0"),
         (["synthesize", people, "-o", tmp_path / "out", "--minbucket", "-1"], "minbucket=-1"),
         (["synthesize", people, "-o", tmp_path / "out", "--drop", "zzz"], "no column 'zzz'"),
+        (["fit", people, "-o", tmp_path / "none" / "m.fsyn"], "No folder"),
         (["sample", tmp_path / "none.fsyn", "-o", tmp_path / "out"], "No file"),
         (["demo", "--out", tmp_path / "full"], "not empty"),
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -88,10 +90,57 @@ class OnlyArrow:
         return self.table.__arrow_c_stream__(requested_schema)
 
 
-def test_anything_with_an_arrow_stream_is_read(every_type):
-    table = every_type.to_arrow()
+@pytest.mark.parametrize("source", ["to_arrow", "polars"])
+def test_anything_with_an_arrow_stream_is_read(every_type, source):
+    """Also polars' own stream, whose text is string_view."""
+    table = every_type.to_arrow() if source == "to_arrow" else every_type
     back, _ = round_trip(OnlyArrow(table))
+    assert back.schema.equals(pa.table(table).schema)
     assert_frame_equal(pl.DataFrame(back), every_type)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(["b", None, "a"], pa.string_view()),
+        pa.array(["b", None, "a"], pa.string_view()).dictionary_encode(),
+        pa.array([Decimal("1.25"), None, Decimal("2.50")], pa.decimal32(5, 2)),
+        pa.array([Decimal("1.25"), None, Decimal("2.50")], pa.decimal64(12, 2)),
+        pa.array([Decimal("1.25"), None, Decimal("2.50")], pa.decimal256(40, 2)),
+        pa.array([1.5, None, 2.5], pa.float16()),
+        pa.array([86_400_000, None, 0], pa.int64()).cast(pa.date64()),
+        pa.array([1, None, 2], pa.int32()).cast(pa.time32("ms")),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_rare_arrow_types_come_back(array):
+    table = pa.table({"a": array, "x": [1, 2, 3]})
+    back, _ = round_trip(table)
+    assert back.schema.equals(table.schema)
+    assert back.to_pydict() == table.to_pydict()
+
+
+def test_every_nan_is_one_missing_value():
+    odd_nan = np.array([0x7FF8000000000001], np.uint64).view(np.float64)[0]
+    _, encoded = round_trip(pl.DataFrame({"x": pl.Series([np.nan, odd_nan, 1.0, None]), "y": [1, 2, 3, 4]}))
+    assert encoded.variables[0].first == 2
+    assert encoded.codes[0].tolist() == [0, 0, 1, 0]
+
+
+def test_unordered_categories_are_sorted_whatever_their_dictionary():
+    """So that the same values give the same trees as text and as any kind of category."""
+    codes = [
+        round_trip(pl.DataFrame({"x": pl.Series(["b", "c", "a"]).cast(dtype), "y": [1, 2, 3]}))[1].codes[0].tolist()
+        for dtype in (pl.String, pl.Categorical)
+    ]
+    assert codes == [[2, 3, 1], [2, 3, 1]]
+
+
+def test_names_of_categories_that_left_the_table_go_no_further():
+    dictionary = pa.DictionaryArray.from_arrays([0, 2, 0], ["a", "gone", "b"])
+    back, _ = round_trip(pa.table({"d": dictionary, "x": [1, 2, 3]}))
+    assert back["d"].to_pylist() == ["a", "b", "a"]
+    assert "gone" not in back["d"].chunk(0).dictionary.to_pylist()
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
@@ -107,7 +156,8 @@ def test_ranks_follow_values_and_missing_comes_first():
     _, encoded = round_trip(pl.DataFrame({"x": [2.5, None, float("nan"), -1.0], "y": ["b", "a", None, "b"]}))
     x, y = encoded.variables
     assert encoded.ranks[0].tolist() == [3, 0, 1, 2]
-    assert (x.first, x.has_missing, x.kind) == (2, True, "numeric")
+    assert encoded.codes[0].tolist() == [2, 0, 0, 1]
+    assert (x.first, x.has_missing, x.kind, x.n_used) == (2, True, "numeric", 2)
     assert encoded.ranks[1].tolist() == [2, 1, 0, 2]
     assert (y.first, y.kind) == (1, "unordered")
 
@@ -147,7 +197,7 @@ def test_many_distinct_values_are_binned_in_order():
     assert encoded.ranks[0].dtype == np.uint32
     order = np.argsort(x[10:])
     assert (np.diff(codes[10:][order].astype(int)) >= 0).all()
-    assert (codes[:10] == 1).all()
+    assert (codes[:10] == 0).all()
     assert variable.n_codes <= columns.MAX_CODES
     sizes = np.bincount(codes[10:])
     assert sizes.max() <= 5
@@ -184,6 +234,10 @@ def test_the_callers_table_is_not_changed(every_type):
         (pl.DataFrame({"a": [1.0, float("inf")], "b": [1, 2]}), "Column 'a' has 1 infinite"),
         (pl.DataFrame({"a": pl.Series([1, 2], dtype=pl.Int128), "b": [1, 2]}), "'a'"),
         (pd.DataFrame({"a": [1, "x"], "b": [1, 2]}), "'a'"),
+        (pd.DataFrame({"a": [1, 2**70], "b": [1, 2]}), "'a'"),
+        (pd.DataFrame({0: [1, 2], 1: [1, 2]}), "0, 1 are not text"),
+        (pa.table({"a": pa.array([b"x", b"y"]).dictionary_encode(), "b": [1, 2]}), "Column 'a' has type"),
+        (pl.scan_parquet("nowhere.parquet"), "Cannot convert the table"),
         ({"a": [1, 2]}, "Cannot read a dict"),
         ([[1, 2]], "Cannot read a list"),
         (np.zeros((3, 3)), "Cannot read a ndarray"),

@@ -35,11 +35,13 @@ def imported(path):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
             if node.module == "fastsynth":
-                yield from (alias.name for alias in node.names)
+                yield from (alias.name if alias.name in FLOORS else "__init__" for alias in node.names)
             elif node.module and node.module.startswith("fastsynth."):
                 yield node.module.split(".")[1]
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("fastsynth."))
+            for alias in node.names:
+                if alias.name.split(".")[0] == "fastsynth":
+                    yield [*alias.name.split("."), "__init__"][1]
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)

@@ -69,6 +69,19 @@ def test_missingness_is_information():
     assert (retired == frame["retired"]).all()
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_missing_predictors_go_where_they_fit(missing):
+    """x is missing for high y: missing has to be able to join the high values, as null and as NaN."""
+    n = 4000
+    rng = np.random.default_rng(5)
+    x = rng.integers(0, 100, n).astype(float)
+    y = np.where((x > 60) & (x < 80), 50.0, 0.0) + rng.integers(0, 2, n)
+    hide = (y >= 50) & (rng.random(n) < 0.5)
+    frame = pl.DataFrame({"x": pl.Series([missing if h else v for h, v in zip(hide, x)]), "y": y})
+    _, drawn = fit_and_draw(frame, "y", Cart(), ["x"])
+    assert (drawn.to_numpy()[hide] >= 50).all()
+
+
 def test_null_and_nan_are_kept_apart():
     x = pl.Series([1.0, None, float("nan"), 2.0] * 100)
     frame = pl.DataFrame({"kind": [0, 1, 2, 3] * 100, "x": x})

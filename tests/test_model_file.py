@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import fastsynth as fs
-from fastsynth.errors import ModelFileError, NotFittedError, OptionError
+from fastsynth.errors import ModelFileError, NotFittedError, OptionError, OutputError
 
 
 @pytest.mark.parametrize("proper", [False, True])
@@ -128,12 +130,72 @@ def test_other_files_are_refused(tmp_path, saved):
         fs.Synthesizer.load(saved)
 
 
-def test_smuggled_python_code_is_not_run(saved):
+@pytest.mark.parametrize(
+    "expression",
+    [
+        {"AnonymousFunction": {"function": [128, 5]}},
+        {"BinaryExpr": {"left": {"Column": "age"}, "op": "Plus", "right": {"AnonymousFunction": {}}}},
+        {"Function": {"input": [{"Column": "age"}], "function": {"FfiPlugin": {"lib": "/tmp/x.so"}}}},
+        {"Function": {"input": [], "function": "PythonUdf"}},
+    ],
+)
+@pytest.mark.parametrize("escaped", [False, True])
+def test_smuggled_code_is_not_run(saved, expression, escaped):
     def change(parts):
         manifest = json.loads(parts["manifest.json"])
-        manifest["steps"][2] |= {"action": "passive", "expression": '{"AnonymousFunction": {"function": [128, 5]}}'}
+        manifest["steps"][2] |= {"action": "passive", "expression": expression}
+        text = json.dumps(manifest)
+        for word in ("Anonymous", "Ffi", "Python"):
+            text = text.replace(word, f"\\u{ord(word[0]):04x}{word[1:]}") if escaped else text
+        parts["manifest.json"] = text.encode()
+
+    rewrite(saved, change)
+    with pytest.raises(ModelFileError, match="may carry code"):
+        fs.Synthesizer.load(saved)
+
+
+def test_words_in_data_are_no_code(tmp_path, mixed):
+    rule = pl.when(pl.col("age") > 40).then(pl.lit("Python")).otherwise(pl.lit("Plugin"))
+    frame = mixed.with_columns(rule.alias("Ffi"))
+    s = fs.Synthesizer(columns={"Ffi": fs.Column(passive=rule)}, random_state=1).fit(frame)
+    s.save(tmp_path / "m.fsyn")
+    assert fs.Synthesizer.load(tmp_path / "m.fsyn").sample(m=1)[0].equals(s.sample(m=1)[0])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("left", 2**31), ("left", 0), ("feature", 77), ("count", 2**32 - 1), ("count", 0)]
+)
+def test_trees_that_point_outside_themselves_are_refused(saved, field, value):
+    """The checksums fit, as an attacker would make them fit; the kernel must never see such nodes."""
+
+    def change(parts):
+        name = "fit_0000_0003_v_nodes.arrow"
+        table = pa.ipc.open_file(pa.BufferReader(parts[name])).read_all()
+        column = table[field].to_numpy().copy()
+        column[-1 if field == "count" else 0] = value
+        position = table.column_names.index(field)
+        table = table.set_column(position, field, pa.array(column, table.schema.field(field).type))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        parts[name] = sink.getvalue().to_pybytes()
+        manifest = json.loads(parts["manifest.json"])
+        manifest["sha256"][name] = hashlib.sha256(parts[name]).hexdigest()
         parts["manifest.json"] = json.dumps(manifest).encode()
 
     rewrite(saved, change)
-    with pytest.raises(ModelFileError, match="carries Python code"):
+    with pytest.raises(ModelFileError, match="points outside itself"):
         fs.Synthesizer.load(saved)
+
+
+def test_expressions_are_read_by_the_polars_that_wrote_them(tmp_path, mixed):
+    path = tmp_path / "m.fsyn"
+    fs.Synthesizer(columns={"income": fs.Column(passive=pl.col("age") * 2.0)}).fit(mixed).save(path)
+    rewrite(path, edit(polars="0.1.0"))
+    with pytest.raises(ModelFileError, match=r"polars 0\.1\.0"):
+        fs.Synthesizer.load(path)
+
+
+def test_a_folder_that_does_not_exist(tmp_path, mixed):
+    with pytest.raises(OutputError, match="No such file"):
+        fs.Synthesizer().fit(mixed).save(tmp_path / "none" / "m.fsyn")

@@ -146,6 +146,33 @@ def test_forms_of_estimates():
     assert as_arrays.table["term"].to_list() == ["1", "2"]
 
 
+def test_labelled_variances_are_put_in_order():
+    by_name = pool([({"a": 1.0, "b": 2.0}, {"b": 0.04, "a": 0.01})] * 2, rule="raab2016")
+    assert by_name.table["ubar"].to_list() == [0.01, 0.04]
+    matrix = pd.DataFrame([[0.04, 0.0], [0.0, 0.01]], index=["b", "a"], columns=["b", "a"])
+    by_frame = pool([(pd.Series({"a": 1.0, "b": 2.0}), matrix)] * 2, rule="raab2016")
+    assert by_frame.table["ubar"].to_list() == [0.01, 0.04]
+    with pytest.raises(PoolError, match=r"variances of \['z'\]"):
+        pool([({"a": 1.0}, {"z": 0.1})] * 2, rule="raab2016")
+
+
+def test_degrees_of_freedom_of_a_fit_to_part_of_the_rows():
+    """Half of 100 synthetic rows stand for half of 200 real ones."""
+    half = pool(Analyses([ols(seed, n=50) for seed in range(3)], Design(200, 100, 3)))
+    assert half.table["df"].to_list() == [98, 98]
+    many = pool(Analyses([ols(seed, n=100) for seed in range(3)], Design(200, 2000, 3)))
+    assert many.table["df"].to_list() == [8, 8]
+
+
+def test_no_variance_at_all_is_legal():
+    got = row(pool([(1.0, 0.0)] * 5, rule="reiter2003"))
+    assert (got["t"], got["conf_low"], got["conf_high"]) == (0, 1, 1)
+
+
+def test_small_numbers_are_printed():
+    assert "1.00e-05" in str(pool([(1e-5, 1e-12)] * 2, rule="raab2016"))
+
+
 def test_printed_table():
     text = str(pool(P1, rule="raab2016"))
     assert "estimate" in text

@@ -138,3 +138,21 @@ def test_passive_values_that_the_type_cannot_hold_are_refused_without_quoting_th
     with pytest.raises(PlanError, match="cannot hold") as caught:
         passive(frame, pl.lit("secret") + pl.col("a").cast(pl.String))
     assert "secret" not in str(caught.value)
+
+
+def test_a_kept_column_named_late_still_predicts():
+    n = 2000
+    rng = np.random.default_rng(3)
+    c = rng.normal(size=n).round(3)
+    frame = pl.DataFrame({"y": c + 0.01 * rng.normal(size=n), "c": c, "d": (c * 2).round(3)})
+    columns = {"c": Column(method="keep"), "d": Column(passive=(pl.col("c") * 2).round(3))}
+    copy = Synthesizer(columns=columns, visit_sequence=["y", "d", "c"], random_state=1).fit(frame).sample(m=1)[0]
+    assert np.corrcoef(copy["y"], copy["c"])[0, 1] > 0.99
+    assert (copy["d"] == frame["d"]).all()
+
+
+def test_other_rows_are_noticed_wherever_they_are():
+    n = 30_000
+    frame = pl.DataFrame({"a": [1] * 15_000 + list(range(15_000)), "b": [0] * n})
+    with pytest.raises(PlanError, match="other rows"):
+        passive(frame, pl.col("a") - pl.col("a").max())

@@ -64,6 +64,7 @@ def test_same_values_for_every_kind_of_table(mixed):
     reference = fs.synthesize(frame, m=2, random_state=3)
     for make in KINDS.values():
         same(reference, fs.synthesize(make(frame), m=2, random_state=3))
+        same(reference, fs.synthesize(make(mixed), m=2, random_state=3))
 
 
 def test_same_values_for_files(tmp_path, mixed):
@@ -216,6 +217,48 @@ def test_write_parquet(tmp_path, every_type):
     with pytest.raises(OutputError, match="is a file"):
         syn.write_parquet(tmp_path / "file")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "new"]
+
+
+def test_write_parquet_leaves_nothing_after_an_error(tmp_path, mixed, monkeypatch):
+    syn = fs.synthesize(mixed, m=2, random_state=1)
+    write = pq.write_table
+
+    def fail(table, path, **options):
+        if "copy_2" in str(path):
+            raise OSError(28, "No space left on device")
+        write(table, path, **options)
+
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(pq, "write_table", fail)
+    for name in ("new", "empty"):
+        with pytest.raises(OutputError, match="Cannot write"):
+            syn.write_parquet(tmp_path / name)
+    assert [p.name for p in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_write_parquet_into_the_working_folder_and_through_a_link(tmp_path, mixed, monkeypatch):
+    syn = fs.synthesize(mixed, m=1, random_state=1)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert syn.write_parquet(tmp_path / "link")[0].exists()
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert syn.write_parquet(".")[0].exists()
+
+
+def test_numpy_integers_are_integers(tmp_path, mixed):
+    method = fs.Cart(minbucket=np.int64(7), cp=np.float32(0.5))
+    s = fs.Synthesizer(m=np.int64(2), method=method, random_state=np.int64(1)).fit(mixed)
+    syn = s.sample(k=np.int32(10))
+    syn.write_parquet(tmp_path / "out")
+    s.save(tmp_path / "m.fsyn")
+    assert json.dumps(syn.audit)
+
+
+def test_enum_with_many_unused_levels_is_no_identifier(mixed):
+    levels = pl.Enum([f"l{i}" for i in range(600)])
+    frame = mixed.with_columns(e=pl.format("l{}", pl.int_range(500) % 3).cast(levels))
+    assert fs.synthesize(frame, m=1)[0].schema["e"] == levels
 
 
 def test_written_files_are_the_same_bytes(tmp_path, mixed):
