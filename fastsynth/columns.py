@@ -184,8 +184,7 @@ def read_table(data: Any) -> tuple[pa.Table, Frame]:
     if isinstance(data, str | Path):
         table = _read_file(Path(data))
         return table, Frame("polars", False, table.schema)
-    if hasattr(data, "columns"):
-        _check_names(_names(data))
+    _check_names(_names(data))
     if isinstance(data, Mapping | list | np.ndarray) or not (_is_table(data) or hasattr(data, "__arrow_c_stream__")):
         raise DataError(
             f"Cannot read a {type(data).__name__} as a table. Allowed are polars, pandas and pyarrow tables, anything "
