@@ -74,7 +74,11 @@ MAX_SLOTS = 8190
 MAX_CODES = 65535
 
 PREDICTOR = np.dtype(
-    [(name, "<i4") for name in ("n_codes", "offset", "bins", "fine_at", "wide", "unordered", "has_missing", "place", "used", "used_right", "direct")]
+    [
+        (name, "<i4")
+        for name in ("n_codes", "offset", "bins", "fine_at", "wide", "unordered", "has_missing", "place", "used",
+                     "used_right", "direct")
+    ]
 )
 
 cdef enum:
@@ -618,7 +622,7 @@ cdef void narrow_bins(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept 
 
     Before the histogram is handed down, so that the children's stays the difference. At most 8 times on a path.
     """
-    cdef int64_t f, i, bin, low, high, span, shift, n = hi - lo
+    cdef int64_t f, i, bin, low, high, span, shift
     cdef const predictor_t* at
     cdef uint8_t* row
     cdef double* numeric
@@ -663,7 +667,7 @@ cdef void narrow_bins(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept 
 
 
 cdef void order_levels(work_t* w, int64_t slot, int64_t f, int64_t n, double total) noexcept nogil:
-    """Order the levels of an unordered predictor that the node has: group_code in order, their number in group_start[0]."""
+    """Order the levels of an unordered predictor that the node has; their number is in group_start[0]."""
     cdef const predictor_t* at = &w.predictor[f]
     cdef int64_t b, k, g, i, step, groups = 0, first = 0
     cdef const double* numeric = w.numeric + (slot * w.n_bins + at.offset) * 2
@@ -893,9 +897,9 @@ cdef void refine(work_t* w, int64_t lo, int64_t hi, int64_t slot, int64_t f, int
                  double total, split_t* best) noexcept nogil:
     """Find the exact cut near a coarse one: among the codes of its bin and the next occupied bin. O(rows)."""
     cdef const predictor_t* at = &w.predictor[f]
-    cdef int64_t i, k, c, first = w.run_bin[place], last = first, n = hi - lo, low_code, span, code, sides
+    cdef int64_t i, k, c, first = w.run_bin[place], last = first, n = hi - lo, low_code, span, code
     cdef int64_t before = -1
-    cdef double s = 0, rows = 0, score, d, part
+    cdef double s = 0, rows = 0, score, d
     cdef bint classes = w.n_classes > 0, missing_here = rows_in_bin(w, slot, at.offset) > 0
     for i in range(place + 1, end):
         if w.run_count[i] > w.run_count[i - 1]:
@@ -1361,7 +1365,7 @@ cdef double impurity(work_t* w, int64_t n) noexcept nogil:
 
 
 def _sorting_networks(rows):
-    """Batcher's odd-even merge sort for 0, 1, ..., ``rows`` rows: pairs (a, b), a < b, and where each network starts."""
+    """Batcher's odd-even merge sort for 0 to ``rows`` rows: pairs (a, b), and where each starts."""
     pairs, start = [], [0]
     for n in range(rows + 1):
         p = 1

@@ -14,8 +14,9 @@ import polars as pl
 from fastsynth.columns import read_table
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
-from fastsynth.errors import FastsynthError, OptionError, OutputError, check_count
+from fastsynth.errors import FastsynthError, OptionError, check_count
 from fastsynth.methods import METHODS, Cart
+from fastsynth.model_file import check_new_file
 from fastsynth.plan import Column, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import plot_marginals
@@ -44,7 +45,7 @@ def main() -> None:
 def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command some of the shared options."""
     known = {
-        "m": click.option("-m", type=int, help="Number of copies (5)."),
+        "m": click.option("-m", type=int, help="Number of copies (5, or that of the model)."),
         "k": click.option("-k", type=int, help="Rows of each copy (as many as the original)."),
         "minbucket": click.option("--minbucket", type=int, help="Fewest rows in a leaf (5)."),
         "proper": click.option("--proper", is_flag=True, default=None, help="Fit each copy to a bootstrap sample."),
@@ -86,8 +87,7 @@ def synthesize_command(source: Path, out: Path, config: Path | None, **given: An
 @_options("m", "minbucket", "proper", "random_state", "threads", "drop", "config")
 def fit(source: Path, out: Path, config: Path | None, **given: Any) -> None:
     """Fit a Parquet or CSV file and save the model. The model holds real values: keep it like the data."""
-    if not out.absolute().parent.is_dir():
-        raise OutputError(f"No folder {str(out.absolute().parent)!r} for the model file.")
+    check_new_file(out)
     options = _read_options(config, given)
     options.pop("k", None)  # rows are an option of sampling
     synthesizer = _fit(source, options)
@@ -144,16 +144,17 @@ def demo(out: Path, m: int, random_state: int) -> None:
         "conf_high",
         "overlap",
     ).with_columns(pl.col("term").replace(_R_NAMES))
-    click.echo(f"{synthesis!r}\n\nhgt ~ age + phb, {m} copies pooled, beside the fit on the original:\n")
+    click.echo(f"{synthesis!r}; bmi is computed from the synthetic wgt and hgt\n")
+    click.echo(f"hgt ~ age + phb, {m} copies pooled, beside the fit on the original:\n")
     click.echo(format_table(shown))
-    click.echo(
-        f"\nRule: {pooled.rule} ({pooled.reason})\nMean interval overlap: {shown['overlap'].to_numpy().mean():.3f}"
-    )
+    click.echo(f"\nRule: {pooled.rule} ({pooled.reason})")
+    overlap = shown["overlap"].to_numpy().mean()
+    click.echo(f"Overlap: share that the 95 % intervals of copies and original have in common; mean {overlap:.3f}")
     table, _ = read_table(boys)
     identical = identical_rows(table, (synthesis.arrow(i) for i in range(m)))
     click.echo(
         f"Synthetic rows identical to a real row: {100 * identical.share:.2f} % "
-        f"(a fresh sample of boys: {100 * identical.fresh:.2f} %)"
+        f"(expected of a fresh sample of real boys: {100 * identical.fresh:.2f} %)"
     )
     _write(synthesis, out)
     picture = out / "marginals.png"

@@ -15,6 +15,7 @@ This module knows nothing of models.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -231,7 +232,9 @@ def _unreadable(data: Any) -> DataError:
             nw.from_native(data[[name]]).to_arrow()
         except Exception as error:
             bad.append(f"{name!r} ({getattr(data[name], 'dtype', 'unknown type')}: {type(error).__name__})")
-    where = f"column(s) {', '.join(bad)}" if bad else "the table"
+    if not bad:
+        return DataError(f"Cannot convert the {type(data).__name__} to an Arrow table. Pass a table, or a path to one.")
+    where = f"column(s) {', '.join(bad)}"
     return DataError(
         f"Cannot convert {where} to Arrow. A column must hold one type of plain values: numbers, text, categories, "
         "booleans, dates, times. Convert it or drop it."
@@ -247,8 +250,10 @@ def _read_file(path: Path) -> pa.Table:
     try:
         if suffix == ".csv":
             # All rows decide the types, so that the result does not depend on which come first.
-            return pl.read_csv(path, infer_schema_length=None).to_arrow()
+            return _check_csv(pl.read_csv(path, infer_schema_length=None)).to_arrow()
         return pq.ParquetFile(path).read()
+    except DataError:
+        raise
     except Exception as error:
         # Parsers quote the cell they stumble on, so their message is not passed on.
         raise DataError(
@@ -256,11 +261,28 @@ def _read_file(path: Path) -> pa.Table:
         ) from None
 
 
+def _check_csv(frame: pl.DataFrame) -> pl.DataFrame:
+    """Refuse what was read without an error but surely not as meant."""
+    advice = "Read it with polars.read_csv and the options that it needs, and pass the frame."
+    if frame.width == 1 and any(mark in frame.columns[0] for mark in ";\t|"):
+        raise DataError(f"The file has one column: it is not separated by commas. {advice}")
+    again = [name for name in frame.columns if re.sub(r"_duplicated_\d+$", "", name) in set(frame.columns) - {name}]
+    if again:
+        raise DataError(f"The file uses the column name(s) before {', '.join(map(repr, again))} more than once.")
+    text = frame.select(pl.selectors.string())
+    numbers = text.select(pl.all().replace("NA", None).cast(pl.Float64, strict=False))
+    for name in text.columns:
+        n_marks = int((text[name] == "NA").sum())
+        if n_marks and numbers[name].null_count() == text[name].null_count() + n_marks:
+            raise DataError(f"Column {name!r} is text only for its {n_marks:,} 'NA'. {advice[:-1]}: null_values='NA'.")
+    return frame
+
+
 def _check_names(names: list[Any]) -> None:
-    other = [name for name in names if not isinstance(name, str)]
+    other = [name for name in names if not isinstance(name, str) or not name]
     if other:
         raise DataError(
-            f"Column name(s) {', '.join(map(repr, other))} are not text. Rename them, e.g. to 'c0', 'c1', ..."
+            f"Column name(s) {', '.join(map(repr, other))} are no text. Rename them, e.g. to 'c0', 'c1', ..."
         )
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:

@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def save(path: Path, model: Model, state: dict[str, Any]) -> None:
-    """Write a model. ``state`` holds what the front end wants back; it must be ready for JSON."""
+    """Write a model to a new file. ``state`` holds what the front end wants back; it must be ready for JSON."""
+    check_new_file(path)
     parts: dict[str, bytes] = {"schema.arrow": _ipc(model.frame.schema.empty_table())}
     variables = []
     for slot, v in enumerate(model.variables):
@@ -75,13 +78,23 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
     parts["manifest.json"] = json.dumps(manifest, indent=1).encode()
     temporary = path.with_name(path.name + ".part")
     try:
-        with zipfile.ZipFile(temporary, "w") as file:
+        # Real values: only the owner may read them.
+        opener = partial(os.open, mode=0o600)
+        with open(temporary, "wb", opener=opener) as raw, zipfile.ZipFile(raw, "w") as file:
             for name, part in parts.items():
                 file.writestr(zipfile.ZipInfo(name, ZIP_DATE), part)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"Cannot write {str(path)!r} ({error.strerror or type(error).__name__}).") from None
+
+
+def check_new_file(path: Path) -> None:
+    """Refuse a model file that exists, so that nothing is ever overwritten, and one in a folder that does not."""
+    if path.exists():
+        raise OutputError(f"{str(path)!r} exists. Name a new file for the model, or remove this one.")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"No folder {str(path.absolute().parent)!r} for the model file.")
 
 
 def load(path: Path) -> tuple[Model, dict[str, Any]]:

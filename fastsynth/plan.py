@@ -80,7 +80,9 @@ class Column:
         try:
             return pl.sql_expr(self.passive)
         except Exception as error:
-            raise OptionError(f"passive={self.passive!r}: cannot be read as an SQL expression ({error}).") from None
+            raise OptionError(
+                f"passive={self.passive!r}: cannot be read as SQL ({error}). Powers are power(x, 2)."
+            ) from None
 
 
 def find_method(method: Any) -> Method:
@@ -164,7 +166,7 @@ def make_plan(
     if method == "keep":
         raise OptionError("method='keep' for the whole table would synthesise nothing. Set it for single columns.")
     default = find_method(method)
-    if predictors != "all":
+    if not isinstance(predictors, str) or predictors != "all":
         raise OptionError(f"predictors={predictors!r}: must be 'all'. For one column use Column(predictors=[...]).")
     if not isinstance(proper, bool):
         raise OptionError(f"proper={proper!r}: must be True or False.")

@@ -220,7 +220,9 @@ def pool(
     >>> pooled.table["t"].round(4).to_list()
     [0.0132]
     """
-    fits = list(fits) if not isinstance(fits, Analyses) else fits
+    if hasattr(fits, "params") or not isinstance(fits, Iterable):
+        raise PoolError(f"fits is one {type(fits).__name__}: pass a list with one fitted result for each copy.")
+    fits = fits if isinstance(fits, Analyses) else list(fits)
     if not fits:
         raise PoolError("There is nothing to pool: pass one fitted result for each copy.")
     design = _design(fits, n, k, proper)

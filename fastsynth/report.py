@@ -73,15 +73,12 @@ def _draw_numbers(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
     whole = np.concatenate(numbers)
     if not len(whole):
         return
-    distinct = np.unique(numbers[0])
-    # Few distinct values get a class each; the rest is cut into equal classes.
-    if len(distinct) <= 40 and len(distinct) > 1:
-        step = np.diff(distinct).min()
-        edges = np.concatenate(
-            [[distinct[0] - step / 2], (distinct[1:] + distinct[:-1]) / 2, [distinct[-1] + step / 2]]
-        )
-    else:
-        edges = np.linspace(whole.min(), whole.max(), 31) if whole.min() < whole.max() else np.array([0, 1]) + whole[0]
+    low, high = whole.min(), whole.max()
+    distinct = np.unique(whole)
+    step = np.diff(distinct).min() if len(distinct) > 1 else max(1.0, abs(low))
+    # Classes of equal width: one for each value on a coarse grid, else thirty.
+    steps = round((high - low) / step)
+    edges = low + step * (np.arange(steps + 2) - 0.5) if steps <= 60 else np.linspace(low, high, 31)
     for i, values in enumerate(numbers):
         share = np.histogram(values, edges)[0] / max(len((real, *copies)[i]), 1)
         if i == 0:

@@ -248,6 +248,7 @@ class Synthesizer:
         if model.kept and k != self.n_rows_:
             names = [model.variables[slot].name for slot in model.kept]
             raise OptionError(f"k={k}: column(s) {', '.join(map(repr, names))} are kept, so k must be {self.n_rows_}.")
+        _refuse_beyond_memory(model.frame.schema, m, k)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
         with _progress(self.progress, "draw", m * k, "row") as tick:
             tables = generate(model, range(m), k, entropy, _executor(self.threads), tick)
@@ -284,6 +285,8 @@ class Synthesizer:
         ------
         NotFittedError, OptionError
             A passive expression calls Python code, which no file should carry.
+        OutputError
+            The file exists, or cannot be written.
         """
         model = self._fitted()
         state = {"m": int(self.m), "random_state": self.random_state_, "passive_differences": self.passive_differences_}
@@ -442,6 +445,8 @@ class Synthesis(Sequence[Any]):
         >>> fs.pool(fits).rule
         'raab2016'
         """
+        if not callable(function):
+            raise OptionError(f"analyse needs a function of one copy, for example lambda d: ..., not {function!r}.")
         return Analyses([function(copy) for copy in self], self.design)
 
     @property
@@ -526,6 +531,26 @@ def _describe(model: Model) -> list[dict[str, Any]]:
     return records
 
 
+def _refuse_beyond_memory(schema: pa.Schema, m: int, k: int) -> None:
+    """Copies are kept in memory: refuse what no machine of this size can hold, before hours are spent on it."""
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = m * k * sum(_bytes_a_value(field.type) for field in schema)
+    if needed > memory:
+        raise OptionError(
+            f"m={m} copies of k={k:,} rows need at least {needed / 2**30:,.0f} GiB; this machine has "
+            f"{memory / 2**30:,.0f} GiB. Draw fewer rows or copies at a time."
+        )
+
+
+def _bytes_a_value(dtype: pa.DataType) -> int:
+    try:
+        return -(-int(dtype.bit_width) // 8)
+    except ValueError:
+        return 8  # text: at least its offset
+
+
 def _executor(threads: int | None) -> Executor:
     return Threads(None if threads is None else check_count("threads", threads))
 
@@ -548,6 +573,8 @@ def _entropy(random_state: RandomState) -> int:
 @contextmanager
 def _progress(progress: Progress, stage: str, total: int, unit: str) -> Iterator[Tick]:
     """Report progress: to a bar with rate and time left, to the caller's function, or to nobody."""
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise OptionError(f"progress={progress!r}: must be True, False, None or a function of (stage, done, total).")
     if callable(progress):
         report, done = progress, 0
 

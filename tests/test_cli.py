@@ -117,7 +117,7 @@ def test_minbucket_changes_the_method_and_no_more(tmp_path, people):
     assert call("fit", people, "-o", tmp_path / "m.fsyn", *words).exit_code == 0
     assert fs.Synthesizer.load(tmp_path / "m.fsyn").summary()["method"][0] == "Cart(minbucket=7, cp=0.5)"
     (tmp_path / "c.toml").write_text("method = 'sample'")
-    result = call("fit", people, "-o", tmp_path / "m.fsyn", *words)
+    result = call("fit", people, "-o", tmp_path / "other.fsyn", *words)
     assert (result.exit_code, "option of method cart" in result.output) == (1, True)
 
 
@@ -132,6 +132,7 @@ def test_errors_are_one_line_and_nothing_is_written(tmp_path, people):
         (["synthesize", people, "-o", tmp_path / "out", "--minbucket", "-1"], "minbucket=-1"),
         (["synthesize", people, "-o", tmp_path / "out", "--drop", "zzz"], "no column 'zzz'"),
         (["fit", people, "-o", tmp_path / "none" / "m.fsyn"], "No folder"),
+        (["fit", people, "-o", people], "exists"),
         (["sample", tmp_path / "none.fsyn", "-o", tmp_path / "out"], "No file"),
         (["demo", "--out", tmp_path / "full"], "not empty"),
     ]

@@ -235,9 +235,12 @@ def test_the_callers_table_is_not_changed(every_type):
         (pl.DataFrame({"a": pl.Series([1, 2], dtype=pl.Int128), "b": [1, 2]}), "'a'"),
         (pd.DataFrame({"a": [1, "x"], "b": [1, 2]}), "'a'"),
         (pd.DataFrame({"a": [1, 2**70], "b": [1, 2]}), "'a'"),
-        (pd.DataFrame({0: [1, 2], 1: [1, 2]}), "0, 1 are not text"),
+        (pd.DataFrame({0: [1, 2], 1: [1, 2]}), "0, 1 are no text"),
         (pa.table({"a": pa.array([b"x", b"y"]).dictionary_encode(), "b": [1, 2]}), "Column 'a' has type"),
-        (pl.scan_parquet("nowhere.parquet"), "Cannot convert the table"),
+        (pl.scan_parquet("nowhere.parquet"), "Cannot convert the LazyFrame"),
+        (pl.DataFrame({"": [1, 2], "b": [1, 2]}), "'' are no text"),
+        (pl.Series("a", [1, 2]), "Pass a table"),
+        (pd.DataFrame({"a": pd.cut(pd.Series([1, 2]), 2), "b": [1, 2]}), "Column 'a' has type"),
         ({"a": [1, 2]}, "Cannot read a dict"),
         ([[1, 2]], "Cannot read a list"),
         (np.zeros((3, 3)), "Cannot read a ndarray"),
@@ -264,6 +267,20 @@ def test_bad_files_are_refused(tmp_path, name, content):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"x\."):
         columns.read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a;b\n1;2\n3;4\n", "not separated by commas"),
+        ("a,a,b\n1,2,3\n4,5,6\n", "'a_duplicated_0' more than once"),
+        ("a,b\n1,x\nNA,y\n", "'a' is text only for its 1 'NA'"),
+    ],
+)
+def test_csv_that_was_not_meant_so_is_refused(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        columns.read_table(tmp_path / "a.csv")
 
 
 def test_too_many_categories_are_refused():

@@ -65,6 +65,19 @@ def test_python_code_is_not_saved(tmp_path, mixed):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_overwritten(tmp_path, mixed):
+    """Least of all the data: fit IN -o IN."""
+    path = tmp_path / "people.csv"
+    path.write_text("precious")
+    with pytest.raises(OutputError, match="exists"):
+        fs.Synthesizer().fit(mixed).save(path)
+    assert path.read_text() == "precious"
+
+
+def test_only_the_owner_can_read_a_model(saved):
+    assert saved.stat().st_mode & 0o077 == 0
+
+
 def test_unfitted_is_not_saved(tmp_path):
     with pytest.raises(NotFittedError):
         fs.Synthesizer().save(tmp_path / "m.fsyn")
@@ -197,5 +210,5 @@ def test_expressions_are_read_by_the_polars_that_wrote_them(tmp_path, mixed):
 
 
 def test_a_folder_that_does_not_exist(tmp_path, mixed):
-    with pytest.raises(OutputError, match="No such file"):
+    with pytest.raises(OutputError, match="No folder"):
         fs.Synthesizer().fit(mixed).save(tmp_path / "none" / "m.fsyn")

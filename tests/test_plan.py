@@ -121,7 +121,7 @@ def test_bad_column_records_are_refused(given, message):
 
 
 def test_bad_sql_is_refused():
-    with pytest.raises(OptionError, match="cannot be read as an SQL expression"):
+    with pytest.raises(OptionError, match="cannot be read as SQL"):
         plan({"a": Column(passive="b +* 1")})
 
 

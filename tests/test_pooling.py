@@ -109,6 +109,7 @@ def test_equal_estimates_are_legal():
         ([(1.0, -1.0)] * 3, {"rule": "raab2016"}, "negative"),
         ([("a", 1)] * 3, {"rule": "raab2016"}, "Estimates"),
         ([([1.0, 2.0], 0.1)] * 3, {"rule": "raab2016"}, r"must be \(2, 2\)"),
+        (3.0, {"rule": "raab2016"}, "fits is one float"),
         ([object()] * 3, {"rule": "raab2016"}, "Cannot read estimates from a object"),
         ([({"a": 1.0}, [0.1]), ({"b": 1.0}, [0.1])], {"rule": "raab2016"}, r"Fit 2 has terms \['b'\]"),
     ],

@@ -124,6 +124,7 @@ def test_passive_categories_and_missing():
         (pl.col("a") - pl.col("a").mean().cast(pl.Int64), "other rows"),
         (pl.col("a").cum_sum(), "other rows"),
         (pl.col("a").shift(1), "other rows"),
+        (pl.when(pl.col("c") == 0).then("a").interpolate().cast(pl.Int64), "other rows"),
         (pl.col("a").sum(), "gives 1 values|other rows"),
         (pl.col("a").str.to_uppercase(), "cannot be evaluated"),
     ],
@@ -131,6 +132,11 @@ def test_passive_categories_and_missing():
 def test_bad_passive_expressions_are_refused_before_fitting(expression, message):
     with pytest.raises(PlanError, match=f"'b'.*({message})"):
         passive(INTS, expression)
+
+
+def test_infinite_passive_values_are_refused():
+    with pytest.raises(PlanError, match="'b' gives infinite values"):
+        passive(INTS.with_columns(b=pl.col("a") / 7), pl.col("a") / pl.col("c"))
 
 
 def test_passive_values_that_the_type_cannot_hold_are_refused_without_quoting_them():

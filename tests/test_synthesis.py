@@ -196,6 +196,11 @@ def test_sequence_of_copies(mixed):
     assert "m=3 fully synthetic copies of k=500 rows x 5 columns" in repr(syn)
 
 
+def test_analyse_needs_a_function(mixed):
+    with pytest.raises(OptionError, match="needs a function"):
+        fs.synthesize(mixed, m=1).analyse("age ~ income")
+
+
 def test_audit_is_json_without_values(mixed):
     syn = fs.synthesize(mixed, m=1, random_state=9)
     text = json.dumps(syn.audit)
@@ -310,6 +315,9 @@ def test_summary(mixed):
         ({"random_state": -1}, OptionError, "random_state=-1"),
         ({"random_state": "x"}, OptionError, "random_state='x'"),
         ({"random_state": True}, OptionError, "random_state=True"),
+        ({"progress": "yes"}, OptionError, "progress='yes'"),
+        ({"predictors": np.ones((2, 2))}, OptionError, "must be 'all'"),
+        ({"k": 10**12}, OptionError, r"need at least [\d,]+ GiB"),
         ({"method": "rf"}, OptionError, "method='rf'"),
         ({"columns": {"nope": fs.Column()}}, PlanError, "no column 'nope'"),
     ],
