@@ -39,7 +39,7 @@ Coppersmith, Hong and Hosking (1999), Partitioning nominal attributes in decisio
 Twala, Jones and Hand (2008), Good methods for coping with missing data in decision trees, PRL 29:950.
 """
 
-from libc.math cimport sqrt
+from libc.math cimport nextafter, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -59,6 +59,11 @@ cdef extern from "_tree_kernels.h" nogil:
     void fs_sort_lanes(uint32_t* key, int64_t lanes, const uint8_t* network, int64_t steps)
     void fs_score_lanes(const uint32_t* key, int64_t rows, int64_t lanes, int32_t total, const float* weight,
                         int32_t* sums, float* score, float* most)
+    void fs_run_numeric(const double* hist, int64_t bins, double* sums, double* counts)
+    void fs_run_classes(const int32_t* hist, int64_t bins, int64_t k, int32_t* run, double* counts)
+    int64_t fs_first_largest(const double* score, int64_t n)
+    int64_t fs_walk_classes(const uint32_t* key, int64_t n, int64_t lanes, int64_t minbucket, const uint32_t* mates,
+                            const int32_t* size, int32_t squares, double* best)
     int64_t fs_partition_bytes(uint8_t* base, int64_t n, int64_t stride, int64_t at, uint16_t shift, uint16_t threshold)
     int64_t fs_partition_words(uint8_t* base, int64_t n, int64_t stride, int64_t at, uint16_t shift, uint16_t threshold)
     int64_t fs_partition_byte_levels(uint8_t* base, int64_t n, int64_t stride, int64_t at, const uint8_t* side)
@@ -762,11 +767,20 @@ cdef int64_t run_segment(work_t* w, int64_t slot, int64_t f, int64_t at_place, b
     cdef const int32_t* counts = w.counts + (slot * w.n_bins + at.offset) * w.k
     cdef int32_t* run
     cdef const int32_t* last
-    if at.unordered:
-        order_levels(w, slot, f, n, total)
-        groups = w.group_start[0]
-    for i in range(1 if hold_missing else 0, groups):
-        b = w.group_code[w.group_order[i]] if at.unordered else i
+    if not at.unordered:
+        b = 1 if hold_missing else 0
+        groups = at.bins - b
+        if w.n_classes > 0:
+            fs_run_classes(counts + b * w.k, groups, w.k, w.run_class + place * w.k, w.run_count + place)
+        else:
+            fs_run_numeric(numeric + 2 * b, groups, w.run_sum + place, w.run_count + place)
+        for i in range(groups):
+            w.run_bin[place + i] = <int32_t>(b + i)
+        return groups
+    order_levels(w, slot, f, n, total)
+    groups = w.group_start[0]
+    for i in range(groups):
+        b = w.group_code[w.group_order[i]]
         if w.n_classes > 0:
             run = w.run_class + place * w.k
             last = run - w.k
@@ -841,18 +855,14 @@ cdef void search_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot, spli
             used = at.used_right if i else at.used
             if used == 0:
                 continue
-            place = start
-            score = w.score[start]
             if i == 1:
                 # With missing held right, the cut after the last value is the cut missing | rest once more.
                 while used > 0 and w.run_count[start + used - 1] == w.run_count[start + at.used_right - 1]:
                     used -= 1
                 if used == 0:
                     continue
-            for b in range(start + 1, start + used):
-                if w.score[b] > score:
-                    score = w.score[b]
-                    place = b
+            place = start + fs_first_largest(w.score + start, used)
+            score = w.score[place]
             if score < 0:
                 continue
             if at.wide >= 0 and w.shift[at.wide] > 0 and (i == 1 or w.run_bin[place] > 0):
@@ -1116,25 +1126,23 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
     of its class already there: a population count of (rows on the left) & (rows of the class). Independent of the
     number of classes.
     """
-    cdef int64_t i, j, f, lane, n = hi - lo, lanes = w.lanes, squares = 0
-    cdef int64_t sq, st, t, c, low, high, d
-    cdef uint32_t here, moved
+    cdef int64_t i, f, lane, place, n = hi - lo, lanes = w.lanes, c, low, high
+    cdef int32_t squares = 0
     cdef uint32_t[32] mates         # rows of the same class
-    cdef int64_t[32] size           # their number
-    cdef int64_t[32] class_of
+    cdef int32_t[32] size           # their number
     cdef const predictor_t* at
     cdef const uint8_t* row
     cdef uint32_t* key
     cdef double score
     cdef bint missing
     for i in range(n):
-        class_of[i] = y_of(w, lo + i)
+        w.total[y_of(w, lo + i)] |= <int64_t>1 << i
     for i in range(n):
-        mates[i] = 0
-        for j in range(n):
-            mates[i] |= <uint32_t>(class_of[i] == class_of[j]) << j
-        size[i] = popcount(mates[i])
+        mates[i] = <uint32_t>w.total[y_of(w, lo + i)]
+        size[i] = <int32_t>popcount(mates[i])
         squares += size[i]
+    for i in range(n):
+        w.total[y_of(w, lo + i)] = 0
     for i in range(n):
         row = w.record + (lo + i) * w.stride
         key = w.lane_key + i * lanes
@@ -1158,27 +1166,16 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
         at = &w.predictor[f]
         if at.direct or at.unordered:
             continue
-        moved = 0
-        sq = 0
-        st = 0
-        for i in range(n - 1):
-            here = w.lane_key[i * lanes + lane]
-            t = here & 0xFFFF
-            sq += 2 * popcount(moved & mates[t]) + 1
-            st += size[t]
-            moved |= <uint32_t>1 << t
-            low = here >> 16
-            high = w.lane_key[(i + 1) * lanes + lane] >> 16
-            c = i + 1
-            if low == high or high == 0xFFFF or c < w.minbucket or n - c < w.minbucket:
-                continue
-            d = n * n * sq - 2 * n * c * st + c * c * squares
-            score = <double>d / <double>(c * (n - c))
-            if better(best, score, f):
-                best.score = score
-                best.predictor = <int32_t>f
-                missing = (w.lane_key[lane] >> 16) == 0
-                set_threshold(at, low, high, lane >= w.p, missing, best)
+        # An equal score wins for an earlier predictor only: lanes of missing values come last.
+        score = best.score if best.predictor <= f else nextafter(best.score, -1)
+        place = fs_walk_classes(w.lane_key + lane, n, lanes, w.minbucket, mates, size, squares, &score)
+        if place >= 0:
+            best.score = score
+            best.predictor = <int32_t>f
+            low = w.lane_key[place * lanes + lane] >> 16
+            high = w.lane_key[(place + 1) * lanes + lane] >> 16
+            missing = (w.lane_key[lane] >> 16) == 0
+            set_threshold(at, low, high, lane >= w.p, missing, best)
 
 
 cdef inline int64_t popcount(uint32_t x) noexcept nogil:

@@ -27,19 +27,24 @@
 #define FS_TINY 64
 #define FS_LANES 8
 
-/* Add n records to a histogram of {sum of y, rows}: bin offset[f] + code of every predictor f < p. */
-static void fs_add_numeric(const uint8_t *record, int64_t n, int64_t stride, int64_t y_at, int64_t p,
-                           const int32_t *offset, double sign, double *hist)
+/* A bin of a numeric histogram, {sum of y, rows}, is added to as a pair. */
+#if defined(__GNUC__)
+typedef double fs_pair __attribute__((vector_size(16), aligned(8)));
+#define FS_ADD(bin, y, rows) (*(fs_pair *)(bin) += (fs_pair){(y), (rows)})
+#else
+#define FS_ADD(bin, y, rows) ((bin)[0] += (y), (bin)[1] += (rows))
+#endif
+
+/* Add n records to a histogram: bin offset[f] + code of every predictor f < p. */
+static void fs_add_numeric(const uint8_t *restrict record, int64_t n, int64_t stride, int64_t y_at, int64_t p,
+                           const int32_t *restrict offset, double sign, double *restrict hist)
 {
     for (int64_t i = 0; i < n; i++, record += stride) {
         int32_t yi;
         memcpy(&yi, record + y_at, sizeof yi);
         const double y = sign * yi;
-        for (int64_t f = 0; f < p; f++) {
-            double *bin = hist + 2 * (offset[f] + record[f]);
-            bin[0] += y;
-            bin[1] += sign;
-        }
+        for (int64_t f = 0; f < p; f++)
+            FS_ADD(hist + 2 * (offset[f] + record[f]), y, sign);
     }
 }
 
@@ -66,6 +71,69 @@ FS_CLONES static void fs_subtract_classes(int32_t *restrict hist, const int32_t 
 {
     for (int64_t i = 0; i < n; i++)
         hist[i] -= part[i];
+}
+
+/* Running sums over the bins of a segment. */
+static void fs_run_numeric(const double *restrict hist, int64_t bins, double *restrict sums, double *restrict counts)
+{
+    double s = 0, c = 0;
+    for (int64_t b = 0; b < bins; b++) {
+        s += hist[2 * b];
+        c += hist[2 * b + 1];
+        sums[b] = s;
+        counts[b] = c;
+    }
+}
+
+/* Four class counts at a time; bins are padded to a multiple of four. */
+#if defined(__GNUC__)
+typedef int32_t fs_four __attribute__((vector_size(16), aligned(4)));
+#endif
+
+static void fs_run_classes(const int32_t *restrict hist, int64_t bins, int64_t k, int32_t *restrict run,
+                           double *restrict counts)
+{
+    for (int64_t b = 0; b < bins; b++) {
+        int32_t rows = 0;
+#if defined(__GNUC__)
+        fs_four part = {0, 0, 0, 0};
+        for (int64_t j = 0; j < k; j += 4) {
+            fs_four x = *(const fs_four *)(hist + b * k + j);
+            if (b > 0)
+                x += *(const fs_four *)(run + (b - 1) * k + j);
+            *(fs_four *)(run + b * k + j) = x;
+            part += x;
+        }
+        rows = (part[0] + part[1]) + (part[2] + part[3]);
+#else
+        for (int64_t j = 0; j < k; j++) {
+            run[b * k + j] = hist[b * k + j] + (b > 0 ? run[(b - 1) * k + j] : 0);
+            rows += run[b * k + j];
+        }
+#endif
+        counts[b] = rows;
+    }
+}
+
+/* First place of the largest score. */
+FS_CLONES static int64_t fs_first_largest(const double *score, int64_t n)
+{
+    double most[8], largest = score[0];
+    int64_t i = 0;
+    if (n >= 8) {
+        for (int64_t j = 0; j < 8; j++)
+            most[j] = score[j];
+        for (i = 8; i + 8 <= n; i += 8)
+            for (int64_t j = 0; j < 8; j++)
+                most[j] = score[i + j] > most[j] ? score[i + j] : most[j];
+        for (int64_t j = 0; j < 8; j++)
+            largest = most[j] > largest ? most[j] : largest;
+    }
+    for (; i < n; i++)
+        largest = score[i] > largest ? score[i] : largest;
+    for (i = 0; score[i] != largest; i++)
+        ;
+    return i;
 }
 
 /* Score of cutting after each bin, from running sums and counts: n times the gain, -1 where a side is too small. */
@@ -143,6 +211,38 @@ FS_CLONES static void fs_score_lanes(const uint32_t *restrict key, int64_t rows,
             most[j] = cut > most[j] ? cut : most[j];
         }
     }
+}
+
+/* Walk down one sorted lane of keys code << 16 | position of a class target. mates[position] are the rows of the same
+ * class as bits, size[position] their number. When a row moves to the left, the sum of squared class counts there rises by
+ * 2 c + 1, c being the rows of its class already there. Returns the first row after which the score d^2 / (c (n - c)) is
+ * largest and larger than *best, and sets *best; -1 if there is none. All numbers are integers below 2^31 for n <= 32. */
+FS_CLONES static int64_t fs_walk_classes(const uint32_t *restrict key, int64_t n, int64_t lanes, int64_t minbucket,
+                                         const uint32_t *restrict mates, const int32_t *restrict size, int32_t squares,
+                                         double *best)
+{
+    uint32_t moved = 0;
+    int32_t sq = 0, st = 0;
+    int64_t place = -1;
+    const int32_t rows = (int32_t)n;
+    uint32_t code = key[0] >> 16;
+    for (int32_t r = 0; r + 1 < rows; r++) {
+        const uint32_t at = key[r * lanes] & 0xFFFF, next = key[(r + 1) * lanes] >> 16;
+        sq += 2 * __builtin_popcount(moved & mates[at]) + 1;
+        st += size[at];
+        moved |= (uint32_t)1 << at;
+        const int32_t c = r + 1;
+        if (code != next && next != 0xFFFF && c >= minbucket && rows - c >= minbucket) {
+            const double d = rows * rows * sq - 2 * rows * c * st + c * c * squares;
+            const double score = d / (double)(c * (rows - c));
+            if (score > *best) {
+                *best = score;
+                place = r;
+            }
+        }
+        code = next;
+    }
+    return place;
 }
 
 /* Partition by blocks (Edelkamp and Weiss 2016): which rows stand on the wrong side is found without branches, then

@@ -194,33 +194,37 @@ def fit_column(
         missing = _fit_classes(table, predictors, method, rows, np.minimum(ranks, ranks.dtype.type(variable.first)))
         rows, ranks = rows[present], ranks[present]
     if len(rows):
-        y = scaled(variable.numbers()[ranks])
+        y = scaled(variable.numbers(), len(rows))[ranks]
         values = _fit_tree(table, predictors, method, rows, y, 0, ranks)
     return ColumnModel(missing, values, variable.first)
 
 
-def scaled(y: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Centre and scale to integers whose sums are exact, so that no order of addition can change a tree.
+def scaled(values: NDArray[np.float64], n_rows: int) -> NDArray[np.int64]:
+    """Centre and scale values to integers of which ``n_rows`` can be added without loss, in any order.
 
-    The scale is a power of two: decimal ties stay ties where the values are few bits apart. With n rows the
-    integers have 61 - log2(n) bits, so a value 1e12 times the bulk still leaves the bulk distinct.
+    The scale is a power of two: decimal ties stay ties where the values are few bits apart. For n rows the
+    integers have 61 - log2(n) bits, so a value 1e12 times the bulk still leaves the bulk distinct. Missing values,
+    given as NaN, become 0.
     """
-    low, high = float(y.min()), float(y.max())
+    present = np.isfinite(values)
+    low, high = float(values[present].min()), float(values[present].max())
     half = high / 2 - low / 2
     if half == 0:
-        return np.zeros(len(y), np.int64)
+        return np.zeros(len(values), np.int64)
     centre = low / 2 + high / 2
-    bits = 61 - math.ceil(math.log2(len(y)))
-    return np.rint(np.ldexp(y - centre, bits - math.frexp(half)[1])).astype(np.int64)
+    bits = 61 - math.ceil(math.log2(n_rows))
+    centred = np.where(present, values, centre) - centre
+    return np.rint(np.ldexp(centred, bits - math.frexp(half)[1])).astype(np.int64)
 
 
 def _fit_classes(
     table: EncodedTable, predictors: tuple[int, ...], method: Cart, rows: NDArray[np.uint32], ranks: Ranks
 ) -> Tree:
-    classes, y = np.unique(ranks, return_inverse=True)
+    occurs = np.bincount(ranks) > 0
+    y = (np.cumsum(occurs) - 1)[ranks]
     # Two classes are a 0/1 number: the Gini gain is twice the gain in sum of squares.
-    n_classes = len(classes) if len(classes) > 2 else 0
-    return _fit_tree(table, predictors, method, rows, y.astype(np.int64), n_classes, ranks)
+    n_classes = int(occurs.sum())
+    return _fit_tree(table, predictors, method, rows, y, n_classes if n_classes > 2 else 0, ranks)
 
 
 def _fit_tree(

@@ -207,6 +207,18 @@ def test_many_distinct_values_are_binned_in_order():
     assert centred.var() < 1e-4 * x[10:].var()
 
 
+def test_both_ways_to_rank_floats_agree():
+    rng = np.random.default_rng(4)
+    for share in (0.0, 0.1):
+        values = np.append(rng.normal(size=500).round(1), [-0.0, 0.0])
+        values[rng.random(502) < share] = np.nan
+        storage = pa.array(values, mask=rng.random(502) < share)
+        sorted_values, a = columns._rank_floats(storage)
+        collected_values, b = columns._rank_by_dictionary(storage, has_nan=share > 0)
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(sorted_values.to_numpy(), collected_values.to_numpy())
+
+
 def test_computed_values_take_the_nearest_code():
     _, encoded = round_trip(pl.DataFrame({"x": [1.0, 2.0, 10.0, None], "s": ["a", "b", "a", None]}))
     x, s = encoded.variables

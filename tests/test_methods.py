@@ -113,14 +113,14 @@ def test_sample_ignores_predictors(mixed):
     ],
 )
 def test_scaled_targets_keep_order_and_cannot_overflow(y):
-    z = scaled(y)
+    z = scaled(y, len(y))
     assert (np.diff(z[np.argsort(y)]) >= 0).all()
     assert np.abs(z).max() * len(z) < 2**62
     assert len(np.unique(z)) > 0.9 * len(np.unique(y))
 
 
 def test_scaled_constant_is_zero():
-    assert (scaled(np.full(5, 0.1)) == 0).all()
+    assert (scaled(np.append(np.nan, np.full(5, 0.1)), 5) == 0).all()
 
 
 @pytest.mark.parametrize("shift", [0, 1e6, 1e8])
