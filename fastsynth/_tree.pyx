@@ -64,6 +64,8 @@ cdef extern from "_tree_kernels.h" nogil:
     int64_t fs_first_largest(const double* score, int64_t n)
     int64_t fs_walk_classes(const uint32_t* key, int64_t n, int64_t lanes, int64_t minbucket, const uint32_t* mates,
                             const int32_t* size, int32_t squares, double* best)
+    void fs_level_scores(const int32_t* table, const uint16_t* level, int64_t groups, int64_t k, const double* total,
+                         double n, int64_t iterations, double* v, double* u, double* size, double* key)
     int64_t fs_partition_bytes(uint8_t* base, int64_t n, int64_t stride, int64_t at, uint16_t shift, uint16_t threshold)
     int64_t fs_partition_words(uint8_t* base, int64_t n, int64_t stride, int64_t at, uint16_t shift, uint16_t threshold)
     int64_t fs_partition_byte_levels(uint8_t* base, int64_t n, int64_t stride, int64_t at, const uint8_t* side)
@@ -107,9 +109,9 @@ cdef uint32_t _SPARSE = 0x80000000
 # In the direct search a node with 4 times fewer rows than the predictor has codes is sorted, a larger one is
 # counted: either way the cost of a node is O(rows), never O(codes).
 cdef int64_t _DENSE = 4
-cdef int64_t _POWER_ITERATIONS = 16
+cdef int64_t _POWER_ITERATIONS = 8
 # Iterations in nodes of at most 32 rows: their splits decide little, and there are very many of them.
-cdef int64_t _TINY_POWER_ITERATIONS = 4
+cdef int64_t _TINY_POWER_ITERATIONS = 2
 
 # Largest nodes that are sorted by a network instead of counted in a histogram.
 cdef int64_t _TINY = 64
@@ -198,10 +200,17 @@ cdef struct work_t:
     float* lane_score
     float* lane_most
     int32_t* lane_sum
-    float* weight            # (64)
+    float* weight            # (65, 64) by rows and place: 1 / (n_left n_right), 0 where a side is too small
     int64_t lanes
     int64_t n_lanes          # lanes in use: p, and one for each predictor with missing values
     int32_t* lane_predictor
+    double* level_size       # (256)
+    # the classes of a tiny node, numbered anew, and rows by level and class
+    int64_t tiny_k
+    double* tiny_total       # (32)
+    int32_t* tiny_table      # (32, 32)
+    uint8_t* group_of        # (256) zero between uses
+    uint16_t* identity       # (64) 0, 1, 2, ...
     uint8_t* rank            # (p, 256) order of the levels of unordered predictors in the current node
     uint8_t* network         # steps of all sorting networks
     int64_t* network_start   # (66)
@@ -374,7 +383,7 @@ cdef void score_means(work_t* w, int64_t groups, int64_t n, int64_t total) noexc
         w.group_key[g] = <double>(w.group_sum[g] - w.group_count[g] * centre) / <double>w.group_count[g]
 
 
-cdef void score_classes(work_t* w, int64_t groups, int64_t n, int64_t n_present, int64_t iterations) noexcept nogil:
+cdef void score_classes(work_t* w, int64_t groups, int64_t n, int64_t n_present) noexcept nogil:
     """Key of each group: its class shares projected on their first principal component.
 
     The component of S = sum_g w_g (P_g - pbar)(P_g - pbar)' is found by power iterations that never form S
@@ -419,7 +428,7 @@ cdef void score_classes(work_t* w, int64_t groups, int64_t n, int64_t n_present,
     norm = 1 / sqrt(norm) if norm > 0 else 0
     for i in range(n_present):
         v[w.present[i]] *= norm
-    for step in range(iterations + 1):
+    for step in range(_POWER_ITERATIONS + 1):
         # 2. the score of a group is the mean of v over its rows, less the mean over the node
         mean = 0
         for i in range(n_present):
@@ -430,7 +439,7 @@ cdef void score_classes(work_t* w, int64_t groups, int64_t n, int64_t n_present,
             for i in range(w.group_start[g], w.group_start[g] + w.group_count[g]):
                 x += v[w.sorted_y[i]]
             w.group_key[g] = x / w.group_count[g] - mean
-        if step == iterations:
+        if step == _POWER_ITERATIONS:
             break
         # 3. S v = (1 / n) sum over rows of score(group of row) e(class of row)
         for i in range(n_present):
@@ -527,11 +536,10 @@ cdef void sweep(work_t* w, int64_t f, int64_t groups, int64_t first, int64_t n, 
             w.left[w.sorted_y[i]] = 0
 
 
-cdef void search_directly(work_t* w, int64_t lo, int64_t hi, bint everything, bint tiny, split_t* best) noexcept nogil:
+cdef void search_directly(work_t* w, int64_t lo, int64_t hi, bint everything, split_t* best) noexcept nogil:
     """Best cut by grouping the rows of each predictor: exact for every kind of predictor and target, O(rows) each.
 
-    For predictors that have no place in histograms, for nodes of class targets that are too small for them, and
-    for all when there are too many classes.
+    For predictors that have no place in histograms, and for all when there are too many classes.
     """
     cdef int64_t i, k, f, groups, n = hi - lo
     cdef int64_t total = 0, squares = 0, n_present = 0
@@ -552,14 +560,14 @@ cdef void search_directly(work_t* w, int64_t lo, int64_t hi, bint everything, bi
             total += w.node_y[i]
     for f in range(w.p):
         at = &w.predictor[f]
-        if not (everything or at.direct or (tiny and at.unordered and w.n_classes > 0)):
+        if not (everything or at.direct):
             continue
         groups = group_rows(w, lo, hi, f)
         if groups < 2:
             continue
         if at.unordered:
             if w.n_classes > 0:
-                score_classes(w, groups, n, n_present, _TINY_POWER_ITERATIONS if tiny else _POWER_ITERATIONS)
+                score_classes(w, groups, n, n_present)
             else:
                 score_means(w, groups, n, total)
             sort_groups(w.group_key, w.group_order, w.merge_order, groups)
@@ -671,90 +679,32 @@ cdef void narrow_bins(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept 
                 numeric[2 * bin + 1] += 1
 
 
-cdef void order_levels(work_t* w, int64_t slot, int64_t f, int64_t n, double total) noexcept nogil:
-    """Order the levels of an unordered predictor that the node has; their number is in group_start[0]."""
+cdef int64_t order_levels(work_t* w, int64_t slot, int64_t f, int64_t n, double total) noexcept nogil:
+    """Order the levels of an unordered predictor that the node has, in group_code and group_order. Returns their number."""
     cdef const predictor_t* at = &w.predictor[f]
-    cdef int64_t b, k, g, i, step, groups = 0, first = 0
+    cdef int64_t b, groups = 0
     cdef const double* numeric = w.numeric + (slot * w.n_bins + at.offset) * 2
     cdef const int32_t* counts = w.counts + (slot * w.n_bins + at.offset) * w.k
-    cdef const int32_t* c
-    cdef double centre, x, mean, norm, moved, share, squares, dot, pbar2 = 0, worst = -1
-    cdef double* v = w.direction
-    cdef double* u = w.next_direction
-    if w.n_classes == 0:
-        centre = total / n
-        for b in range(at.bins):
-            if numeric[2 * b + 1] > 0:
-                w.group_code[groups] = <uint16_t>b
-                w.group_key[groups] = (numeric[2 * b] - centre * numeric[2 * b + 1]) / numeric[2 * b + 1]
-                groups += 1
-        sort_groups(w.group_key, w.group_order, w.merge_order, groups)
-        w.group_start[0] = groups
-        return
-    # The principal component from the table of levels by classes, as in score_classes.
-    for k in range(w.k):
-        x = w.total_double[k] / n
-        pbar2 += x * x
+    cdef double centre = total / n
     for b in range(at.bins):
-        i = rows_in_bin(w, slot, at.offset + b)
-        if i == 0:
+        if w.n_classes > 0:
+            if rows_in_bin(w, slot, at.offset + b) == 0:
+                continue
+        elif numeric[2 * b + 1] == 0:
             continue
+        else:
+            w.group_key[groups] = (numeric[2 * b] - centre * numeric[2 * b + 1]) / numeric[2 * b + 1]
         w.group_code[groups] = <uint16_t>b
-        w.group_count[groups] = i
-        c = counts + b * w.k
-        squares = 0
-        dot = 0
-        for k in range(w.k):
-            squares += <double>c[k] * c[k]
-            dot += c[k] * w.total_double[k]
-        share = <double>i
-        x = share * (squares / (share * share) - 2 * dot / (share * n) + pbar2)
-        if x > worst:
-            worst = x
-            first = groups
         groups += 1
-    w.group_start[0] = groups
-    if groups == 0:
-        return
-    c = counts + w.group_code[first] * w.k
-    norm = 0
-    for k in range(w.k):
-        v[k] = <double>c[k] / w.group_count[first] - w.total_double[k] / n
-        norm += v[k] * v[k]
-    norm = 1 / sqrt(norm) if norm > 0 else 0
-    for k in range(w.k):
-        v[k] *= norm
-    for step in range(_POWER_ITERATIONS + 1):
-        mean = 0
-        for k in range(w.k):
-            mean += v[k] * w.total_double[k]
-            u[k] = 0
-        mean /= n
-        for g in range(groups):
-            c = counts + w.group_code[g] * w.k
-            x = 0
-            for k in range(w.k):
-                x += v[k] * c[k]
-            x = x / w.group_count[g] - mean
-            w.group_key[g] = x
-            for k in range(w.k):
-                u[k] += x * c[k]
-        if step == _POWER_ITERATIONS:
-            break
-        norm = 0
-        for k in range(w.k):
-            norm += u[k] * u[k]
-        if norm == 0:
-            break
-        norm = 1 / sqrt(norm)
-        moved = 0
-        for k in range(w.k):
-            x = u[k] * norm
-            moved += (x - v[k]) * (x - v[k])
-            v[k] = x
-        if moved < 1e-12:
-            break
+    if groups < 3:
+        w.group_order[0] = 0
+        w.group_order[1] = 1
+        return groups
+    if w.n_classes > 0:
+        fs_level_scores(counts, w.group_code, groups, w.k, w.total_double, n, _POWER_ITERATIONS, w.direction,
+                        w.next_direction, w.level_size, w.group_key)
     sort_groups(w.group_key, w.group_order, w.merge_order, groups)
+    return groups
 
 
 cdef int64_t run_segment(work_t* w, int64_t slot, int64_t f, int64_t at_place, bint hold_missing, int64_t n,
@@ -777,8 +727,7 @@ cdef int64_t run_segment(work_t* w, int64_t slot, int64_t f, int64_t at_place, b
         for i in range(groups):
             w.run_bin[place + i] = <int32_t>(b + i)
         return groups
-    order_levels(w, slot, f, n, total)
-    groups = w.group_start[0]
+    groups = order_levels(w, slot, f, n, total)
     for i in range(groups):
         b = w.group_code[w.group_order[i]]
         if w.n_classes > 0:
@@ -986,35 +935,51 @@ cdef void refine(work_t* w, int64_t lo, int64_t hi, int64_t slot, int64_t f, int
 
 # ---- tiny nodes
 
-cdef void rank_levels(work_t* w, int64_t lo, int64_t hi, int64_t f) noexcept nogil:
-    """Rank the levels of an unordered predictor in a tiny node by their mean; rank[f, code]."""
-    cdef int64_t i, c, groups = 0, n = hi - lo, total = 0
+cdef void rank_levels(work_t* w, int64_t lo, int64_t n, int64_t f, const int32_t* y, int64_t total) noexcept nogil:
+    """Rank the levels of an unordered predictor in a tiny node: by their mean, or for classes by their scores.
+
+    Sets rank[f, code] of the codes that the node has; ties go by code. ``y`` holds the targets of the node's rows, or
+    their classes numbered within the node.
+    """
+    cdef int64_t i, j, c, g, groups = 0, k = w.tiny_k
     cdef uint8_t* rank = w.rank + f * 256
-    for i in range(lo, hi):
-        c = w.record[i * w.stride + f]
-        if w.code_count[c] == 0:
-            w.group_code[groups] = <uint16_t>c
-            groups += 1
-        w.code_count[c] += 1
-        w.code_sum[c] += y_of(w, i)
-        total += y_of(w, i)
-    # ties go by code: put the codes in order first
-    for i in range(1, groups):
-        c = w.group_code[i]
-        while i > 0 and w.group_code[i - 1] > c:
-            w.group_code[i] = w.group_code[i - 1]
-            i -= 1
-        w.group_code[i] = <uint16_t>c
-    for i in range(groups):
-        c = w.group_code[i]
-        w.group_key[i] = <double>(w.code_sum[c] - w.code_count[c] * (total // n)) / <double>w.code_count[c]
-    sort_groups(w.group_key, w.group_order, w.merge_order, groups)
-    for i in range(groups):
-        rank[w.group_code[w.group_order[i]]] = <uint8_t>i
-    for i in range(groups):
-        c = w.group_code[i]
-        w.code_count[c] = 0
-        w.code_sum[c] = 0
+    cdef uint8_t* group_of = w.group_of     # by code: 0 if it was not met yet, else 1 + its group
+    cdef uint16_t* code = w.group_code
+    cdef double* key = w.group_key
+    cdef int64_t* sums = w.group_sum
+    cdef int64_t* counts = w.group_count
+    cdef const uint8_t* record = w.record + lo * w.stride + f
+    cdef double x
+    cdef bint unmet
+    for i in range(n):
+        c = record[i * w.stride]
+        unmet = group_of[c] == 0
+        code[groups] = <uint16_t>c
+        sums[groups] = 0
+        counts[groups] = 0
+        groups += unmet
+        group_of[c] = <uint8_t>groups if unmet else group_of[c]
+        g = group_of[c] - 1
+        sums[g] += y[i]
+        counts[g] += 1
+    if groups > 2 and w.n_classes > 0:
+        memset(w.tiny_table, 0, groups * k * sizeof(int32_t))
+        for i in range(n):
+            w.tiny_table[(group_of[record[i * w.stride]] - 1) * k + y[i]] += 1
+        fs_level_scores(w.tiny_table, w.identity, groups, k, w.tiny_total, n, _TINY_POWER_ITERATIONS, w.direction,
+                        w.next_direction, w.level_size, key)
+    else:
+        c = total // n
+        for g in range(groups):
+            key[g] = <double>(sums[g] - counts[g] * c) / <double>counts[g]
+    for g in range(groups):
+        group_of[code[g]] = 0
+        x = key[g]
+        c = code[g]
+        j = 0
+        for i in range(groups):
+            j += (key[i] < x) | ((key[i] == x) & (code[i] < c))
+        rank[c] = <uint8_t>j
 
 
 cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept nogil:
@@ -1027,17 +992,20 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
     1. fill, 2. sort all lanes at once by a network, 3. score all cuts in single precision,
     4. score those exactly that can be best.
     """
-    cdef int64_t i, j, f, lane, n = hi - lo, lanes = w.lanes, s, total = 0, shift = 0
+    cdef int64_t i, j, f, lane, n = hi - lo, lanes = w.lanes, s = 0, total = 0, shift = 0
     cdef int64_t code, low, high, smallest = y_of(w, lo), largest = smallest
     cdef uint32_t yi
+    cdef int32_t[64] y
     cdef uint32_t* key
     cdef const uint8_t* row
     cdef const predictor_t* at
     cdef float most = -1
     cdef double d, score, unit
     cdef bint missing
-    for i in range(lo, hi):
-        j = y_of(w, i)
+    for i in range(n):
+        j = y_of(w, lo + i)
+        y[i] = <int32_t>j
+        s += j
         smallest = min(smallest, j)
         largest = max(largest, j)
     while ((largest - smallest) >> shift) > 0x7FFF:
@@ -1045,11 +1013,11 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
     unit = <double>(1 << shift)
     for f in range(w.p):
         if w.predictor[f].unordered and not w.predictor[f].direct:
-            rank_levels(w, lo, hi, f)
+            rank_levels(w, lo, n, f, y, s)
     # 1.
     for i in range(n):
         row = w.record + (lo + i) * w.stride
-        yi = <uint32_t>((y_of(w, lo + i) - smallest) >> shift)
+        yi = <uint32_t>((y[i] - smallest) >> shift)
         total += yi
         key = w.lane_key + i * lanes
         for f in range(w.p):
@@ -1076,11 +1044,7 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
     # 2.
     fs_sort_lanes(w.lane_key, lanes, w.network + 2 * w.network_start[n], w.network_start[n + 1] - w.network_start[n])
     # 3.
-    for i in range(n - 1):
-        w.weight[i] = <float>(1.0 / <double>((i + 1) * (n - i - 1)))
-        if i + 1 < w.minbucket or n - i - 1 < w.minbucket:
-            w.weight[i] = 0
-    fs_score_lanes(w.lane_key, n, lanes, <int32_t>total, w.weight, w.lane_sum, w.lane_score, w.lane_most)
+    fs_score_lanes(w.lane_key, n, lanes, <int32_t>total, w.weight + n * 64, w.lane_sum, w.lane_score, w.lane_most)
     for lane in range(w.n_lanes):
         most = max(most, w.lane_most[lane])
     if most < 0:
@@ -1126,10 +1090,11 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
     of its class already there: a population count of (rows on the left) & (rows of the class). Independent of the
     number of classes.
     """
-    cdef int64_t i, f, lane, place, n = hi - lo, lanes = w.lanes, c, low, high
+    cdef int64_t i, f, lane, place, n = hi - lo, lanes = w.lanes, c, low, high, first
     cdef int32_t squares = 0
     cdef uint32_t[32] mates         # rows of the same class
     cdef int32_t[32] size           # their number
+    cdef int32_t[32] tiny_class     # classes numbered within the node
     cdef const predictor_t* at
     cdef const uint8_t* row
     cdef uint32_t* key
@@ -1143,6 +1108,24 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
         squares += size[i]
     for i in range(n):
         w.total[y_of(w, lo + i)] = 0
+    if w.n_unordered > 0:
+        # Number the classes that the node has.
+        c = 0
+        for i in range(n):
+            first = lowest_bit(mates[i])
+            if first == i:
+                w.tiny_total[c] = size[i]
+                tiny_class[i] = <int32_t>c
+                c += 1
+            else:
+                tiny_class[i] = tiny_class[first]
+        while c % 4 != 0:
+            w.tiny_total[c] = 0
+            c += 1
+        w.tiny_k = c
+        for f in range(w.p):
+            if w.predictor[f].unordered and not w.predictor[f].direct:
+                rank_levels(w, lo, n, f, tiny_class, 0)
     for i in range(n):
         row = w.record + (lo + i) * w.stride
         key = w.lane_key + i * lanes
@@ -1154,7 +1137,13 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
         f = w.lane_predictor[lane]
         at = &w.predictor[f]
         missing = lane >= w.p
-        if at.fine_at >= 0 or missing:
+        if at.direct:
+            continue
+        if at.unordered:
+            for i in range(n):
+                c = w.rank[f * 256 + (w.lane_key[i * lanes + lane] >> 16)]
+                w.lane_key[i * lanes + lane] = (<uint32_t>c << 16) | <uint32_t>i
+        elif at.fine_at >= 0 or missing:
             for i in range(n):
                 c = code_of(w, lo + i, f)
                 if missing and c == 0:
@@ -1164,7 +1153,7 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
     for lane in range(w.n_lanes):
         f = w.lane_predictor[lane]
         at = &w.predictor[f]
-        if at.direct or at.unordered:
+        if at.direct:
             continue
         # An equal score wins for an earlier predictor only: lanes of missing values come last.
         score = best.score if best.predictor <= f else nextafter(best.score, -1)
@@ -1174,8 +1163,18 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
             best.predictor = <int32_t>f
             low = w.lane_key[place * lanes + lane] >> 16
             high = w.lane_key[(place + 1) * lanes + lane] >> 16
-            missing = (w.lane_key[lane] >> 16) == 0
-            set_threshold(at, low, high, lane >= w.p, missing, best)
+            if at.unordered:
+                best.flags = _UNORDERED
+                best.n_levels = -1
+                best.threshold = <int32_t>low
+            else:
+                missing = (w.lane_key[lane] >> 16) == 0
+                set_threshold(at, low, high, lane >= w.p, missing, best)
+
+
+cdef inline int64_t lowest_bit(uint32_t x) noexcept nogil:
+    """Position of the lowest set bit."""
+    return popcount((x & (~x + 1)) - 1)
 
 
 cdef inline int64_t popcount(uint32_t x) noexcept nogil:
@@ -1250,8 +1249,8 @@ cdef split_t best_split(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcep
         search_tiny_classes(w, lo, hi, &best)
     else:
         search_tiny(w, lo, hi, &best)
-    if all_direct or w.n_direct > 0 or (slot < 0 and w.n_classes > 0 and w.n_unordered > 0):
-        search_directly(w, lo, hi, all_direct, slot < 0, &best)
+    if all_direct or w.n_direct > 0:
+        search_directly(w, lo, hi, all_direct, &best)
     return best
 
 
@@ -1379,6 +1378,14 @@ def _sorting_networks(rows):
     return np.array(pairs, np.uint8), np.array(start, np.int64)
 
 
+def _cut_weights(minbucket):
+    """Weight of the cut after row r of a tiny node of n rows, by n and r."""
+    n, left = np.ogrid[0:65, 1:65]
+    right = n - left
+    allowed = (left >= minbucket) & (right >= minbucket)
+    return np.where(allowed, 1.0 / np.where(allowed, left * right, 1), 0.0).astype(np.float32)
+
+
 _NETWORK, _NETWORK_START = _sorting_networks(64)
 
 
@@ -1456,11 +1463,10 @@ def grow(
     cdef int64_t lanes = (n_lanes + 7) // 8 * 8
     cdef int64_t tiny = _TINY_CLASSES if n_classes > 0 else _TINY
     cdef int64_t slots = n.bit_length() + 2 if use_histogram and n > tiny else 1
-    cdef bint any_direct = n_direct > 0 or not use_histogram or (n_classes > 0 and n_unordered > 0)
-    # Rows that one direct search can meet: all, or those of a tiny node.
-    cdef int64_t n_searched = (n if n_direct > 0 or not use_histogram else tiny) if any_direct else 1
+    cdef bint any_direct = n_direct > 0 or not use_histogram
+    cdef int64_t n_searched = n if any_direct else 1
     # Refining a wide predictor sorts the classes of up to all rows of a node.
-    cdef int64_t n_sorted = (n if n_wide > 0 or not use_histogram or n_direct > 0 else tiny) if n_classes > 0 else 1
+    cdef int64_t n_sorted = n if n_classes > 0 and (n_wide > 0 or any_direct) else 1
     # A bin of a wide predictor holds 1 << shift codes, and the bins cover less than twice the codes there are.
     cdef int64_t wide = 2 * widest
 
@@ -1479,11 +1485,16 @@ def grow(
     lane_score_ = np.zeros((64, max(lanes, 1)), np.float32)
     lane_most_ = np.zeros(max(lanes, 1), np.float32)
     lane_sum_ = np.zeros(max(lanes, 1), np.int32)
-    weight_ = np.zeros(64, np.float32)
+    weight_ = _cut_weights(minbucket)
     lane_predictor_ = np.concatenate(
         [np.arange(p), np.flatnonzero((predictors_["has_missing"] != 0) & (predictors_["unordered"] == 0))]
     ).astype(np.int32) if p else np.zeros(1, np.int32)
     rank_ = np.zeros(256 * max(p, 1) if n_unordered else 1, np.uint8)
+    level_size_ = np.empty(256, np.float64)
+    tiny_total_ = np.zeros(32, np.float64)
+    tiny_table_ = np.zeros(32 * 32, np.int32)
+    group_of_ = np.zeros(256, np.uint8)
+    identity_ = np.arange(64, dtype=np.uint16)
     node_code_ = np.empty(n_searched, np.uint16)
     node_y_ = np.empty(n_searched, np.int64)
     by_code_ = np.zeros((2, wide), np.int64)
@@ -1494,7 +1505,7 @@ def grow(
     key_ = np.empty((2, max(groups, 257)), np.uint32)
     sorted_y_ = np.empty(n_sorted, np.int64)
     by_class_ = np.zeros((3, n_k), np.int64)
-    direction_ = np.zeros((3, n_k), np.float64)
+    direction_ = np.zeros((3, max(n_k, 32)), np.float64)
     slot_predictor_ = np.zeros(MAX_SLOTS + 1, np.int32)
     if p:
         slot_predictor_[np.asarray(features)] = np.arange(p, dtype=np.int32)
@@ -1514,11 +1525,16 @@ def grow(
     cdef float[:, ::1] lane_score = lane_score_
     cdef float[::1] lane_most = lane_most_
     cdef int32_t[::1] lane_sum = lane_sum_
-    cdef float[::1] weight = weight_
+    cdef float[:, ::1] weight = weight_
     cdef int32_t[::1] lane_predictor = lane_predictor_
     cdef uint8_t[::1] rank = rank_
     cdef uint8_t[:, ::1] network = _NETWORK
     cdef int64_t[::1] network_start = _NETWORK_START
+    cdef double[::1] level_size = level_size_
+    cdef double[::1] tiny_total = tiny_total_
+    cdef int32_t[::1] tiny_table = tiny_table_
+    cdef uint8_t[::1] group_of = group_of_
+    cdef uint16_t[::1] identity = identity_
     cdef uint16_t[::1] node_code = node_code_
     cdef int64_t[::1] node_y = node_y_
     cdef int64_t[:, ::1] by_code = by_code_
@@ -1562,13 +1578,18 @@ def grow(
     w.lane_score = &lane_score[0, 0]
     w.lane_most = &lane_most[0]
     w.lane_sum = &lane_sum[0]
-    w.weight = &weight[0]
+    w.weight = &weight[0, 0]
     w.lanes = lanes
     w.n_lanes = n_lanes
     w.lane_predictor = &lane_predictor[0]
     w.rank = &rank[0]
     w.network = &network[0, 0]
     w.network_start = &network_start[0]
+    w.level_size = &level_size[0]
+    w.tiny_total = &tiny_total[0]
+    w.tiny_table = &tiny_table[0]
+    w.group_of = &group_of[0]
+    w.identity = &identity[0]
     w.node_code = &node_code[0]
     w.node_y = &node_y[0]
     w.code_count = &by_code[0, 0]

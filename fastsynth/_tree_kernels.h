@@ -245,6 +245,79 @@ FS_CLONES static int64_t fs_walk_classes(const uint32_t *restrict key, int64_t n
     return place;
 }
 
+/* Scores of levels of an unordered predictor for a class target: their class shares projected on the first principal
+ * component of S = sum_g w_g (P_g - pbar)(P_g - pbar)', by power iterations that never form S (Coppersmith, Hong and Hosking
+ * 1999). table[level[g] * k + class] are the rows of group g, k a multiple of 4, total[class] those of the node. Cost: groups x k
+ * an iteration.
+ *
+ * 1. start from the level that differs most from the rest, 2. project, 3. sum back, 4. stop when still. */
+FS_CLONES static void fs_level_scores(const int32_t *restrict table, const uint16_t *restrict level, int64_t groups, int64_t k,
+                                      const double *restrict total, double n, int64_t iterations, double *restrict v,
+                                      double *restrict u, double *restrict size, double *restrict key)
+{
+    double pbar2 = 0, worst = -1;
+    int64_t first = 0;
+    for (int64_t j = 0; j < k; j++)
+        pbar2 += total[j] * total[j];
+    pbar2 /= n * n;
+    /* 1. |P_g - pbar|^2 = sum P_gk^2 - 2 P_g.pbar + |pbar|^2, weighted by the size of the group */
+    for (int64_t g = 0; g < groups; g++) {
+        const int32_t *restrict c = table + level[g] * k;
+        double rows[4] = {0, 0, 0, 0}, squares[4] = {0, 0, 0, 0}, dot[4] = {0, 0, 0, 0};
+        for (int64_t j = 0; j < k; j += 4)
+            for (int64_t i = 0; i < 4; i++) {
+                const double x = c[j + i];
+                rows[i] += x;
+                squares[i] += x * x;
+                dot[i] += x * total[j + i];
+            }
+        size[g] = (rows[0] + rows[1]) + (rows[2] + rows[3]);
+        const double far = ((squares[0] + squares[1]) + (squares[2] + squares[3])) / size[g] -
+                           2 * ((dot[0] + dot[1]) + (dot[2] + dot[3])) / n + size[g] * pbar2;
+        if (far > worst) {
+            worst = far;
+            first = g;
+        }
+    }
+    for (int64_t j = 0; j < k; j++)
+        v[j] = table[level[first] * k + j] / size[first] - total[j] / n;
+    for (int64_t step = 0;; step++) {
+        /* 2. the score of a group is the mean of v over its rows, less the mean over the node */
+        double mean = 0;
+        for (int64_t j = 0; j < k; j++) {
+            mean += v[j] * total[j];
+            u[j] = 0;
+        }
+        mean /= n;
+        for (int64_t g = 0; g < groups; g++) {
+            const int32_t *restrict c = table + level[g] * k;
+            double dot[4] = {0, 0, 0, 0};
+            for (int64_t j = 0; j < k; j += 4)
+                for (int64_t i = 0; i < 4; i++)
+                    dot[i] += c[j + i] * v[j + i];
+            const double x = ((dot[0] + dot[1]) + (dot[2] + dot[3])) / size[g] - mean;
+            key[g] = x;
+            /* 3. S v = (1 / n) sum over rows of score(group of row) e(class of row) */
+            for (int64_t j = 0; j < k; j++)
+                u[j] += x * c[j];
+        }
+        if (step == iterations)
+            return;
+        /* 4. S is positive semidefinite, so v and S v point to the same side */
+        double uu = 0, vv = 0, uv = 0;
+        for (int64_t j = 0; j < k; j++) {
+            uu += u[j] * u[j];
+            vv += v[j] * v[j];
+            uv += u[j] * v[j];
+        }
+        if (uu == 0 || uv * uv >= (1 - 1e-9) * uu * vv)
+            return;
+        const double scale = 1 / uu;
+        for (int64_t j = 0; j < k; j++)
+            v[j] = u[j] * scale;
+    }
+}
+
 /* Partition by blocks (Edelkamp and Weiss 2016): which rows stand on the wrong side is found without branches, then
  * only those are swapped. side[code] is 1 for left. Returns the number of rows on the left. */
 static inline void fs_swap(uint8_t *restrict a, uint8_t *restrict b, int64_t stride)

@@ -350,7 +350,7 @@ def _encode_column(name: str, column: pa.ChunkedArray, keep_unused: bool) -> tup
     values = pa.concat_arrays([pa.nulls(1, storage.type), distinct])
     bins = None
     if n_values > MAX_CODES - 1:
-        bins = _bins(ranks, len(values), first)
+        bins = _bins(ranks, _numbers(values), first)
     elif has_nan:
         bins = np.maximum(np.arange(len(values)) - 1, 0).astype(np.uint16)
     has_missing = bool(storage.null_count or has_nan)
@@ -498,20 +498,38 @@ def _numbers(storage: pa.Array) -> NDArray[np.float64]:
     return np.asarray(floats, np.float64)
 
 
-def _bins(ranks: Ranks, n_ranks: int, first: int) -> Codes:
-    """Bins of ranks: by quantile in the middle, finer and finer towards both tails.
+def _bins(ranks: Ranks, numbers: NDArray[np.float64], first: int) -> Codes:
+    """Bins of ranks: some spread evenly over the rows, more of them so that little is lost within a bin.
 
-    Four fifths of the bins are spread evenly over the rows and one fifth evenly over the log odds of a row's
-    quantile, so extreme values keep bins of their own: in a skewed column the spread within a bin is what
-    attenuates slopes.
+    The spread of values within bins is what attenuates slopes. For bins of density proportional to the cube root of
+    the density of the values it is least (Panter and Dite 1951, Quantization distortion in pulse-count modulation), so
+    7 bins of 10 go by that: a value with w rows and a gap g to its neighbours weighs g^(2/3) w^(1/3). The rest go by
+    rows, for relations that change quickly where values are close. Empty bins are closed up.
+
+    Parameters
+    ----------
+    ranks : ndarray of shape (n_rows,)
+    numbers : ndarray of shape (n_ranks,), dtype=float64
+    first : int
+        Lowest rank that is a value; the others get code 0.
     """
-    counts = np.bincount(ranks, minlength=n_ranks)[first:]
-    share = (np.cumsum(counts) - counts / 2) / counts.sum()
-    odds = np.log(share) - np.log1p(-share)
-    place = 0.8 * share + 0.2 * (odds - odds[0]) / (odds[-1] - odds[0])
     width = MAX_CODES - 1
-    bins = np.zeros(n_ranks, np.uint16)
-    # Empty bins are closed up, so that neighbours in code are neighbours in value.
-    _, dense = np.unique(np.minimum(place * width, width - 1).astype(np.int64), return_inverse=True)
-    bins[first:] = dense + 1
-    return bins
+    values = numbers[first:]
+    # A value of many rows, or beyond a wide gap, needs one bin, and must not take those of the others.
+    rows = np.bincount(ranks, minlength=len(numbers))[first:].astype(np.float64)
+    rows = np.minimum(rows, max(len(ranks) / width, 1.0))
+    gaps = np.diff(values)
+    around = (np.append(gaps[:1], gaps) + np.append(gaps, gaps[-1:])) / 2
+    weights = np.cbrt(around * around * rows)
+    for _ in range(6):
+        weights = np.minimum(weights, 2 * weights.sum() / width)
+    place = 0.3 * _middle_share(rows) + 0.7 * _middle_share(weights)
+    bins = (place * width).astype(np.int64)
+    codes = np.zeros(len(numbers), np.uint16)
+    codes[first:] = np.cumsum(np.append(True, bins[1:] > bins[:-1]))
+    return codes
+
+
+def _middle_share(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    share: NDArray[np.float64] = (np.cumsum(weights) - weights / 2) / weights.sum()
+    return share

@@ -252,5 +252,6 @@ def _fit_tree(
 
 
 def _predictor_kind(variable: Variable) -> int:
-    kind = _tree.UNORDERED if variable.kind == "unordered" else 0
+    # The levels of a two-level category, with or without missing values, have no order to find.
+    kind = _tree.UNORDERED if variable.kind == "unordered" and variable.n_codes > 3 else 0
     return kind | (_tree.HAS_MISSING if variable.has_missing else 0)

@@ -200,7 +200,7 @@ def test_many_distinct_values_are_binned_in_order():
     assert (codes[:10] == 0).all()
     assert variable.n_codes <= columns.MAX_CODES
     sizes = np.bincount(codes[10:])
-    assert sizes.max() <= 5
+    assert sizes.max() <= 12  # 200,000 values in 65,534 bins
     assert (sizes[variable.bins[-20:]] == 1).all()  # the tail keeps a bin for each value
     # Bins of lognormal data must not widen the spread within them: METHODS 7.4 has .05 for 256 quantile bins.
     centred = x[10:] - (np.bincount(codes[10:], x[10:]) / np.maximum(sizes, 1))[codes[10:]]

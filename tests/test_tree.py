@@ -179,8 +179,8 @@ def test_unordered_class_split_is_the_best_along_the_principal_component(seed, n
     levels = rng.integers(1, n_levels + 1, 80)
     y = (levels * rng.integers(1, 4) + rng.integers(0, 3, 80)) % n_classes
     _, gap = naive_tree.principal_scores(levels.tolist(), y.tolist(), n_classes)
-    # Elsewhere the leading direction is not unique, and sixteen iterations need not end at the decomposition's.
-    assume(gap >= 0.2 and len(set(y.tolist())) >= 3)
+    # Elsewhere the leading direction is not unique, and eight iterations need not end at the decomposition's.
+    assume(gap >= 0.6 and len(set(y.tolist())) >= 3)
     best = naive_tree.best_split([levels.tolist()], [True], y.tolist(), list(range(80)), n_classes, 1)
     tree = grow([levels], y, n_classes, unordered=[True])
     assert gain(y, root_left(tree, [levels]), n_classes) == pytest.approx(float(best[0]))
