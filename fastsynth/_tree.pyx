@@ -1282,15 +1282,17 @@ cdef int64_t partition(work_t* w, int64_t lo, int64_t hi, const split_t* split) 
     return lo + left
 
 
-cdef int64_t level_words(work_t* w, const node_t* nodes, const uint32_t* start, const uint32_t* count, int64_t n_nodes,
-                         const int32_t* slot_predictor, int64_t* level_start, uint32_t* table) noexcept nogil:
-    """Size of the level tables of all unordered nodes; written too when ``table`` is given. O(rows x depth).
+cdef int64_t write_levels(work_t* w, const node_t* nodes, const uint32_t* start, const uint32_t* count, int64_t n_nodes,
+                          const int32_t* slot_predictor, int64_t* level_start, uint32_t* table) noexcept nogil:
+    """Write the level tables of all unordered nodes, return their words. O(rows x depth).
 
     The rows of a node are still one slice, its left child's first, so the levels that went left can be
     read off after growing; nothing has to be kept while the tree grows.
     """
     cdef int64_t node, i, f, c, lo, mid, hi, n_levels, low, high, words, used = 0
     cdef uint32_t* out
+    cdef uint16_t* levels = w.group_code
+    cdef uint8_t* side = w.goes_left    # by code: 0 not met, 1 left, 2 right
     for node in range(n_nodes):
         level_start[node] = used
         if nodes[node].feature == _LEAF or not nodes[node].feature & _UNORDERED:
@@ -1300,42 +1302,37 @@ cdef int64_t level_words(work_t* w, const node_t* nodes, const uint32_t* start, 
         hi = lo + count[node]
         mid = lo + count[nodes[node].left]
         n_levels = 0
-        low = 65535
-        high = 0
         for i in range(lo, hi):
             c = code_of(w, i, f)
-            if w.goes_left[c] == 0:
-                w.group_code[n_levels] = <uint16_t>c
-                n_levels += 1
-                if c < low:
-                    low = c
-                if c > high:
-                    high = c
-            w.goes_left[c] = 1 if i < mid else 2
+            levels[n_levels] = <uint16_t>c
+            n_levels += side[c] == 0
+            side[c] = 1 if i < mid else 2
+        low = levels[0]
+        high = low
+        for i in range(1, n_levels):
+            low = min(low, levels[i])
+            high = max(high, levels[i])
         words = (high - low) // 16 + 1
+        out = table + used
         if words <= n_levels:
-            if table != NULL:
-                out = table + used
-                out[0] = <uint32_t>low
-                out[1] = <uint32_t>(high - low + 1)
-                memset(out + 2, 0, words * sizeof(uint32_t))
-                for i in range(n_levels):
-                    c = w.group_code[i] - low
-                    out[2 + (c >> 4)] |= <uint32_t>(3 if w.goes_left[c + low] == 1 else 1) << (2 * (c & 15))
+            out[0] = <uint32_t>low
+            out[1] = <uint32_t>(high - low + 1)
+            memset(out + 2, 0, words * sizeof(uint32_t))
+            for i in range(n_levels):
+                c = levels[i] - low
+                out[2 + (c >> 4)] |= <uint32_t>(3 if side[c + low] == 1 else 1) << (2 * (c & 15))
         else:
             words = n_levels
-            if table != NULL:
-                out = table + used
-                out[0] = 0
-                out[1] = <uint32_t>n_levels | _SPARSE
-                for i in range(n_levels):
-                    w.key[i] = <uint32_t>w.group_code[i] << 16
-                sort_keys(w.key, w.key_scratch, n_levels)
-                for i in range(n_levels):
-                    c = w.key[i] >> 16
-                    out[2 + i] = <uint32_t>(c << 1) | (1 if w.goes_left[c] == 1 else 0)
+            out[0] = 0
+            out[1] = <uint32_t>n_levels | _SPARSE
+            for i in range(n_levels):
+                w.key[i] = <uint32_t>levels[i] << 16
+            sort_keys(w.key, w.key_scratch, n_levels)
+            for i in range(n_levels):
+                c = w.key[i] >> 16
+                out[2 + i] = <uint32_t>(c << 1) | (1 if side[c] == 1 else 0)
         for i in range(n_levels):
-            w.goes_left[w.group_code[i]] = 0
+            side[levels[i]] = 0
         used += words + 2
     return used
 
@@ -1619,7 +1616,7 @@ def grow(
     cdef frame_t[64] stack
     cdef int64_t[68] free_slot
     cdef int64_t depth = 0, node = 0, slot = -1, checked = n, n_free = slots, small, large, small_slot
-    cdef int64_t child, lo, hi, mid, i, b, block, code, n_nodes = 1, unordered_nodes = 0, largest = 0
+    cdef int64_t child, lo, hi, mid, i, b, block, code, n_nodes = 1, unordered_nodes = 0, largest = 0, words
     cdef int32_t z
     cdef uint32_t row
     cdef uint8_t* to
@@ -1751,29 +1748,23 @@ def grow(
 
     order_ = record_[: n * stride].reshape(n, stride)[:, w.row_at : w.row_at + 4].copy().view(np.uint32).ravel()
     if unordered_nodes == 0:
-        level_start_ = np.zeros(0, np.int64)
-        levels_ = np.zeros(0, np.uint32)
-    else:
-        level_start_ = np.zeros(n_nodes, np.int64)
-        levels_ = _level_table(&w, nodes, start, count, n_nodes, slot_predictor, level_start_)
-    return nodes_[:n_nodes].copy(), count_[:n_nodes].copy(), level_start_, levels_, order_
+        return nodes_[:n_nodes].copy(), count_[:n_nodes].copy(), np.zeros(0, np.int64), np.zeros(0, np.uint32), order_
+    # A table has at most a word a level, and at most a word for 16 codes.
+    unordered_ = nodes_["feature"][:n_nodes]
+    unordered_ = (unordered_ != LEAF) & (unordered_ & UNORDERED_SPLIT != 0)
+    most_words = (predictors_["n_codes"] + 15) // 16
+    of_node = most_words[slot_predictor_[nodes_["feature"][:n_nodes][unordered_] & SLOT]]
+    levels_ = np.empty(int((2 + np.minimum(of_node, count_[:n_nodes][unordered_])).sum()), np.uint32)
+    level_start_ = np.zeros(n_nodes, np.int64)
+    cdef uint32_t[::1] levels = levels_
+    cdef int64_t[::1] level_start = level_start_
+    with nogil:
+        words = write_levels(&w, &nodes[0], &start[0], &count[0], n_nodes, &slot_predictor[0], &level_start[0], &levels[0])
+    return nodes_[:n_nodes].copy(), count_[:n_nodes].copy(), level_start_, levels_[:words].copy(), order_
 
 
 cdef inline double power_of_4(int64_t exponent) noexcept nogil:
     return <double>(<int64_t>1 << exponent) * <double>(<int64_t>1 << exponent)
-
-
-cdef _level_table(work_t* w, node_t[::1] nodes, uint32_t[::1] start, uint32_t[::1] count, int64_t n_nodes,
-                  int32_t[::1] slot_predictor, level_start_):
-    cdef int64_t[::1] level_start = level_start_
-    cdef int64_t words
-    with nogil:
-        words = level_words(w, &nodes[0], &start[0], &count[0], n_nodes, &slot_predictor[0], &level_start[0], NULL)
-    levels_ = np.zeros(words, np.uint32)
-    cdef uint32_t[::1] levels = levels_
-    with nogil:
-        level_words(w, &nodes[0], &start[0], &count[0], n_nodes, &slot_predictor[0], &level_start[0], &levels[0])
-    return levels_
 
 
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:
