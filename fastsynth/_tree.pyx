@@ -59,6 +59,16 @@ cdef extern from "_tree_kernels.h" nogil:
     void fs_sort_lanes(uint32_t* key, int64_t lanes, const uint8_t* network, int64_t steps)
     void fs_score_lanes(const uint32_t* key, int64_t rows, int64_t lanes, int32_t total, const float* weight,
                         int32_t* sums, float* score, float* most)
+    ctypedef struct fs_node:
+        pass
+    ctypedef struct fs_tree:
+        const fs_node* nodes
+        const uint32_t* count
+        const int64_t* level_start
+        const uint32_t* levels
+        const uint16_t* codes
+        int64_t slots
+    void fs_walk(const fs_tree* tree, const uint32_t* rows, const uint64_t* words, int64_t n, uint32_t* leaf)
     void fs_run_numeric(const double* hist, int64_t bins, double* sums, double* counts)
     void fs_run_classes(const int32_t* hist, int64_t bins, int64_t k, int32_t* run, double* counts)
     int64_t fs_first_largest(const double* score, int64_t n)
@@ -1767,81 +1777,6 @@ cdef inline double power_of_4(int64_t exponent) noexcept nogil:
     return <double>(<int64_t>1 << exponent) * <double>(<int64_t>1 << exponent)
 
 
-cdef inline uint64_t mix(uint64_t x) noexcept nogil:
-    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit of x moves every bit of the result."""
-    x ^= x >> 30
-    x *= <uint64_t>0xBF58476D1CE4E5B9
-    x ^= x >> 27
-    x *= <uint64_t>0x94D049BB133111EB
-    x ^= x >> 31
-    return x
-
-
-cdef inline bint chance(uint64_t word, uint32_t node, uint32_t n_left, uint32_t n) noexcept nogil:
-    """True with probability n_left / n, from the row's own random word and the node."""
-    cdef uint64_t x = mix(word + <uint64_t>0x9E3779B97F4A7C15 * (<uint64_t>node + 1))
-    return (((x >> 32) * n) >> 32) < n_left
-
-
-# One finished tree as raw pointers, and the codes of the rows that walk down it.
-cdef struct walk_t:
-    const node_t* nodes
-    const uint32_t* count
-    const int64_t* level_start
-    const uint32_t* levels
-    const uint16_t* codes
-    int64_t slots            # codes of one row stand side by side: codes[row * slots + slot]
-
-
-cdef inline int side_of_level(const uint32_t* table, uint32_t code) noexcept nogil:
-    """1 left, 0 right, -1 for a level that no training row of the node had."""
-    cdef uint32_t r, n, bits, lo, hi, mid
-    if table[1] & _SPARSE:
-        lo = 0
-        n = table[1] & ~_SPARSE
-        hi = n
-        while lo < hi:
-            mid = (lo + hi) >> 1
-            if (table[2 + mid] >> 1) < code:
-                lo = mid + 1
-            else:
-                hi = mid
-        if lo < n and (table[2 + lo] >> 1) == code:
-            return table[2 + lo] & 1
-        return -1
-    if code < table[0]:
-        return -1
-    r = code - table[0]
-    if r >= table[1]:
-        return -1
-    bits = table[2 + (r >> 4)] >> (2 * (r & 15))
-    if not bits & 1:
-        return -1
-    return (bits >> 1) & 1
-
-
-cdef inline uint32_t walk(const walk_t* t, int64_t row, uint64_t word) noexcept nogil:
-    """The leaf of a row. Depth-many steps; a level unseen at a node goes left with probability n_left / n."""
-    cdef uint32_t node = 0
-    cdef uint16_t feature, code
-    cdef int side
-    cdef const uint16_t* codes = t.codes + row * t.slots
-    while True:
-        feature = t.nodes[node].feature
-        if feature == _LEAF:
-            return node
-        code = codes[feature & _SLOT]
-        if feature & _UNORDERED:
-            side = side_of_level(t.levels + t.level_start[node], code)
-        elif feature & _MISSING_UNSEEN and code == 0:
-            side = -1
-        else:
-            side = <uint16_t>(code - (1 if feature & _MISSING_RIGHT else 0)) <= t.nodes[node].threshold
-        if side < 0:
-            side = chance(word, node, t.count[t.nodes[node].left], t.count[node])
-        node = t.nodes[node].left + (1 - side)
-
-
 def apply(
     const node_t[::1] nodes,          # IN (n_nodes)
     const uint32_t[::1] count,        # IN (n_nodes)
@@ -1853,11 +1788,10 @@ def apply(
     uint32_t[::1] leaf,               # OUT (n) node number of the leaf
 ):
     """Walk rows down the tree. O(n depth)."""
-    cdef int64_t i, n = rows.shape[0]
-    cdef walk_t t = _walker(nodes, count, level_start, levels, codes)
-    with nogil:
-        for i in range(n):
-            leaf[i] = walk(&t, rows[i], words[i])
+    cdef fs_tree t = _tree_of(nodes, count, level_start, levels, codes)
+    if rows.shape[0]:
+        with nogil:
+            fs_walk(&t, &rows[0], &words[0], rows.shape[0], &leaf[0])
 
 
 ctypedef fused value_t:
@@ -1881,22 +1815,23 @@ def draw(
     The upper half of the row's random word picks the donor; where a coin is needed on the way down, it comes
     from a hash of the whole word and the node.
     """
-    cdef int64_t i, row, n = rows.shape[0]
+    cdef int64_t i, b, m, n = rows.shape[0]
     cdef uint32_t node
-    cdef uint64_t word
-    cdef walk_t t = _walker(nodes, count, level_start, levels, codes)
+    cdef uint32_t[1024] leaf
+    cdef fs_tree t = _tree_of(nodes, count, level_start, levels, codes)
     with nogil:
-        for i in range(n):
-            row = rows[i]
-            word = words[i]
-            node = walk(&t, row, word)
-            out[row] = donors[nodes[node].left + (((word >> 32) * count[node]) >> 32)]
+        for b in range(0, n, 1024):
+            m = min(n - b, 1024)
+            fs_walk(&t, &rows[b], &words[b], m, leaf)
+            for i in range(m):
+                node = leaf[i]
+                out[rows[b + i]] = donors[nodes[node].left + (((words[b + i] >> 32) * count[node]) >> 32)]
 
 
-cdef walk_t _walker(const node_t[::1] nodes, const uint32_t[::1] count, const int64_t[::1] level_start,
-                    const uint32_t[::1] levels, const uint16_t[:, ::1] codes):
-    cdef walk_t t
-    t.nodes = &nodes[0]
+cdef fs_tree _tree_of(const node_t[::1] nodes, const uint32_t[::1] count, const int64_t[::1] level_start,
+                      const uint32_t[::1] levels, const uint16_t[:, ::1] codes):
+    cdef fs_tree t
+    t.nodes = <const fs_node*>&nodes[0]
     t.count = &count[0]
     t.level_start = &level_start[0] if level_start.shape[0] else NULL
     t.levels = &levels[0] if levels.shape[0] else NULL

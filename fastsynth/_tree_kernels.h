@@ -318,6 +318,109 @@ FS_CLONES static void fs_level_scores(const int32_t *restrict table, const uint1
     }
 }
 
+/* A finished tree and the rows that walk down it; see _tree.pyx for the flags and the level tables. */
+typedef struct {
+    uint16_t feature, threshold;
+    uint32_t left;
+} fs_node;
+
+typedef struct {
+    const fs_node *nodes;
+    const uint32_t *count;
+    const int64_t *level_start;
+    const uint32_t *levels;
+    const uint16_t *codes; /* codes of one row stand side by side: codes[row * slots + slot] */
+    int64_t slots;
+} fs_tree;
+
+enum { FS_LEAF = 0xFFFF, FS_UNORDERED = 0x8000, FS_MISSING_RIGHT = 0x4000, FS_MISSING_UNSEEN = 0x2000, FS_SLOT = 0x1FFF };
+
+/* The finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit of x moves every bit of the result. */
+static inline uint64_t fs_mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return x ^ (x >> 31);
+}
+
+/* 1 with probability n_left / n, from the row's own random word and the node. */
+static inline uint32_t fs_chance(uint64_t word, uint32_t node, uint32_t n_left, uint32_t n)
+{
+    const uint64_t x = fs_mix(word + UINT64_C(0x9E3779B97F4A7C15) * ((uint64_t)node + 1));
+    return (((x >> 32) * n) >> 32) < n_left;
+}
+
+/* 1 left, 0 right, 2 for a level that no training row of the node had. */
+static inline uint32_t fs_side_of_level(const uint32_t *table, uint32_t code)
+{
+    const uint32_t size = table[1];
+    if (size >> 31) {
+        uint32_t lo = 0, hi = size & 0x7FFFFFFF;
+        const uint32_t n = hi;
+        while (lo < hi) {
+            const uint32_t mid = (lo + hi) / 2;
+            if (table[2 + mid] >> 1 < code)
+                lo = mid + 1;
+            else
+                hi = mid;
+        }
+        return lo < n && table[2 + lo] >> 1 == code ? table[2 + lo] & 1 : 2;
+    }
+    const uint32_t r = code - table[0];
+    if (r >= size)
+        return 2;
+    const uint32_t bits = table[2 + (r >> 4)] >> (2 * (r & 15)) & 3;
+    return bits & 1 ? bits >> 1 : 2;
+}
+
+/* Walk rows to their leaves, eight at a time: a step of one row waits for memory, so eight wait together, and a lane is filled
+ * with the next row as soon as its row has ended. */
+#define FS_WALKERS 8
+
+static void fs_walk(const fs_tree *tree, const uint32_t *rows, const uint64_t *words, int64_t n, uint32_t *leaf)
+{
+    const fs_tree t = *tree;
+    uint32_t node[FS_WALKERS];
+    int64_t at[FS_WALKERS];
+    const uint16_t *codes[FS_WALKERS];
+    int64_t next = 0, lanes = 0;
+    for (; lanes < FS_WALKERS && next < n; lanes++, next++) {
+        node[lanes] = 0;
+        at[lanes] = next;
+        codes[lanes] = t.codes + rows[next] * t.slots;
+    }
+    while (lanes > 0) {
+        for (int64_t i = 0; i < lanes; i++) {
+            const fs_node here = t.nodes[node[i]];
+            if (here.feature == FS_LEAF) {
+                leaf[at[i]] = node[i];
+                if (next < n) {
+                    node[i] = 0;
+                    at[i] = next;
+                    codes[i] = t.codes + rows[next++] * t.slots;
+                } else {
+                    lanes--;
+                    node[i] = node[lanes];
+                    at[i] = at[lanes];
+                    codes[i] = codes[lanes];
+                }
+                continue;
+            }
+            const uint16_t code = codes[i][here.feature & FS_SLOT];
+            uint32_t left = (uint16_t)(code - (here.feature >> 14 & 1)) <= here.threshold;
+            if (here.feature & (FS_UNORDERED | FS_MISSING_UNSEEN)) {
+                if (here.feature & FS_UNORDERED)
+                    left = fs_side_of_level(t.levels + t.level_start[node[i]], code);
+                else if (code == 0)
+                    left = 2;
+                if (left == 2)
+                    left = fs_chance(words[at[i]], node[i], t.count[here.left], t.count[node[i]]);
+            }
+            node[i] = here.left + 1 - left;
+        }
+    }
+}
+
 /* Partition by blocks (Edelkamp and Weiss 2016): which rows stand on the wrong side is found without branches, then
  * only those are swapped. side[code] is 1 for left. Returns the number of rows on the left. */
 static inline void fs_swap(uint8_t *restrict a, uint8_t *restrict b, int64_t stride)
