@@ -28,11 +28,11 @@ def grow(
     n_classes: int,
     minbucket: int,
     cp: float,
-) -> tuple[_Nodes, _U32, NDArray[np.int64], _U32, _U32]: ...
+) -> tuple[_Nodes, _U32, NDArray[np.uint64], _U32, _U32]: ...
 def apply(
     nodes: _Nodes,
     count: _U32,
-    level_start: NDArray[np.int64],
+    level_mask: NDArray[np.uint64],
     levels: _U32,
     codes: _U16,
     rows: _U32,
@@ -42,7 +42,7 @@ def apply(
 def draw(
     nodes: _Nodes,
     count: _U32,
-    level_start: NDArray[np.int64],
+    level_mask: NDArray[np.uint64],
     levels: _U32,
     donors: NDArray[np.unsignedinteger[Any]],
     codes: _U16,

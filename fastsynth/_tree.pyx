@@ -24,7 +24,9 @@ donor
         bit 13     no training row was missing here: a missing value goes left with probability n_left / n
         bits 0-12  slot (at most 8190)
 
-    Level table of an unordered node, uint32 words from ``level_start[node]`` on::
+    Levels of an unordered node: for a predictor of up to 32 codes, ``level_mask[node]`` holds bit c for a level c that
+    goes left and bit 32 + c for one that a training row of the node had. For others its threshold is 1, and
+    ``level_mask[node]`` is where its table starts in ``levels``, uint32 words::
 
         | lowest level | span           | two bits a level: seen, left | ...      (dense)
         | -            | count, bit 31  | level << 1 | left            | ...      (sparse, sorted)
@@ -64,7 +66,7 @@ cdef extern from "_tree_kernels.h" nogil:
     ctypedef struct fs_tree:
         const fs_node* nodes
         const uint32_t* count
-        const int64_t* level_start
+        const uint64_t* level_mask
         const uint32_t* levels
         const uint16_t* codes
         int64_t slots
@@ -1292,25 +1294,36 @@ cdef int64_t partition(work_t* w, int64_t lo, int64_t hi, const split_t* split) 
     return lo + left
 
 
-cdef int64_t write_levels(work_t* w, const node_t* nodes, const uint32_t* start, const uint32_t* count, int64_t n_nodes,
-                          const int32_t* slot_predictor, int64_t* level_start, uint32_t* table) noexcept nogil:
-    """Write the level tables of all unordered nodes, return their words. O(rows x depth).
+cdef int64_t write_levels(work_t* w, node_t* nodes, const uint32_t* start, const uint32_t* count, int64_t n_nodes,
+                          const int32_t* slot_predictor, uint64_t* level_mask, uint32_t* table) noexcept nogil:
+    """Write the levels of all unordered nodes, return the words of the tables. O(rows x depth).
 
     The rows of a node are still one slice, its left child's first, so the levels that went left can be
     read off after growing; nothing has to be kept while the tree grows.
     """
     cdef int64_t node, i, f, c, lo, mid, hi, n_levels, low, high, words, used = 0
+    cdef uint64_t mask
     cdef uint32_t* out
     cdef uint16_t* levels = w.group_code
     cdef uint8_t* side = w.goes_left    # by code: 0 not met, 1 left, 2 right
     for node in range(n_nodes):
-        level_start[node] = used
+        level_mask[node] = 0
         if nodes[node].feature == _LEAF or not nodes[node].feature & _UNORDERED:
             continue
         f = slot_predictor[nodes[node].feature & _SLOT]
         lo = start[node]
         hi = lo + count[node]
         mid = lo + count[nodes[node].left]
+        if w.predictor[f].n_codes <= 32:
+            mask = 0
+            for i in range(lo, mid):
+                mask |= <uint64_t>0x100000001 << w.record[i * w.stride + f]
+            for i in range(mid, hi):
+                mask |= <uint64_t>0x100000000 << w.record[i * w.stride + f]
+            level_mask[node] = mask
+            continue
+        nodes[node].threshold = 1
+        level_mask[node] = <uint64_t>used
         n_levels = 0
         for i in range(lo, hi):
             c = code_of(w, i, f)
@@ -1345,6 +1358,36 @@ cdef int64_t write_levels(work_t* w, const node_t* nodes, const uint32_t* start,
             side[levels[i]] = 0
         used += words + 2
     return used
+
+
+cdef void renumber(const node_t* nodes, const uint32_t* start, const uint32_t* count, int64_t n_nodes, node_t* new_nodes,
+                   uint32_t* new_start, uint32_t* new_count, uint32_t* waiting, uint32_t* waiting_new) noexcept nogil:
+    """Number the nodes anew, depth first with the larger child first: most rows then walk through neighbours in memory.
+
+    ``waiting`` has room for all nodes. O(nodes).
+    """
+    cdef int64_t depth = 1, used = 1
+    cdef uint32_t old, new, small, left
+    waiting[0] = 0
+    waiting_new[0] = 0
+    while depth > 0:
+        depth -= 1
+        old = waiting[depth]
+        new = waiting_new[depth]
+        new_nodes[new] = nodes[old]
+        new_start[new] = start[old]
+        new_count[new] = count[old]
+        if nodes[old].feature == _LEAF:
+            continue
+        left = nodes[old].left
+        new_nodes[new].left = <uint32_t>used
+        small = 1 if count[left] > count[left + 1] else 0
+        waiting[depth] = left + small
+        waiting_new[depth] = <uint32_t>used + small
+        waiting[depth + 1] = left + 1 - small
+        waiting_new[depth + 1] = <uint32_t>used + 1 - small
+        depth += 2
+        used += 2
 
 
 cdef double impurity(work_t* w, int64_t n) noexcept nogil:
@@ -1427,8 +1470,8 @@ def grow(
     nodes : ndarray of shape (n_nodes,), dtype=NODE
     count : ndarray of shape (n_nodes,), dtype=uint32
         Training rows of each node.
-    level_start : ndarray of shape (n_nodes,) or (0,), dtype=int64
-        First word of each unordered node in ``levels``; empty when no split is unordered.
+    level_mask : ndarray of shape (n_nodes,) or (0,), dtype=uint64
+        Levels of each unordered node, or where they start in ``levels``; empty when no split is unordered.
     levels : ndarray of shape (n_words,), dtype=uint32
     order : ndarray of shape (n,), dtype=uint32
         Positions in ``rows`` by leaf; a leaf's ``left`` is where its slice starts.
@@ -1757,20 +1800,30 @@ def grow(
             slot = small_slot
 
     order_ = record_[: n * stride].reshape(n, stride)[:, w.row_at : w.row_at + 4].copy().view(np.uint32).ravel()
-    if unordered_nodes == 0:
-        return nodes_[:n_nodes].copy(), count_[:n_nodes].copy(), np.zeros(0, np.int64), np.zeros(0, np.uint32), order_
-    # A table has at most a word a level, and at most a word for 16 codes.
-    unordered_ = nodes_["feature"][:n_nodes]
-    unordered_ = (unordered_ != LEAF) & (unordered_ & UNORDERED_SPLIT != 0)
-    most_words = (predictors_["n_codes"] + 15) // 16
-    of_node = most_words[slot_predictor_[nodes_["feature"][:n_nodes][unordered_] & SLOT]]
-    levels_ = np.empty(int((2 + np.minimum(of_node, count_[:n_nodes][unordered_])).sum()), np.uint32)
-    level_start_ = np.zeros(n_nodes, np.int64)
-    cdef uint32_t[::1] levels = levels_
-    cdef int64_t[::1] level_start = level_start_
+    grown_ = np.empty(n_nodes, NODE)
+    sizes_ = np.empty((2, n_nodes), np.uint32)
+    waiting_ = np.empty((2, n_nodes + 1), np.uint32)
+    cdef node_t[::1] grown = grown_
+    cdef uint32_t[:, ::1] sizes = sizes_
+    cdef uint32_t[:, ::1] waiting = waiting_
     with nogil:
-        words = write_levels(&w, &nodes[0], &start[0], &count[0], n_nodes, &slot_predictor[0], &level_start[0], &levels[0])
-    return nodes_[:n_nodes].copy(), count_[:n_nodes].copy(), level_start_, levels_[:words].copy(), order_
+        renumber(&nodes[0], &start[0], &count[0], n_nodes, &grown[0], &sizes[0, 0], &sizes[1, 0], &waiting[0, 0], &waiting[1, 0])
+    count_ = sizes_[1].copy()
+    if unordered_nodes == 0:
+        return grown_, count_, np.zeros(0, np.uint64), np.zeros(0, np.uint32), order_
+    # A table has at most a word a level, and at most a word for 16 codes.
+    feature_ = grown_["feature"]
+    unordered_ = (feature_ != LEAF) & (feature_ & UNORDERED_SPLIT != 0)
+    n_codes_ = predictors_["n_codes"][slot_predictor_[feature_[unordered_] & SLOT]]
+    words_ = np.where(n_codes_ > 32, 2 + np.minimum((n_codes_ + 15) // 16, count_[unordered_]), 0)
+    levels_ = np.empty(1 + int(words_.sum()), np.uint32)
+    level_mask_ = np.zeros(n_nodes, np.uint64)
+    cdef uint32_t[::1] levels = levels_
+    cdef uint64_t[::1] level_mask = level_mask_
+    with nogil:
+        words = write_levels(&w, &grown[0], &sizes[0, 0], &sizes[1, 0], n_nodes, &slot_predictor[0], &level_mask[0],
+                             &levels[0])
+    return grown_, count_, level_mask_, levels_[:words].copy(), order_
 
 
 cdef inline double power_of_4(int64_t exponent) noexcept nogil:
@@ -1780,7 +1833,7 @@ cdef inline double power_of_4(int64_t exponent) noexcept nogil:
 def apply(
     const node_t[::1] nodes,          # IN (n_nodes)
     const uint32_t[::1] count,        # IN (n_nodes)
-    const int64_t[::1] level_start,   # IN (n_nodes) or (0)
+    const uint64_t[::1] level_mask,   # IN (n_nodes) or (0)
     const uint32_t[::1] levels,       # IN
     const uint16_t[:, ::1] codes,     # IN (n_rows, n_slots)
     const uint32_t[::1] rows,         # IN (n) rows of codes to walk
@@ -1788,7 +1841,7 @@ def apply(
     uint32_t[::1] leaf,               # OUT (n) node number of the leaf
 ):
     """Walk rows down the tree. O(n depth)."""
-    cdef fs_tree t = _tree_of(nodes, count, level_start, levels, codes)
+    cdef fs_tree t = _tree_of(nodes, count, level_mask, levels, codes)
     if rows.shape[0]:
         with nogil:
             fs_walk(&t, &rows[0], &words[0], rows.shape[0], &leaf[0])
@@ -1802,7 +1855,7 @@ ctypedef fused value_t:
 def draw(
     const node_t[::1] nodes,          # IN (n_nodes)
     const uint32_t[::1] count,        # IN (n_nodes)
-    const int64_t[::1] level_start,   # IN (n_nodes) or (0)
+    const uint64_t[::1] level_mask,   # IN (n_nodes) or (0)
     const uint32_t[::1] levels,       # IN
     const value_t[::1] donors,        # IN (n_donors) the target's values by leaf
     const uint16_t[:, ::1] codes,     # IN (n_rows, n_slots)
@@ -1818,7 +1871,7 @@ def draw(
     cdef int64_t i, b, m, n = rows.shape[0]
     cdef uint32_t node
     cdef uint32_t[1024] leaf
-    cdef fs_tree t = _tree_of(nodes, count, level_start, levels, codes)
+    cdef fs_tree t = _tree_of(nodes, count, level_mask, levels, codes)
     with nogil:
         for b in range(0, n, 1024):
             m = min(n - b, 1024)
@@ -1828,12 +1881,12 @@ def draw(
                 out[rows[b + i]] = donors[nodes[node].left + (((words[b + i] >> 32) * count[node]) >> 32)]
 
 
-cdef fs_tree _tree_of(const node_t[::1] nodes, const uint32_t[::1] count, const int64_t[::1] level_start,
+cdef fs_tree _tree_of(const node_t[::1] nodes, const uint32_t[::1] count, const uint64_t[::1] level_mask,
                       const uint32_t[::1] levels, const uint16_t[:, ::1] codes):
     cdef fs_tree t
     t.nodes = <const fs_node*>&nodes[0]
     t.count = &count[0]
-    t.level_start = &level_start[0] if level_start.shape[0] else NULL
+    t.level_mask = &level_mask[0] if level_mask.shape[0] else NULL
     t.levels = &levels[0] if levels.shape[0] else NULL
     t.codes = &codes[0, 0] if codes.shape[0] and codes.shape[1] else NULL
     t.slots = codes.shape[1]

@@ -327,7 +327,7 @@ typedef struct {
 typedef struct {
     const fs_node *nodes;
     const uint32_t *count;
-    const int64_t *level_start;
+    const uint64_t *level_mask;
     const uint32_t *levels;
     const uint16_t *codes; /* codes of one row stand side by side: codes[row * slots + slot] */
     int64_t slots;
@@ -351,7 +351,7 @@ static inline uint32_t fs_chance(uint64_t word, uint32_t node, uint32_t n_left, 
 }
 
 /* 1 left, 0 right, 2 for a level that no training row of the node had. */
-static inline uint32_t fs_side_of_level(const uint32_t *table, uint32_t code)
+static uint32_t fs_side_in_table(const uint32_t *table, uint32_t code)
 {
     const uint32_t size = table[1];
     if (size >> 31) {
@@ -369,17 +369,26 @@ static inline uint32_t fs_side_of_level(const uint32_t *table, uint32_t code)
     const uint32_t r = code - table[0];
     if (r >= size)
         return 2;
-    const uint32_t bits = table[2 + (r >> 4)] >> (2 * (r & 15)) & 3;
-    return bits & 1 ? bits >> 1 : 2;
+    const uint32_t bits = table[2 + (r >> 4)] >> (2 * (r & 15));
+    return bits & 1 ? bits >> 1 & 1 : 2;
 }
 
+#if defined(__GNUC__)
+#define FS_INLINE static inline __attribute__((always_inline))
+#define FS_RARE(x) __builtin_expect(!!(x), 0)
+#else
+#define FS_INLINE static inline
+#define FS_RARE(x) (x)
+#endif
+
 /* Walk rows to their leaves, eight at a time: a step of one row waits for memory, so eight wait together, and a lane is filled
- * with the next row as soon as its row has ended. */
+ * with the next row as soon as its row has ended. Whether a split is ordered cannot be predicted, so with ``unordered`` both kinds
+ * are worked out at every node, and bits choose; what is odd goes another way. */
 #define FS_WALKERS 8
 
-static void fs_walk(const fs_tree *tree, const uint32_t *rows, const uint64_t *words, int64_t n, uint32_t *leaf)
+FS_INLINE void fs_walk_rows(const fs_tree t, const uint32_t *rows, const uint64_t *words, int64_t n, uint32_t *leaf,
+                            const int unordered)
 {
-    const fs_tree t = *tree;
     uint32_t node[FS_WALKERS];
     int64_t at[FS_WALKERS];
     const uint16_t *codes[FS_WALKERS];
@@ -406,19 +415,34 @@ static void fs_walk(const fs_tree *tree, const uint32_t *rows, const uint64_t *w
                 }
                 continue;
             }
-            const uint16_t code = codes[i][here.feature & FS_SLOT];
+            const uint32_t code = codes[i][here.feature & FS_SLOT];
             uint32_t left = (uint16_t)(code - (here.feature >> 14 & 1)) <= here.threshold;
-            if (here.feature & (FS_UNORDERED | FS_MISSING_UNSEEN)) {
-                if (here.feature & FS_UNORDERED)
-                    left = fs_side_of_level(t.levels + t.level_start[node[i]], code);
-                else if (code == 0)
+            uint32_t odd = (here.feature >> 13 & 1) & (code == 0);
+            if (unordered) {
+                const uint32_t flag = here.feature >> 15;
+                const uint64_t mask = t.level_mask[node[i]] >> (code & 31);
+                left ^= (left ^ (uint32_t)mask) & flag & 1;
+                odd |= flag & (((uint32_t)(mask >> 32) ^ 1) | here.threshold | (code > 31)) & 1;
+            }
+            if (FS_RARE(odd)) {
+                if (!(here.feature & FS_UNORDERED) || (here.threshold == 0))
                     left = 2;
+                else
+                    left = fs_side_in_table(t.levels + t.level_mask[node[i]], code);
                 if (left == 2)
                     left = fs_chance(words[at[i]], node[i], t.count[here.left], t.count[node[i]]);
             }
             node[i] = here.left + 1 - left;
         }
     }
+}
+
+static void fs_walk(const fs_tree *tree, const uint32_t *rows, const uint64_t *words, int64_t n, uint32_t *leaf)
+{
+    if (tree->level_mask)
+        fs_walk_rows(*tree, rows, words, n, leaf, 1);
+    else
+        fs_walk_rows(*tree, rows, words, n, leaf, 0);
 }
 
 /* Partition by blocks (Edelkamp and Weiss 2016): which rows stand on the wrong side is found without branches, then

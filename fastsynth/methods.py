@@ -95,15 +95,15 @@ class Tree:
     nodes : ndarray of shape (n_nodes,), dtype=_tree.NODE
     count : ndarray of shape (n_nodes,), dtype=uint32
         Training rows of each node.
-    level_start, levels : ndarray, dtype=int64, uint32
-        Level tables of splits on unordered predictors.
+    level_mask, levels : ndarray, dtype=uint64, uint32
+        Levels of splits on unordered predictors.
     donors : ndarray of shape (n_rows,), dtype=uint16 or uint32
         Ranks of the target by leaf.
     """
 
     nodes: NDArray[np.void]
     count: NDArray[np.uint32]
-    level_start: NDArray[np.int64]
+    level_mask: NDArray[np.uint64]
     levels: NDArray[np.uint32]
     donors: Ranks
 
@@ -119,7 +119,7 @@ class Tree:
 
     def draw(self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64], out: Ranks) -> None:
         """Set ``out[rows]`` to donors of the leaves of these rows. ``codes`` is (n_rows, n_slots), C order."""
-        _tree.draw(self.nodes, self.count, self.level_start, self.levels, self.donors, codes, rows, words, out)
+        _tree.draw(self.nodes, self.count, self.level_mask, self.levels, self.donors, codes, rows, words, out)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,7 +237,7 @@ def _fit_tree(
     ranks: Ranks,
 ) -> Tree:
     variables = [table.variables[slot] for slot in predictors]
-    nodes, count, level_start, levels, order = _tree.grow(
+    nodes, count, level_mask, levels, order = _tree.grow(
         table.codes,
         np.array(predictors, np.int32),
         np.array([v.n_codes for v in variables], np.int32),
@@ -248,7 +248,7 @@ def _fit_tree(
         method.minbucket,
         method.cp,
     )
-    return Tree(nodes, count, level_start, levels, ranks[order])
+    return Tree(nodes, count, level_mask, levels, ranks[order])
 
 
 def _predictor_kind(variable: Variable) -> int:

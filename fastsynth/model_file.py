@@ -208,8 +208,8 @@ def _is_safe(node: Any) -> bool:
 
 def _tree_parts(name: str, tree: Tree) -> dict[str, bytes]:
     nodes = {field: tree.nodes[field] for field in NODE_FIELDS} | {"count": tree.count}
-    if len(tree.level_start):
-        nodes["level_start"] = tree.level_start
+    if len(tree.level_mask):
+        nodes["level_mask"] = tree.level_mask
     parts = {
         f"{name}_nodes.arrow": _ipc(pa.table(nodes)),
         f"{name}_donors.arrow": _ipc(pa.table({"donors": tree.donors})),
@@ -226,7 +226,7 @@ def _read_tree(parts: dict[str, bytes], name: str, n_slots: int, n_ranks: int) -
     nodes = np.empty(table.num_rows, _tree.NODE)
     for field in NODE_FIELDS:
         nodes[field] = table[field].to_numpy()
-    start = table["level_start"].to_numpy() if "level_start" in table.column_names else np.zeros(0, np.int64)
+    start = table["level_mask"].to_numpy() if "level_mask" in table.column_names else np.zeros(0, np.uint64)
     levels = _array(parts, f"{name}_levels.arrow")
     levels = np.zeros(0, np.uint32) if levels is None else levels
     donors = _array(parts, f"{name}_donors.arrow")
@@ -247,11 +247,15 @@ def _is_sound(tree: Tree, n_slots: int) -> bool:
     sound &= bool(((left + count <= len(tree.donors)) & (count > 0) | ~leaf).all())
     if not sound or not unordered.any():
         return sound
-    if len(tree.level_start) != size:
+    if len(tree.level_mask) != size:
         return False
-    start, n_words = tree.level_start[unordered], len(tree.levels)
-    if start.min() < 0 or start.max() + 2 > n_words:
+    n_words = len(tree.levels)
+    start = tree.level_mask[unordered & (nodes["threshold"] != 0)]
+    if not len(start):
+        return True
+    if start.max() > n_words - 2:
         return False
+    start = start.astype(np.int64)
     length = tree.levels[start + 1].astype(np.int64)
     words = np.where(length >> 31, length & 0x7FFFFFFF, (length + 15) // 16)
     return bool((start + 2 + words <= n_words).all())

@@ -19,7 +19,7 @@ class Tree:
 
     nodes: np.ndarray
     count: np.ndarray
-    level_start: np.ndarray
+    level_mask: np.ndarray
     levels: np.ndarray
     order: np.ndarray
 
@@ -39,14 +39,14 @@ class Tree:
         rows = np.arange(len(codes), dtype=np.uint32)
         words = np.zeros(len(codes), np.uint64) if words is None else words
         leaf = np.empty(len(codes), np.uint32)
-        _tree.apply(self.nodes, self.count, self.level_start, self.levels, codes, rows, words, leaf)
+        _tree.apply(self.nodes, self.count, self.level_mask, self.levels, codes, rows, words, leaf)
         return leaf
 
     def draw(self, columns, donors, words):
         codes = np.ascontiguousarray(np.array(columns, np.uint16).T)
         rows = np.arange(len(codes), dtype=np.uint32)
         out = np.zeros(len(codes), donors.dtype)
-        _tree.draw(self.nodes, self.count, self.level_start, self.levels, donors, codes, rows, words, out)
+        _tree.draw(self.nodes, self.count, self.level_mask, self.levels, donors, codes, rows, words, out)
         return out
 
 
@@ -77,7 +77,7 @@ def root_left(tree, columns):
     nodes = tree.nodes.copy()
     left = nodes["left"][0]
     nodes["feature"][[left, left + 1]] = _tree.LEAF
-    leaf = Tree(nodes, tree.count, tree.level_start, tree.levels, tree.order).apply(columns)
+    leaf = Tree(nodes, tree.count, tree.level_mask, tree.levels, tree.order).apply(columns)
     return np.flatnonzero(leaf == left).tolist()
 
 
@@ -245,7 +245,7 @@ def test_what_a_node_never_saw_goes_left_in_proportion(unordered):
     leaf = tree.apply([[unseen] * n], words(n))
     share = (leaf == tree.nodes["left"][0]).mean()
     assert abs(share - 0.3) < 4 * np.sqrt(0.21 / n)
-    assert set(tree.apply([[2] * n], words(n)).tolist()) == {1}
+    assert len(set(tree.apply([[2] * n], words(n)).tolist())) == 1
 
 
 def random_table(seed, n, p, n_codes, missing=False):
@@ -294,7 +294,7 @@ def test_many_levels(n_classes):
     leaf = tree.apply([levels])
     counts = np.bincount(leaf, minlength=len(tree.nodes))
     np.testing.assert_array_equal(counts[tree.is_leaf], tree.count[tree.is_leaf])
-    assert (tree.levels[tree.level_start[~tree.is_leaf] + 1] >> 31).any()
+    assert (tree.levels[tree.level_mask[~tree.is_leaf].astype(int) + 1] >> 31).any()
 
 
 def test_many_classes():
@@ -347,5 +347,5 @@ def test_draw_leaves_other_rows_alone():
     out = np.full(4, 99, np.uint16)
     rows = np.array([1, 3], np.uint32)
     donors = np.array([7, 7], np.uint16)
-    _tree.draw(tree.nodes, tree.count, tree.level_start, tree.levels, donors, codes, rows, words(2), out)
+    _tree.draw(tree.nodes, tree.count, tree.level_mask, tree.levels, donors, codes, rows, words(2), out)
     assert out.tolist() == [99, 7, 99, 7]
