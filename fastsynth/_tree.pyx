@@ -1870,11 +1870,11 @@ def draw(
     """
     cdef int64_t i, b, m, n = rows.shape[0]
     cdef uint32_t node
-    cdef uint32_t[1024] leaf
+    cdef uint32_t[4096] leaf
     cdef fs_tree t = _tree_of(nodes, count, level_mask, levels, codes)
     with nogil:
-        for b in range(0, n, 1024):
-            m = min(n - b, 1024)
+        for b in range(0, n, 4096):
+            m = min(n - b, 4096)
             fs_walk(&t, &rows[b], &words[b], m, leaf)
             for i in range(m):
                 node = leaf[i]

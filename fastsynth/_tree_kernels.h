@@ -386,63 +386,72 @@ static uint32_t fs_side_in_table(const uint32_t *table, uint32_t code)
  * are worked out at every node, and bits choose; what is odd goes another way. */
 #define FS_WALKERS 8
 
-FS_INLINE void fs_walk_rows(const fs_tree t, const uint32_t *rows, const uint64_t *words, int64_t n, uint32_t *leaf,
+/* The child of an inner node. */
+FS_INLINE uint32_t fs_step(const fs_tree *t, fs_node here, uint32_t node, const uint16_t *codes, const uint64_t *word,
+                           const int unordered)
+{
+    const uint32_t code = codes[here.feature & FS_SLOT];
+    uint32_t left = (uint16_t)(code - (here.feature >> 14 & 1)) <= here.threshold;
+    uint32_t odd = (here.feature >> 13 & 1) & (code == 0);
+    if (unordered) {
+        const uint32_t flag = here.feature >> 15;
+        const uint64_t mask = t->level_mask[node] >> (code & 31);
+        left ^= (left ^ (uint32_t)mask) & flag & 1;
+        odd |= flag & (((uint32_t)(mask >> 32) ^ 1) | here.threshold | (code > 31)) & 1;
+    }
+    if (FS_RARE(odd)) {
+        if ((here.feature & FS_UNORDERED) && here.threshold != 0)
+            left = fs_side_in_table(t->levels + t->level_mask[node], code);
+        else
+            left = 2;
+        if (left == 2)
+            left = fs_chance(*word, node, t->count[here.left], t->count[node]);
+    }
+    return here.left + 1 - left;
+}
+
+FS_INLINE void fs_walk_rows(const fs_tree *t, const uint32_t *rows, const uint64_t *words, int64_t n, uint32_t *leaf,
                             const int unordered)
 {
-    uint32_t node[FS_WALKERS];
+    const fs_node *nodes = t->nodes;
+    uint32_t node[FS_WALKERS] = {0};
     int64_t at[FS_WALKERS];
     const uint16_t *codes[FS_WALKERS];
-    int64_t next = 0, lanes = 0;
-    for (; lanes < FS_WALKERS && next < n; lanes++, next++) {
-        node[lanes] = 0;
-        at[lanes] = next;
-        codes[lanes] = t.codes + rows[next] * t.slots;
+    int64_t next = 0, lanes = n < FS_WALKERS ? n : FS_WALKERS;
+    for (; next < lanes; next++) {
+        at[next] = next;
+        codes[next] = t->codes + rows[next] * t->slots;
     }
-    while (lanes > 0) {
-        for (int64_t i = 0; i < lanes; i++) {
-            const fs_node here = t.nodes[node[i]];
-            if (here.feature == FS_LEAF) {
-                leaf[at[i]] = node[i];
-                if (next < n) {
-                    node[i] = 0;
-                    at[i] = next;
-                    codes[i] = t.codes + rows[next++] * t.slots;
-                } else {
-                    lanes--;
-                    node[i] = node[lanes];
-                    at[i] = at[lanes];
-                    codes[i] = codes[lanes];
-                }
+    while (next < n)
+        for (int64_t i = 0; i < FS_WALKERS; i++) {
+            const fs_node here = nodes[node[i]];
+            if (here.feature != FS_LEAF) {
+                node[i] = fs_step(t, here, node[i], codes[i], words + at[i], unordered);
                 continue;
             }
-            const uint32_t code = codes[i][here.feature & FS_SLOT];
-            uint32_t left = (uint16_t)(code - (here.feature >> 14 & 1)) <= here.threshold;
-            uint32_t odd = (here.feature >> 13 & 1) & (code == 0);
-            if (unordered) {
-                const uint32_t flag = here.feature >> 15;
-                const uint64_t mask = t.level_mask[node[i]] >> (code & 31);
-                left ^= (left ^ (uint32_t)mask) & flag & 1;
-                odd |= flag & (((uint32_t)(mask >> 32) ^ 1) | here.threshold | (code > 31)) & 1;
+            leaf[at[i]] = node[i];
+            if (next == n) {
+                /* no row is left for this lane: it goes on from its leaf, below */
+                continue;
             }
-            if (FS_RARE(odd)) {
-                if (!(here.feature & FS_UNORDERED) || (here.threshold == 0))
-                    left = 2;
-                else
-                    left = fs_side_in_table(t.levels + t.level_mask[node[i]], code);
-                if (left == 2)
-                    left = fs_chance(words[at[i]], node[i], t.count[here.left], t.count[node[i]]);
-            }
-            node[i] = here.left + 1 - left;
+            node[i] = 0;
+            at[i] = next;
+            codes[i] = t->codes + rows[next++] * t->slots;
         }
+    /* The last rows, one after the other. */
+    for (int64_t i = 0; i < lanes; i++) {
+        while (nodes[node[i]].feature != FS_LEAF)
+            node[i] = fs_step(t, nodes[node[i]], node[i], codes[i], words + at[i], unordered);
+        leaf[at[i]] = node[i];
     }
 }
 
 static void fs_walk(const fs_tree *tree, const uint32_t *rows, const uint64_t *words, int64_t n, uint32_t *leaf)
 {
     if (tree->level_mask)
-        fs_walk_rows(*tree, rows, words, n, leaf, 1);
+        fs_walk_rows(tree, rows, words, n, leaf, 1);
     else
-        fs_walk_rows(*tree, rows, words, n, leaf, 0);
+        fs_walk_rows(tree, rows, words, n, leaf, 0);
 }
 
 /* Partition by blocks (Edelkamp and Weiss 2016): which rows stand on the wrong side is found without branches, then
