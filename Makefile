@@ -29,11 +29,16 @@ lint: $(VENV)/.lint
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastsynth
 	$(BIN)/mypy
 
+# Seconds, memory and quality beside other packages; results stay in benchmarks/results and are not measured again.
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/bench.py --size small
+	$(BIN)/python benchmarks/bench.py --table
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # One stamp an extra; the compiled kernel is rebuilt when its source changes, never otherwise.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(BUILD_INPUTS) | $(BIN)/python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(BUILD_INPUTS) | $(BIN)/python
 	$(BIN)/python -m pip install -q "setuptools>=77" "Cython>=3.1"
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[$*]"
 	touch $@

@@ -134,7 +134,7 @@ cdef int64_t _HISTOGRAM_BYTES = 256 * 1024
 cdef int64_t _Y_BITS = 28
 cdef int64_t _Y_COARSE = 1 << 12
 # Coarse cuts of wide predictors are refined when they reach this share of the best exact one.
-cdef double _REFINE = 0.8
+cdef double _REFINE = 0.5
 
 
 # The split found in a node. Only numbers, so that it can live on the C stack.
