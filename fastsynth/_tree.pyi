@@ -24,6 +24,7 @@ def grow(
     n_codes: NDArray[np.int32],
     kinds: NDArray[np.uint8],
     rows: _U32,
+    ranks: NDArray[np.unsignedinteger[Any]],
     y: NDArray[np.int64],
     n_classes: int,
     minbucket: int,

@@ -193,7 +193,11 @@ cdef struct work_t:
     predictor_t* predictor
     int32_t* offset          # (p) as in predictor
     uint8_t* record
-    const int64_t* y         # (n) full precision, by position among the training rows
+    # target in full precision: y[rank[row[i]]] for position i among the training rows
+    const int64_t* y
+    const uint16_t* rank16   # one of the two is NULL
+    const uint32_t* rank32
+    const uint32_t* row
     int64_t y_bits           # bits of the target in a record
     int64_t y_shift          # y of the current node = (y - centre) >> y_shift
     # histograms
@@ -259,6 +263,11 @@ cdef inline int32_t y_of(const work_t* w, int64_t i) noexcept nogil:
     cdef int32_t y
     memcpy(&y, w.record + i * w.stride + w.y_at, 4)
     return y
+
+
+cdef inline int64_t exact_y(const work_t* w, int64_t i) noexcept nogil:
+    """Target of the training row at position i among them."""
+    return w.y[w.rank16[w.row[i]] if w.rank32 == NULL else w.rank32[w.row[i]]]
 
 
 cdef inline uint32_t row_of(const work_t* w, int64_t i) noexcept nogil:
@@ -1222,10 +1231,10 @@ cdef bint scale_y(work_t* w, int64_t lo, int64_t hi) noexcept nogil:
         most = max(most, z)
     if <int64_t>most - least >= _Y_COARSE:
         return False
-    low = w.y[row_of(w, lo)]
+    low = exact_y(w, row_of(w, lo))
     high = low
     for i in range(lo, hi):
-        y = w.y[row_of(w, i)]
+        y = exact_y(w, row_of(w, i))
         low = min(low, y)
         high = max(high, y)
     centre = low + (high - low) // 2
@@ -1235,7 +1244,7 @@ cdef bint scale_y(work_t* w, int64_t lo, int64_t hi) noexcept nogil:
         return False
     w.y_shift = shift
     for i in range(lo, hi):
-        z = <int32_t>((w.y[row_of(w, i)] - centre) >> shift)
+        z = <int32_t>((exact_y(w, row_of(w, i)) - centre) >> shift)
         memcpy(w.record + i * w.stride + w.y_at, &z, 4)
     return True
 
@@ -1392,19 +1401,20 @@ cdef void renumber(const node_t* nodes, const uint32_t* start, const uint32_t* c
 
 cdef double impurity(work_t* w, int64_t n) noexcept nogil:
     """Sum of squares about the mean of all rows, or n times their Gini impurity."""
-    cdef int64_t i, total = 0, centre
+    cdef int64_t i, k, total = 0, centre
     cdef double x, squares = 0
     if w.n_classes > 0:
         for i in range(n):
-            squares += 2 * w.left[w.y[i]] + 1
-            w.left[w.y[i]] += 1
+            k = exact_y(w, i)
+            squares += 2 * w.left[k] + 1
+            w.left[k] += 1
         memset(w.left, 0, w.n_classes * sizeof(int64_t))
         return n - squares / n
     for i in range(n):
-        total += w.y[i]
+        total += exact_y(w, i)
     centre = total // n
     for i in range(n):
-        x = <double>(w.y[i] - centre)
+        x = <double>(exact_y(w, i) - centre)
         squares += x * x
     x = <double>(total - n * centre)
     return squares - x * x / n
@@ -1447,13 +1457,19 @@ cdef struct frame_t:
     int64_t checked     # rows when the range of y was last looked at
 
 
+ctypedef fused rank_t:
+    uint16_t
+    uint32_t
+
+
 def grow(
     const uint16_t[:, ::1] codes,     # IN (n_slots, n_rows)
     const int32_t[::1] features,      # IN (p) slots used as predictors, in the order that breaks ties
     const int32_t[::1] n_codes,       # IN (p) number of codes of each, missing included
     const uint8_t[::1] kinds,         # IN (p) UNORDERED | HAS_MISSING
     const uint32_t[::1] rows,         # IN (n) training rows, repeats allowed
-    const int64_t[::1] y,             # IN (n) target of each training row: scaled integer, or class id
+    const rank_t[::1] ranks,          # IN (n_rows) rank of the target of every row, a training row or not
+    const int64_t[::1] y,             # IN (n_ranks) target by rank: scaled integer, or class id
     int64_t n_classes,                # 0 for a numeric target
     int64_t minbucket,
     double cp,                        # smallest gain of a split, as a share of the root's impurity
@@ -1615,6 +1631,13 @@ def grow(
     w.offset = &offset[0]
     w.record = &record[0]
     w.y = &y[0]
+    w.row = &rows[0]
+    w.rank16 = NULL
+    w.rank32 = NULL
+    if rank_t is uint16_t:
+        w.rank16 = &ranks[0]
+    else:
+        w.rank32 = &ranks[0]
     w.numeric = &numeric[0]
     w.counts = &counts[0]
     w.base = &base_shift[0, 64, 0]
@@ -1669,7 +1692,7 @@ def grow(
     cdef frame_t[64] stack
     cdef int64_t[68] free_slot
     cdef int64_t depth = 0, node = 0, slot = -1, checked = n, n_free = slots, small, large, small_slot
-    cdef int64_t child, lo, hi, mid, i, b, block, code, n_nodes = 1, unordered_nodes = 0, largest = 0, words
+    cdef int64_t child, lo, hi, mid, i, b, block, code, n_nodes = 1, unordered_nodes = 0, largest = 0, words, exact
     cdef int32_t z
     cdef uint32_t row
     cdef uint8_t* to
@@ -1680,7 +1703,8 @@ def grow(
         for i in range(slots):
             free_slot[i] = i
         for i in range(n):
-            largest = max(largest, y[i] if y[i] >= 0 else -y[i])
+            exact = exact_y(&w, i)
+            largest = max(largest, exact if exact >= 0 else -exact)
         w.y_shift = 0
         if n_classes == 0:
             while (largest >> w.y_shift) >> y_bits != 0:
@@ -1710,7 +1734,7 @@ def grow(
                         to += stride
             to = w.record + b * stride + y_at
             for i in range(b, block):
-                z = <int32_t>(y[i] >> w.y_shift)
+                z = <int32_t>(exact_y(&w, i) >> w.y_shift)
                 row = <uint32_t>i
                 memcpy(to, &z, 4)
                 memcpy(to + 4, &row, 4)
@@ -1800,6 +1824,10 @@ def grow(
             slot = small_slot
 
     order_ = record_[: n * stride].reshape(n, stride)[:, w.row_at : w.row_at + 4].copy().view(np.uint32).ravel()
+    if unordered_nodes == 0:
+        # The records are not needed any more; let their memory go before more is taken.
+        record = None
+        del record_
     grown_ = np.empty(n_nodes, NODE)
     sizes_ = np.empty((2, n_nodes), np.uint32)
     waiting_ = np.empty((2, n_nodes + 1), np.uint32)
@@ -1847,21 +1875,16 @@ def apply(
             fs_walk(&t, &rows[0], &words[0], rows.shape[0], &leaf[0])
 
 
-ctypedef fused value_t:
-    uint16_t
-    uint32_t
-
-
 def draw(
     const node_t[::1] nodes,          # IN (n_nodes)
     const uint32_t[::1] count,        # IN (n_nodes)
     const uint64_t[::1] level_mask,   # IN (n_nodes) or (0)
     const uint32_t[::1] levels,       # IN
-    const value_t[::1] donors,        # IN (n_donors) the target's values by leaf
+    const rank_t[::1] donors,        # IN (n_donors) the target's values by leaf
     const uint16_t[:, ::1] codes,     # IN (n_rows, n_slots)
     const uint32_t[::1] rows,         # IN (n) rows of codes to draw for
     const uint64_t[::1] words,        # IN (n) one random word a row
-    value_t[::1] out,                 # OUT (n_rows) out[rows[i]] is drawn, the others stay
+    rank_t[::1] out,                 # OUT (n_rows) out[rows[i]] is drawn, the others stay
 ):
     """Draw one donor of its leaf for each row, with replacement. O(n depth).
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -183,20 +184,33 @@ def fit_column(
     rows : ndarray of shape (n,), dtype=uint32
         Training rows, with repeats for a bootstrap sample.
     """
-    variable, ranks = table.variables[target], table.ranks[target][rows]
+    variable, ranks = table.variables[target], table.ranks[target]
     if isinstance(method, Sample):
         predictors, method = (), Cart()
+    fit = partial(_fit_tree, table, target, predictors, method)
+    occurs = np.bincount(ranks[rows], minlength=len(variable.values)) > 0
     if variable.kind != "numeric":
-        return ColumnModel(None, _fit_classes(table, predictors, method, rows, ranks), variable.first)
-    present = ranks >= variable.first
+        return ColumnModel(None, fit(rows, *_classes(occurs)), variable.first)
     missing = values = None
     if variable.has_missing:
-        missing = _fit_classes(table, predictors, method, rows, np.minimum(ranks, ranks.dtype.type(variable.first)))
-        rows, ranks = rows[present], ranks[present]
+        # One class for all values, its rank the lowest of them.
+        y, n_classes = _classes(np.append(occurs[: variable.first], occurs[variable.first :].any()))
+        y = np.append(y[: variable.first], np.full(len(occurs) - variable.first, y[-1]))
+        tree = fit(rows, y, n_classes)
+        donors = np.minimum(tree.donors, tree.donors.dtype.type(variable.first))
+        missing = replace(tree, donors=donors)
+        rows = rows[ranks[rows] >= variable.first]
     if len(rows):
-        y = scaled(variable.numbers(), len(rows))[ranks]
-        values = _fit_tree(table, predictors, method, rows, y, 0, ranks)
+        values = fit(rows, scaled(variable.numbers(), len(rows)), 0)
     return ColumnModel(missing, values, variable.first)
+
+
+def _classes(occurs: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
+    """Class ids by rank, and their number; 0 for two classes, which are a 0/1 number: the Gini gain is then twice the
+    gain in sum of squares.
+    """
+    n_classes = int(occurs.sum())
+    return np.cumsum(occurs) - 1, n_classes if n_classes > 2 else 0
 
 
 def scaled(values: NDArray[np.float64], n_rows: int) -> NDArray[np.int64]:
@@ -217,38 +231,31 @@ def scaled(values: NDArray[np.float64], n_rows: int) -> NDArray[np.int64]:
     return np.rint(np.ldexp(centred, bits - math.frexp(half)[1])).astype(np.int64)
 
 
-def _fit_classes(
-    table: EncodedTable, predictors: tuple[int, ...], method: Cart, rows: NDArray[np.uint32], ranks: Ranks
-) -> Tree:
-    occurs = np.bincount(ranks) > 0
-    y = (np.cumsum(occurs) - 1)[ranks]
-    # Two classes are a 0/1 number: the Gini gain is twice the gain in sum of squares.
-    n_classes = int(occurs.sum())
-    return _fit_tree(table, predictors, method, rows, y, n_classes if n_classes > 2 else 0, ranks)
-
-
 def _fit_tree(
     table: EncodedTable,
+    target: int,
     predictors: tuple[int, ...],
     method: Cart,
     rows: NDArray[np.uint32],
     y: NDArray[np.int64],
     n_classes: int,
-    ranks: Ranks,
 ) -> Tree:
+    """Grow a tree for the target whose value is ``y`` by rank."""
     variables = [table.variables[slot] for slot in predictors]
+    rows = np.ascontiguousarray(rows, np.uint32)
     nodes, count, level_mask, levels, order = _tree.grow(
         table.codes,
         np.array(predictors, np.int32),
         np.array([v.n_codes for v in variables], np.int32),
         np.array([_predictor_kind(v) for v in variables], np.uint8),
-        np.ascontiguousarray(rows, np.uint32),
+        rows,
+        table.ranks[target],
         y,
         n_classes,
         method.minbucket,
         method.cp,
     )
-    return Tree(nodes, count, level_mask, levels, ranks[order])
+    return Tree(nodes, count, level_mask, levels, table.ranks[target][rows[order]])
 
 
 def _predictor_kind(variable: Variable) -> int:
