@@ -15,7 +15,7 @@ donor
     ``order``, so that permutation *is* the donor table::
 
         order   | 7 3 9 | 1 4 | 0 2 5 | 6 8 |        nodes   {feature, threshold, left}
-                  leaf A  leaf B leaf C leaf D       a leaf  {LEAF, -, start of its slice in order}
+                  leaf A  leaf B leaf C leaf D       a leaf  {LEAF, rows, start of its slice in order}
 
     A node's feature field holds the slot and three flags::
 
@@ -85,7 +85,7 @@ cdef extern from "_tree_kernels.h" nogil:
 
 cdef packed struct node_t:
     uint16_t feature    # slot and flags; LEAF for a leaf
-    uint16_t threshold  # ordered: codes up to this go left
+    uint16_t threshold  # ordered: codes up to this go left; for a leaf, its rows, at most 65535
     uint32_t left       # left child, the right one follows it; for a leaf, its first donor
 
 NODE = np.dtype([("feature", "<u2"), ("threshold", "<u2"), ("left", "<u4")])
@@ -701,7 +701,7 @@ cdef void narrow_bins(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept 
 
 
 cdef int64_t order_levels(work_t* w, int64_t slot, int64_t f, int64_t n, double total) noexcept nogil:
-    """Order the levels of an unordered predictor that the node has, in group_code and group_order. Returns their number."""
+    """Order the levels of an unordered predictor that the node has, in group_code and group_order; returns how many."""
     cdef const predictor_t* at = &w.predictor[f]
     cdef int64_t b, groups = 0
     cdef const double* numeric = w.numeric + (slot * w.n_bins + at.offset) * 2
@@ -1369,7 +1369,7 @@ cdef int64_t write_levels(work_t* w, node_t* nodes, const uint32_t* start, const
     return used
 
 
-cdef void renumber(const node_t* nodes, const uint32_t* start, const uint32_t* count, int64_t n_nodes, node_t* new_nodes,
+cdef void renumber(const node_t* nodes, const uint32_t* start, const uint32_t* count, node_t* new_nodes,
                    uint32_t* new_start, uint32_t* new_count, uint32_t* waiting, uint32_t* waiting_new) noexcept nogil:
     """Number the nodes anew, depth first with the larger child first: most rows then walk through neighbours in memory.
 
@@ -1767,7 +1767,7 @@ def grow(
                     split.predictor = -1
             if split.predictor < 0 or split.score * power_of_4(w.y_shift) < min_gain * <double>(hi - lo):
                 nodes[node].feature = _LEAF
-                nodes[node].threshold = 0
+                nodes[node].threshold = <uint16_t>min(hi - lo, 0xFFFF)
                 nodes[node].left = <uint32_t>lo
                 if slot >= 0:
                     free_slot[n_free] = slot
@@ -1835,7 +1835,7 @@ def grow(
     cdef uint32_t[:, ::1] sizes = sizes_
     cdef uint32_t[:, ::1] waiting = waiting_
     with nogil:
-        renumber(&nodes[0], &start[0], &count[0], n_nodes, &grown[0], &sizes[0, 0], &sizes[1, 0], &waiting[0, 0], &waiting[1, 0])
+        renumber(&nodes[0], &start[0], &count[0], &grown[0], &sizes[0, 0], &sizes[1, 0], &waiting[0, 0], &waiting[1, 0])
     count_ = sizes_[1].copy()
     if unordered_nodes == 0:
         return grown_, count_, np.zeros(0, np.uint64), np.zeros(0, np.uint32), order_
@@ -1893,6 +1893,7 @@ def draw(
     """
     cdef int64_t i, b, m, n = rows.shape[0]
     cdef uint32_t node
+    cdef uint64_t size
     cdef uint32_t[4096] leaf
     cdef fs_tree t = _tree_of(nodes, count, level_mask, levels, codes)
     with nogil:
@@ -1901,7 +1902,11 @@ def draw(
             fs_walk(&t, &rows[b], &words[b], m, leaf)
             for i in range(m):
                 node = leaf[i]
-                out[rows[b + i]] = donors[nodes[node].left + (((words[b + i] >> 32) * count[node]) >> 32)]
+                # The size of all but huge leaves stands in the node, which is in cache by now.
+                size = nodes[node].threshold
+                if size == 0xFFFF:
+                    size = count[node]
+                out[rows[b + i]] = donors[nodes[node].left + (((words[b + i] >> 32) * size) >> 32)]
 
 
 cdef fs_tree _tree_of(const node_t[::1] nodes, const uint32_t[::1] count, const uint64_t[::1] level_mask,

@@ -244,7 +244,8 @@ def _is_sound(tree: Tree, n_slots: int) -> bool:
     unordered = ~leaf & (feature & _tree.UNORDERED_SPLIT != 0)
     sound = len(count) == size and bool(size)
     sound &= bool(((left > index) & (left < size - 1) & (feature & _tree.SLOT < n_slots) | leaf).all())
-    sound &= bool(((left + count <= len(tree.donors)) & (count > 0) | ~leaf).all())
+    whole = (left + count <= len(tree.donors)) & (count > 0) & (nodes["threshold"] == np.minimum(count, 0xFFFF))
+    sound &= bool((whole | ~leaf).all())
     if not sound or not unordered.any():
         return sound
     if len(tree.level_mask) != size:
