@@ -19,7 +19,7 @@ donor
 
     A node's feature field holds the slot and three flags::
 
-        bit 15     unordered: the levels that go left stand in the level table
+        bit 15     unordered: which levels go left is told below
         bit 14     missing goes right (the comparison is made on code - 1, so that 0 wraps to 65535)
         bit 13     no training row was missing here: a missing value goes left with probability n_left / n
         bits 0-12  slot (at most 8190)
@@ -1003,6 +1003,42 @@ cdef void rank_levels(work_t* w, int64_t lo, int64_t n, int64_t f, const int32_t
         rank[c] = <uint8_t>j
 
 
+cdef void sort_lanes(work_t* w, int64_t lo, int64_t n, const uint32_t* low_bits) noexcept nogil:
+    """Fill the lanes of a tiny node with its keys, code << 16 | low bits of the row, and sort them by a network.
+
+    A lane of an unordered predictor holds ranks of its levels, a second lane of one with missing values holds missing
+    as the largest code, and one that is searched directly holds nothing.
+    """
+    cdef int64_t i, f, lane, code, lanes = w.lanes
+    cdef uint32_t* key
+    cdef const uint8_t* row
+    cdef const predictor_t* at
+    for i in range(n):
+        row = w.record + (lo + i) * w.stride
+        key = w.lane_key + i * lanes
+        for f in range(w.p):
+            key[f] = (<uint32_t>row[f] << 16) | low_bits[i]
+        for f in range(w.p, lanes):
+            key[f] = low_bits[i]
+    for lane in range(w.n_lanes):
+        f = w.lane_predictor[lane]
+        at = &w.predictor[f]
+        if not (at.direct or at.unordered or at.fine_at >= 0 or lane >= w.p):
+            continue
+        for i in range(n):
+            key = w.lane_key + i * lanes + lane
+            if at.direct:
+                code = 0
+            elif at.unordered:
+                code = w.rank[f * 256 + (key[0] >> 16)]
+            else:
+                code = code_of(w, lo + i, f)
+                if lane >= w.p and code == 0:
+                    code = 0xFFFF
+            key[0] = (<uint32_t>code << 16) | low_bits[i]
+    fs_sort_lanes(w.lane_key, lanes, w.network + 2 * w.network_start[n], w.network_start[n + 1] - w.network_start[n])
+
+
 cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept nogil:
     """Best cut of a node of at most 64 rows with a numeric target: exact but for y, which has 15 bits here.
 
@@ -1014,11 +1050,9 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
     4. score those exactly that can be best.
     """
     cdef int64_t i, j, f, lane, n = hi - lo, lanes = w.lanes, s = 0, total = 0, shift = 0
-    cdef int64_t code, low, high, smallest = y_of(w, lo), largest = smallest
-    cdef uint32_t yi
+    cdef int64_t low, high, smallest = y_of(w, lo), largest = smallest
     cdef int32_t[64] y
-    cdef uint32_t* key
-    cdef const uint8_t* row
+    cdef uint32_t[64] low_bits
     cdef const predictor_t* at
     cdef float most = -1
     cdef double d, score, unit
@@ -1035,35 +1069,11 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
     for f in range(w.p):
         if w.predictor[f].unordered and not w.predictor[f].direct:
             rank_levels(w, lo, n, f, y, s)
-    # 1.
+    # 1. and 2.
     for i in range(n):
-        row = w.record + (lo + i) * w.stride
-        yi = <uint32_t>((y[i] - smallest) >> shift)
-        total += yi
-        key = w.lane_key + i * lanes
-        for f in range(w.p):
-            key[f] = (<uint32_t>row[f] << 16) | yi
-        for f in range(w.p, lanes):
-            key[f] = yi
-    for lane in range(w.n_lanes):
-        f = w.lane_predictor[lane]
-        at = &w.predictor[f]
-        if at.direct:
-            for i in range(n):
-                w.lane_key[i * lanes + lane] &= 0xFFFF
-        elif at.unordered:
-            for i in range(n):
-                code = w.rank[f * 256 + (w.lane_key[i * lanes + lane] >> 16)]
-                w.lane_key[i * lanes + lane] = (w.lane_key[i * lanes + lane] & 0xFFFF) | (<uint32_t>code << 16)
-        elif at.fine_at >= 0 or lane >= w.p:
-            missing = lane >= w.p
-            for i in range(n):
-                code = code_of(w, lo + i, f)
-                if missing and code == 0:
-                    code = 0xFFFF
-                w.lane_key[i * lanes + lane] = (w.lane_key[i * lanes + lane] & 0xFFFF) | (<uint32_t>code << 16)
-    # 2.
-    fs_sort_lanes(w.lane_key, lanes, w.network + 2 * w.network_start[n], w.network_start[n + 1] - w.network_start[n])
+        low_bits[i] = <uint32_t>((y[i] - smallest) >> shift)
+        total += low_bits[i]
+    sort_lanes(w, lo, n, low_bits)
     # 3.
     fs_score_lanes(w.lane_key, n, lanes, <int32_t>total, w.weight + n * 64, w.lane_sum, w.lane_score, w.lane_most)
     for lane in range(w.n_lanes):
@@ -1116,9 +1126,8 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
     cdef uint32_t[32] mates         # rows of the same class
     cdef int32_t[32] size           # their number
     cdef int32_t[32] tiny_class     # classes numbered within the node
+    cdef uint32_t[32] position
     cdef const predictor_t* at
-    cdef const uint8_t* row
-    cdef uint32_t* key
     cdef double score
     cdef bint missing
     for i in range(n):
@@ -1148,29 +1157,8 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
             if w.predictor[f].unordered and not w.predictor[f].direct:
                 rank_levels(w, lo, n, f, tiny_class, 0)
     for i in range(n):
-        row = w.record + (lo + i) * w.stride
-        key = w.lane_key + i * lanes
-        for f in range(w.p):
-            key[f] = (<uint32_t>row[f] << 16) | <uint32_t>i
-        for f in range(w.p, lanes):
-            key[f] = <uint32_t>i
-    for lane in range(w.n_lanes):
-        f = w.lane_predictor[lane]
-        at = &w.predictor[f]
-        missing = lane >= w.p
-        if at.direct:
-            continue
-        if at.unordered:
-            for i in range(n):
-                c = w.rank[f * 256 + (w.lane_key[i * lanes + lane] >> 16)]
-                w.lane_key[i * lanes + lane] = (<uint32_t>c << 16) | <uint32_t>i
-        elif at.fine_at >= 0 or missing:
-            for i in range(n):
-                c = code_of(w, lo + i, f)
-                if missing and c == 0:
-                    c = 0xFFFF
-                w.lane_key[i * lanes + lane] = (<uint32_t>c << 16) | <uint32_t>i
-    fs_sort_lanes(w.lane_key, lanes, w.network + 2 * w.network_start[n], w.network_start[n + 1] - w.network_start[n])
+        position[i] = <uint32_t>i
+    sort_lanes(w, lo, n, position)
     for lane in range(w.n_lanes):
         f = w.lane_predictor[lane]
         at = &w.predictor[f]

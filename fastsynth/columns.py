@@ -300,7 +300,7 @@ def _restore_objects(frame: Any, table: pa.Table) -> Any:
 
 
 def encode(table: pa.Table, frame: Frame) -> EncodedTable:
-    """Code every column. O(n log n) a column at worst; 2 bytes a cell, 4 more for columns with binned codes.
+    """Code every column. O(n log n) a column at worst; 2 bytes a cell, up to 4 more for NaN or binned codes.
 
     Raises
     ------
