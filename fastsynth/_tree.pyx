@@ -1690,11 +1690,11 @@ def grow(
     with nogil:
         for i in range(slots):
             free_slot[i] = i
-        for i in range(n):
-            exact = exact_y(&w, i)
-            largest = max(largest, exact if exact >= 0 else -exact)
         w.y_shift = 0
         if n_classes == 0:
+            for i in range(n):
+                exact = exact_y(&w, i)
+                largest = max(largest, exact if exact >= 0 else -exact)
             while (largest >> w.y_shift) >> y_bits != 0:
                 w.y_shift += 1
         for f in range(p):
