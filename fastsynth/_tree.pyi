@@ -30,6 +30,10 @@ def grow(
     minbucket: int,
     cp: float,
 ) -> tuple[_Nodes, _U32, NDArray[np.uint64], _U32, _U32]: ...
+def occurring(ranks: NDArray[np.unsignedinteger[Any]], rows: _U32, out: NDArray[np.uint8]) -> None: ...
+def donors_of(
+    ranks: NDArray[np.unsignedinteger[Any]], rows: _U32, order: _U32, out: NDArray[np.unsignedinteger[Any]]
+) -> None: ...
 def apply(
     nodes: _Nodes,
     count: _U32,

@@ -1846,6 +1846,31 @@ cdef inline double power_of_4(int64_t exponent) noexcept nogil:
     return <double>(<int64_t>1 << exponent) * <double>(<int64_t>1 << exponent)
 
 
+def occurring(
+    const rank_t[::1] ranks,          # IN (n_rows)
+    const uint32_t[::1] rows,         # IN (n) of ranks
+    uint8_t[::1] out,                 # IN and OUT (n_ranks) set to 1 for the ranks of these rows
+):
+    """Mark the ranks that occur in some rows. O(n)."""
+    cdef int64_t i
+    with nogil:
+        for i in range(rows.shape[0]):
+            out[ranks[rows[i]]] = 1
+
+
+def donors_of(
+    const rank_t[::1] ranks,          # IN (n_rows)
+    const uint32_t[::1] rows,         # IN (n) of ranks
+    const uint32_t[::1] order,        # IN (n) of rows
+    rank_t[::1] out,                  # OUT (n) ranks[rows[order]]
+):
+    """Values of the training rows by leaf. O(n)."""
+    cdef int64_t i
+    with nogil:
+        for i in range(order.shape[0]):
+            out[i] = ranks[rows[order[i]]]
+
+
 def apply(
     const node_t[::1] nodes,          # IN (n_nodes)
     const uint32_t[::1] count,        # IN (n_nodes)

@@ -90,8 +90,8 @@ static void fs_run_numeric(const double *restrict hist, int64_t bins, double *re
 typedef int32_t fs_four __attribute__((vector_size(16), aligned(4)));
 #endif
 
-static void fs_run_classes(const int32_t *restrict hist, int64_t bins, int64_t k, int32_t *restrict run,
-                           double *restrict counts)
+FS_CLONES static void fs_run_classes(const int32_t *restrict hist, int64_t bins, int64_t k, int32_t *restrict run,
+                                     double *restrict counts)
 {
     for (int64_t b = 0; b < bins; b++) {
         int32_t rows = 0;

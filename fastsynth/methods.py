@@ -188,7 +188,10 @@ def fit_column(
     if isinstance(method, Sample):
         predictors, method = (), Cart()
     fit = partial(_fit_tree, table, target, predictors, method)
-    occurs = np.bincount(ranks[rows], minlength=len(variable.values)) > 0
+    rows = np.ascontiguousarray(rows, np.uint32)
+    seen = np.zeros(len(variable.values), np.uint8)
+    _tree.occurring(ranks, rows, seen)
+    occurs = seen.astype(bool)
     if variable.kind != "numeric":
         return ColumnModel(None, fit(rows, *_classes(occurs)), variable.first)
     missing = values = None
@@ -242,20 +245,22 @@ def _fit_tree(
 ) -> Tree:
     """Grow a tree for the target whose value is ``y`` by rank."""
     variables = [table.variables[slot] for slot in predictors]
-    rows = np.ascontiguousarray(rows, np.uint32)
+    ranks = table.ranks[target]
     nodes, count, level_mask, levels, order = _tree.grow(
         table.codes,
         np.array(predictors, np.int32),
         np.array([v.n_codes for v in variables], np.int32),
         np.array([_predictor_kind(v) for v in variables], np.uint8),
         rows,
-        table.ranks[target],
+        ranks,
         y,
         n_classes,
         method.minbucket,
         method.cp,
     )
-    return Tree(nodes, count, level_mask, levels, table.ranks[target][rows[order]])
+    donors = np.empty(len(rows), ranks.dtype)
+    _tree.donors_of(ranks, rows, order, donors)
+    return Tree(nodes, count, level_mask, levels, donors)
 
 
 def _predictor_kind(variable: Variable) -> int:
