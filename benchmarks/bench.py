@@ -336,7 +336,8 @@ def n_classes(column) -> int:
 
 def encoded(frame):
     """The table as fastsynth sees it."""
-    from fastsynth.columns import encode, read_table
+    from fastsynth.columns import encode
+    from fastsynth.source import read_table
 
     return encode(*read_table(frame))
 

@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 
 import fastsynth as fs
-from fastsynth.columns import read_table
 from fastsynth.disclosure import identical_rows
+from fastsynth.source import read_table
 
 
 def groups(real: pl.Series, synthetic: pl.Series) -> tuple[np.ndarray, np.ndarray]:

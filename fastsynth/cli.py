@@ -11,7 +11,6 @@ from typing import Any
 import click
 import polars as pl
 
-from fastsynth.columns import read_table
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
 from fastsynth.errors import FastsynthError, OptionError, check_count
@@ -20,6 +19,7 @@ from fastsynth.model_file import check_new_file
 from fastsynth.plan import Column, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import plot_marginals
+from fastsynth.source import read_table
 from fastsynth.synthesis import Synthesis, Synthesizer, check_output, synthesize
 from fastsynth.version import __version__
 

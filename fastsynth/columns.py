@@ -1,4 +1,4 @@
-"""Any table in, coded columns, and the caller's kind of table out.
+"""Columns as codes, and back to values of their exact types.
 
 Terms
 -----
@@ -10,28 +10,25 @@ code
     What trees see: uint16, order of ranks kept. 0 is missing (null or NaN), then one code for each value, or for more
     than 65,534 values one for each bin of values.
 
+A table in memory is learned and coded in one go (``encode``). Files are read twice: tallies of their pieces are merged
+to what a column holds (``Tally``), and then each piece is coded by itself (``Variable.rank``). Both give the same.
+
 This module knows nothing of models.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import narwhals.stable.v2 as nw
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth._tree import MAX_CODES
 from fastsynth.errors import DataError
+from fastsynth.source import Frame
 
 Kind = Literal["numeric", "ordered", "unordered"]
 Codes = NDArray[np.uint16]
@@ -87,6 +84,43 @@ class Variable:
         """Codes of an array of ranks."""
         return ranks if self.bins is None else self.bins[ranks]
 
+    def rank(self, column: pa.ChunkedArray) -> Ranks:
+        """Ranks of some rows of the column. O(rows log n_ranks).
+
+        Raises
+        ------
+        DataError
+            A value that the column did not have when it was learned.
+        """
+        if pa.types.is_null(self.dtype):
+            return np.zeros(len(column), self.rank_dtype)
+        if pa.types.is_dictionary(self.dtype):
+            coded = column.unify_dictionaries().combine_chunks()
+        else:
+            coded = _clean(_storage(column).combine_chunks()).dictionary_encode()
+        given = _plain(coded.dictionary)
+        known = _plain(self.values)[self.first :]
+        if pa.types.is_integer(given.type) or pa.types.is_floating(given.type):
+            wanted, sorted_values = given.to_numpy(zero_copy_only=False), known.to_numpy(zero_copy_only=False)
+            found = np.minimum(np.searchsorted(sorted_values, wanted), max(len(known) - 1, 0))
+            lost = sorted_values[found] != wanted if len(known) else np.ones(len(wanted), bool)
+        else:
+            places = pc.index_in(given, value_set=known)
+            lost = places.is_null().to_numpy(zero_copy_only=False)
+            found = pc.fill_null(places, 0).to_numpy(zero_copy_only=False)
+        rank_of = np.zeros(len(given) + 1, self.rank_dtype)
+        rank_of[:-1] = found + self.first
+        if pa.types.is_floating(given.type):
+            nan = np.isnan(wanted)
+            rank_of[:-1][nan] = 1
+            lost &= ~nan if self.first == 2 else True
+        used = np.zeros(len(given) + 1, bool)
+        indices = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+        used[indices] = True
+        if (lost & used[:-1]).any():
+            raise DataError(f"Column {self.name!r} holds other values than before: its file was changed meanwhile.")
+        return rank_of[indices]  # null has index -1, and there stands 0
+
     def decode(self, ranks: Ranks) -> pa.Array:
         """Values of an array of ranks, in the column's exact type."""
         return _unstorage(self.values.take(pa.array(ranks)), self.dtype)
@@ -141,164 +175,6 @@ class EncodedTable:
         return int(self.codes.shape[1])
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """The caller's kind of table: how to give back what was given.
-
-    Attributes
-    ----------
-    backend : str
-        Name of the table library as narwhals knows it ("polars", "pandas", "pyarrow", ...).
-    lazy : bool
-    schema : pyarrow.Schema
-        Exact types, field and table metadata of the input.
-    """
-
-    backend: str
-    lazy: bool
-    schema: pa.Schema
-
-    def native(self, table: pa.Table) -> Any:
-        """Turn an Arrow table into the caller's kind of table."""
-        backend: Any = self.backend
-        frame = nw.DataFrame.from_arrow(table, backend=backend).to_native()
-        if self.backend == "pandas":
-            return _restore_objects(frame, table)
-        return frame.lazy() if self.lazy else frame
-
-
-def read_table(data: Any) -> tuple[pa.Table, Frame]:
-    """Read any table as Arrow.
-
-    Parameters
-    ----------
-    data : polars DataFrame or LazyFrame, pandas DataFrame, pyarrow Table, any object with ``__arrow_c_stream__``,
-        or path of a Parquet or CSV file
-        Paths come back as polars DataFrames, objects that only speak Arrow as pyarrow Tables. A pandas index is
-        dropped.
-
-    Raises
-    ------
-    DataError
-        For anything else, an unreadable file, duplicate names, and columns that Arrow cannot hold.
-    """
-    if isinstance(data, str | Path):
-        table = _read_file(Path(data))
-        return table, Frame("polars", False, table.schema)
-    _check_names(_names(data))
-    if isinstance(data, Mapping | list | np.ndarray) or not (_is_table(data) or hasattr(data, "__arrow_c_stream__")):
-        raise DataError(
-            f"Cannot read a {type(data).__name__} as a table. Allowed are polars, pandas and pyarrow tables, anything "
-            "with __arrow_c_stream__, and the path of a Parquet or CSV file."
-        )
-    try:
-        table, backend, lazy = _to_arrow(data)
-    except Exception:
-        # The library's own message may quote values of the table.
-        raise _unreadable(data) from None
-    _check_names(table.column_names)
-    return table, Frame(backend, lazy, table.schema)
-
-
-def _is_table(data: Any) -> bool:
-    return isinstance(nw.from_native(data, pass_through=True), nw.DataFrame | nw.LazyFrame)
-
-
-def _to_arrow(data: Any) -> tuple[pa.Table, str, bool]:
-    """The table, the name of its library, and whether it was lazy."""
-    native = nw.from_native(data, pass_through=True)
-    if isinstance(native, nw.LazyFrame):
-        frame = native.collect()
-        return frame.to_arrow(), str(frame.implementation), isinstance(data, pl.LazyFrame)
-    if isinstance(native, nw.DataFrame):
-        if native.implementation.is_pandas():
-            return pa.Table.from_pandas(data, preserve_index=False), "pandas", False
-        return native.to_arrow(), str(native.implementation), False
-    return pa.table(data), "pyarrow", False
-
-
-def _names(data: Any) -> list[Any]:
-    """Column names of an eager table, of whatever library."""
-    if isinstance(data, pl.LazyFrame):
-        return []
-    return list(getattr(data, "column_names", getattr(data, "columns", ())))
-
-
-def _unreadable(data: Any) -> DataError:
-    """Name the columns that Arrow cannot hold, without quoting a value."""
-    bad = []
-    for name in _names(data):
-        try:
-            nw.from_native(data[[name]]).to_arrow()
-        except Exception as error:
-            bad.append(f"{name!r} ({getattr(data[name], 'dtype', 'unknown type')}: {type(error).__name__})")
-    if not bad:
-        return DataError(f"Cannot convert the {type(data).__name__} to an Arrow table. Pass a table, or a path to one.")
-    where = f"column(s) {', '.join(bad)}"
-    return DataError(
-        f"Cannot convert {where} to Arrow. A column must hold one type of plain values: numbers, text, categories, "
-        "booleans, dates, times. Convert it or drop it."
-    )
-
-
-def _read_file(path: Path) -> pa.Table:
-    if not path.exists():
-        raise DataError(f"No file {str(path)!r}. Give the path of a Parquet or CSV file.")
-    suffix = path.suffix.lower()
-    if suffix not in (".parquet", ".pq", ".csv"):
-        raise DataError(f"Cannot tell the format of {path.name!r}: allowed are .parquet, .pq and .csv.")
-    try:
-        if suffix == ".csv":
-            # All rows decide the types, so that the result does not depend on which come first.
-            return _check_csv(pl.read_csv(path, infer_schema_length=None)).to_arrow()
-        return pq.ParquetFile(path).read()
-    except DataError:
-        raise
-    except Exception as error:
-        # Parsers quote the cell they stumble on, so their message is not passed on.
-        raise DataError(
-            f"Cannot read {str(path)!r} as {suffix[1:]} ({type(error).__name__}). Is the file whole?"
-        ) from None
-
-
-def _check_csv(frame: pl.DataFrame) -> pl.DataFrame:
-    """Refuse what was read without an error but surely not as meant."""
-    advice = "Read it with polars.read_csv and the options that it needs, and pass the frame."
-    if frame.width == 1 and any(mark in frame.columns[0] for mark in ";\t|"):
-        raise DataError(f"The file has one column: it is not separated by commas. {advice}")
-    again = [name for name in frame.columns if re.sub(r"_duplicated_\d+$", "", name) in set(frame.columns) - {name}]
-    if again:
-        raise DataError(f"The file uses the column name(s) before {', '.join(map(repr, again))} more than once.")
-    text = frame.select(pl.selectors.string())
-    numbers = text.select(pl.all().replace("NA", None).cast(pl.Float64, strict=False))
-    for name in text.columns:
-        n_marks = int((text[name] == "NA").sum())
-        if n_marks and numbers[name].null_count() == text[name].null_count() + n_marks:
-            raise DataError(f"Column {name!r} is text only for its {n_marks:,} 'NA'. {advice[:-1]}: null_values='NA'.")
-    return frame
-
-
-def _check_names(names: list[Any]) -> None:
-    other = [name for name in names if not isinstance(name, str) or not name]
-    if other:
-        raise DataError(
-            f"Column name(s) {', '.join(map(repr, other))} are no text. Rename them, e.g. to 'c0', 'c1', ..."
-        )
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise DataError(f"Column name(s) used more than once: {', '.join(map(repr, twice))}. Rename or drop them.")
-
-
-def _restore_objects(frame: Any, table: pa.Table) -> Any:
-    """Give pandas columns of dtype object back as such; Arrow remembers every other dtype."""
-    metadata = table.schema.pandas_metadata or {}
-    wanted = {column["name"] for column in metadata.get("columns", ()) if column["numpy_type"] == "object"}
-    for name in wanted & set(frame.columns):
-        if frame[name].dtype != object:
-            frame[name] = type(frame[name])(table[name].to_pylist(), dtype=object)
-    return frame
-
-
 def encode(table: pa.Table, frame: Frame) -> EncodedTable:
     """Code every column. O(n log n) a column at worst; 2 bytes a cell, up to 4 more for NaN or binned codes.
 
@@ -330,31 +206,53 @@ def _encode_column(name: str, column: pa.ChunkedArray, keep_unused: bool) -> tup
     if pa.types.is_dictionary(column.type):
         return _encode_dictionary(name, column, keep_unused)
     if pa.types.is_null(column.type):
-        variable = Variable(name, "unordered", pa.nulls(1), column.type, 1, None, True, 0)
-        return variable, np.zeros(len(column), np.uint16)
-    kind = _kind(column.type)
+        return _null_variable(name, column.type), np.zeros(len(column), np.uint16)
     storage = _storage(column).combine_chunks()
     floating = pa.types.is_floating(storage.type)
     if floating:
-        n_infinite = int(pc.sum(pc.is_inf(storage)).as_py() or 0)
-        if n_infinite:
-            raise DataError(
-                f"Column {name!r} has {n_infinite} infinite value(s). Replace them by null or by a finite code."
-            )
+        _refuse_infinite(name, int(pc.sum(pc.is_inf(storage)).as_py() or 0))
     has_nan = floating and bool(pc.any(pc.is_nan(storage)).as_py())
     distinct, ranks = _rank_floats(storage) if _mostly_distinct(storage) else _rank_by_dictionary(storage, has_nan)
+    rows = np.bincount(ranks, minlength=len(distinct) + 1) if len(distinct) >= MAX_CODES else None
+    return _plain_variable(name, column.type, distinct, has_nan, bool(storage.null_count), rows), ranks
+
+
+def _null_variable(name: str, dtype: pa.DataType) -> Variable:
+    return Variable(name, "unordered", pa.nulls(1), dtype, 1, None, True, 0)
+
+
+def _plain_variable(
+    name: str, dtype: pa.DataType, distinct: pa.Array, has_nan: bool, has_null: bool, rows: NDArray[np.int64] | None
+) -> Variable:
+    """Variable of a column that is no dictionary.
+
+    Parameters
+    ----------
+    distinct : pyarrow.Array
+        Its values in storage type: NaN first if there is any, then ascending.
+    rows : ndarray of shape (len(distinct) + 1,), dtype=int64
+        Rows of each rank, null included; only needed where there are more values than codes.
+    """
     n_values = len(distinct) - has_nan
     first = 1 + has_nan
+    kind = _kind(dtype)
     if kind == "unordered" and n_values > MAX_CODES - 1:
         raise _too_many_levels(name, n_values)
-    values = pa.concat_arrays([pa.nulls(1, storage.type), distinct])
+    values = pa.concat_arrays([pa.nulls(1, distinct.type), distinct])
     bins = None
     if n_values > MAX_CODES - 1:
-        bins = _bins(ranks, _numbers(values), first)
+        assert rows is not None
+        bins = _bins(rows, _numbers(values), first)
     elif has_nan:
         bins = np.maximum(np.arange(len(values)) - 1, 0).astype(np.uint16)
-    has_missing = bool(storage.null_count or has_nan)
-    return Variable(name, kind, values, column.type, first, bins, has_missing, n_values), ranks
+    return Variable(name, kind, values, dtype, first, bins, has_null or has_nan, n_values)
+
+
+def _refuse_infinite(name: str, n_infinite: int) -> None:
+    if n_infinite:
+        raise DataError(
+            f"Column {name!r} has {n_infinite} infinite value(s). Replace them by null or by a finite code."
+        )
 
 
 def _mostly_distinct(storage: pa.Array) -> bool:
@@ -385,11 +283,7 @@ def _rank_floats(storage: pa.Array) -> tuple[pa.Array, Ranks]:
 
 def _rank_by_dictionary(storage: pa.Array, has_nan: bool) -> tuple[pa.Array, Ranks]:
     """The same for any type, by collecting the distinct values first."""
-    if pa.types.is_floating(storage.type):
-        # Many bit patterns are NaN, and two are zero; one of each is enough.
-        storage = pc.if_else(
-            pc.is_nan(storage), pa.scalar(np.nan, storage.type), pc.add(storage, pa.scalar(0.0, storage.type))
-        )
+    storage = _clean(storage)
     coded = storage.dictionary_encode()
     # Arrow sorts NaN last; here it comes first, beside null.
     order = np.roll(pc.sort_indices(coded.dictionary).to_numpy(), int(has_nan))
@@ -407,26 +301,137 @@ def _encode_dictionary(name: str, column: pa.ChunkedArray, keep_unused: bool) ->
     """
     # Dictionary codes are local to a chunk until the dictionaries are unified.
     array = column.unify_dictionaries().combine_chunks()
-    kind, dictionary = _kind(column.type), array.dictionary
     indices = pc.fill_null(array.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    counts = np.bincount(indices + 1, minlength=len(dictionary) + 1)[1:]
-    n_used = int(np.count_nonzero(counts))
-    levels = np.arange(len(dictionary))
+    counts = np.bincount(indices + 1, minlength=len(array.dictionary) + 1)
+    variable, levels = _dictionary_variable(name, array.type, array.dictionary, counts, keep_unused)
+    rank_of = np.zeros(len(array.dictionary) + 1, np.uint16)
+    rank_of[levels] = np.arange(1, len(levels) + 1, dtype=np.uint16)
+    return variable, rank_of[indices]
+
+
+def _dictionary_variable(
+    name: str, dtype: pa.DictionaryType, dictionary: pa.Array, counts: NDArray[np.int64], keep_unused: bool
+) -> tuple[Variable, NDArray[np.int64]]:
+    """Variable of a categorical, and the place in the dictionary of each of its levels.
+
+    Parameters
+    ----------
+    counts : ndarray of shape (1 + len(dictionary),), dtype=int64
+        Rows that are null, then rows of each category.
+    """
+    kind = _kind(dtype)
+    n_null, counts = counts[0], counts[1:]
+    levels = by_rank = np.arange(len(dictionary))
     if kind == "unordered":
         by_value = pc.sort_indices(_storage(dictionary)).to_numpy()
-        levels = by_value[counts[by_value] > 0]
+        levels = by_rank = by_value[counts[by_value] > 0]
     if len(levels) > MAX_CODES - 1:
         raise _too_many_levels(name, len(levels))
-    rank_of = np.zeros(len(dictionary) + 1, np.uint16)
-    rank_of[levels] = np.arange(1, len(levels) + 1, dtype=np.uint16)
-    ranks = rank_of[indices]
     if kind == "unordered" and not keep_unused:
         kept = np.flatnonzero(counts)  # in the order they had
         dictionary = _storage(dictionary).take(pa.array(kept)).cast(dictionary.type)
-        levels = np.searchsorted(kept, levels)
-    index = pa.array(np.append(0, levels), mask=np.arange(len(levels) + 1) == 0).cast(array.indices.type)
-    values = pa.DictionaryArray.from_arrays(index, dictionary, ordered=array.type.ordered)
-    return Variable(name, kind, values, column.type, 1, None, bool(array.null_count), n_used), ranks
+        by_rank = np.searchsorted(kept, levels)
+    index = pa.array(np.append(0, by_rank), mask=np.arange(len(levels) + 1) == 0).cast(dtype.index_type)
+    values = pa.DictionaryArray.from_arrays(index, dictionary, ordered=dtype.ordered)
+    n_used = int(np.count_nonzero(counts))
+    return Variable(name, kind, values, dtype, 1, None, bool(n_null), n_used), levels
+
+
+class Tally:
+    """The distinct values of a column and the rows of each: from pieces, in any order, merged.
+
+    Attributes
+    ----------
+    name : str
+    dtype : pyarrow.DataType
+    n_rows, n_null, n_nan, n_infinite : int
+    """
+
+    def __init__(self, name: str, dtype: pa.DataType) -> None:
+        _check_type(name, dtype)
+        self.name = name
+        self.dtype = dtype
+        self.n_rows = self.n_null = self.n_nan = self.n_infinite = 0
+        self._parts: list[pa.Table] = []  # of value and rows; the first one is the largest
+        self._dictionaries: dict[int, pa.Array] = {}  # by the first row they stand for
+
+    def add(self, column: pa.ChunkedArray, start: int) -> None:
+        """Count rows; ``start`` is the number of the first of them."""
+        self.n_rows += len(column)
+        self.n_null += column.null_count
+        if pa.types.is_null(self.dtype):
+            return
+        if pa.types.is_dictionary(self.dtype):
+            array = column.unify_dictionaries().combine_chunks()
+            self._dictionaries[start] = array.dictionary
+            indices = array.indices.cast(pa.int64()).drop_null().to_numpy(zero_copy_only=False)
+            values, rows = _plain(array.dictionary), np.bincount(indices, minlength=len(array.dictionary))
+        else:
+            storage = _storage(column).combine_chunks().drop_null()
+            if pa.types.is_floating(storage.type):
+                self.n_infinite += int(pc.sum(pc.is_inf(storage)).as_py() or 0)
+                nan = pc.is_nan(storage)
+                self.n_nan += int(pc.sum(nan).as_py() or 0)
+                storage = _clean(storage.filter(pc.invert(nan)))
+            counted = pc.value_counts(storage)
+            values, rows = counted.field("values"), counted.field("counts").to_numpy()
+        self._append(pa.table({"value": values, "rows": rows}))
+
+    def merge(self, other: Tally) -> None:
+        """Add what another tally of the same column counted."""
+        self.n_rows += other.n_rows
+        self.n_null += other.n_null
+        self.n_nan += other.n_nan
+        self.n_infinite += other.n_infinite
+        self._dictionaries |= other._dictionaries
+        for part in other._parts:
+            self._append(part)
+
+    def _append(self, part: pa.Table) -> None:
+        self._parts.append(part)
+        # Merged when as much is new as was there, so every value is touched a few times only.
+        if sum(map(len, self._parts[1:])) > max(len(self._parts[0]), 1_000_000):
+            self._combine()
+
+    def _combine(self) -> None:
+        if len(self._parts) > 1:
+            merged = pa.concat_tables(self._parts).group_by("value").aggregate([("rows", "sum")])
+            self._parts = [merged.rename_columns(["value", "rows"])]
+        _refuse_infinite(self.name, self.n_infinite)
+        if _kind(self.dtype) == "unordered" and self._parts and len(self._parts[0]) > 8 * MAX_CODES:
+            raise _too_many_levels(self.name, len(self._parts[0]))
+
+    def variable(self, keep_unused: bool) -> tuple[Variable, NDArray[np.int64]]:
+        """What was learned of the column, and the rows of each rank."""
+        if pa.types.is_null(self.dtype):
+            return _null_variable(self.name, self.dtype), np.array([self.n_rows])
+        self._combine()
+        _refuse_infinite(self.name, self.n_infinite)
+        values = self._parts[0].column("value").combine_chunks()
+        rows = self._parts[0].column("rows").to_numpy()
+        if pa.types.is_dictionary(self.dtype):
+            return self._dictionary_variable(values, rows, keep_unused)
+        order = pc.sort_indices(values).to_numpy()
+        distinct, rows = values.take(pa.array(order)), rows[order]
+        if self.n_nan:
+            distinct = pa.concat_arrays([pa.array([np.nan], distinct.type), distinct])
+            rows = np.append(self.n_nan, rows)
+        rows = np.append(self.n_null, rows)
+        return _plain_variable(self.name, self.dtype, distinct, bool(self.n_nan), bool(self.n_null), rows), rows
+
+    def _dictionary_variable(
+        self, values: pa.Array, rows: NDArray[np.int64], keep_unused: bool
+    ) -> tuple[Variable, NDArray[np.int64]]:
+        no_rows = pa.array([], self.dtype.index_type)
+        chunks = [
+            pa.DictionaryArray.from_arrays(no_rows, self._dictionaries[start], ordered=self.dtype.ordered)
+            for start in sorted(self._dictionaries)
+        ]
+        dictionary = pa.chunked_array(chunks, self.dtype).unify_dictionaries().chunk(0).dictionary
+        places = pc.index_in(_plain(dictionary), value_set=values).to_numpy()
+        counts = np.append(self.n_null, rows[places])
+        variable, levels = _dictionary_variable(self.name, self.dtype, dictionary, counts, keep_unused)
+        return variable, np.append(self.n_null, counts[1:][levels])
 
 
 def _too_many_levels(name: str, n_levels: int) -> DataError:
@@ -487,6 +492,15 @@ def _unstorage(array: pa.Array, dtype: pa.DataType) -> pa.Array:
     return array.view(dtype) if pa.types.is_temporal(dtype) else array.cast(dtype)
 
 
+def _clean(storage: Any) -> Any:
+    """One bit pattern for NaN, of which there are many, and one for zero, of which there are two."""
+    if not pa.types.is_floating(storage.type):
+        return storage
+    return pc.if_else(
+        pc.is_nan(storage), pa.scalar(np.nan, storage.type), pc.add(storage, pa.scalar(0.0, storage.type))
+    )
+
+
 def _plain(array: pa.Array) -> pa.Array:
     """Categories as the plain values they stand for."""
     return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else _storage(array)
@@ -498,7 +512,7 @@ def _numbers(storage: pa.Array) -> NDArray[np.float64]:
     return np.asarray(floats, np.float64)
 
 
-def _bins(ranks: Ranks, numbers: NDArray[np.float64], first: int) -> Codes:
+def _bins(rows: NDArray[np.int64], numbers: NDArray[np.float64], first: int) -> Codes:
     """Bins of ranks: some spread evenly over the rows, more of them so that little is lost within a bin.
 
     The spread of values within bins is what attenuates slopes. For bins of density proportional to the cube root of
@@ -508,7 +522,7 @@ def _bins(ranks: Ranks, numbers: NDArray[np.float64], first: int) -> Codes:
 
     Parameters
     ----------
-    ranks : ndarray of shape (n_rows,)
+    rows : ndarray of shape (n_ranks,), dtype=int64
     numbers : ndarray of shape (n_ranks,), dtype=float64
     first : int
         Lowest rank that is a value; the others get code 0.
@@ -516,14 +530,14 @@ def _bins(ranks: Ranks, numbers: NDArray[np.float64], first: int) -> Codes:
     width = MAX_CODES - 1
     values = numbers[first:]
     # A value of many rows, or beyond a wide gap, needs one bin, and must not take those of the others.
-    rows = np.bincount(ranks, minlength=len(numbers))[first:].astype(np.float64)
-    rows = np.minimum(rows, max(len(ranks) / width, 1.0))
+    most = max(rows.sum() / width, 1.0)
+    capped = np.minimum(rows[first:].astype(np.float64), most)
     gaps = np.diff(values)
     around = (np.append(gaps[:1], gaps) + np.append(gaps, gaps[-1:])) / 2
-    weights = np.cbrt(around * around * rows)
+    weights = np.cbrt(around * around * capped)
     for _ in range(6):
         weights = np.minimum(weights, 2 * weights.sum() / width)
-    place = 0.3 * _middle_share(rows) + 0.7 * _middle_share(weights)
+    place = 0.3 * _middle_share(capped) + 0.7 * _middle_share(weights)
     bins = (place * width).astype(np.int64)
     codes = np.zeros(len(numbers), np.uint16)
     codes[first:] = np.cumsum(np.append(True, bins[1:] > bins[:-1]))

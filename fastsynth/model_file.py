@@ -26,11 +26,12 @@ import polars as pl
 import pyarrow as pa
 
 from fastsynth import _tree
-from fastsynth.columns import Frame, Variable
+from fastsynth.columns import Variable
 from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.methods import METHODS, ColumnModel, Tree
 from fastsynth.plan import Plan, Step
 from fastsynth.run import Model
+from fastsynth.source import Frame
 from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"

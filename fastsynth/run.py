@@ -18,10 +18,11 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth.columns import EncodedTable, Frame, Ranks, Variable
+from fastsynth.columns import EncodedTable, Ranks, Variable
 from fastsynth.errors import PlanError
 from fastsynth.methods import ColumnModel, fit_column
 from fastsynth.plan import Plan, Step
+from fastsynth.source import Frame
 
 # Rows drawn by one task. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536

@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from fastsynth import model_file
-from fastsynth.columns import Frame, encode, read_table
+from fastsynth.columns import encode
 from fastsynth.errors import NotFittedError, OptionError, OutputError, check_count
 from fastsynth.methods import Method
 from fastsynth.plan import Column, make_plan
 from fastsynth.pooling import Analyses, Design
 from fastsynth.run import Executor, Model, Threads, Tick, fit_plan, generate, try_passive
+from fastsynth.source import Frame, read_table
 from fastsynth.version import __version__
 
 RandomState = int | np.random.SeedSequence | np.random.Generator | None

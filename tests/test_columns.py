@@ -15,10 +15,11 @@ from polars.testing.parametric import dataframes
 
 from fastsynth import columns
 from fastsynth.errors import DataError
+from fastsynth.source import read_table
 
 
 def round_trip(data):
-    table, frame = columns.read_table(data)
+    table, frame = read_table(data)
     encoded = columns.encode(table, frame)
     arrays = [v.decode(r) for v, r in zip(encoded.variables, encoded.ranks)]
     return frame.native(pa.Table.from_arrays(arrays, schema=frame.schema)), encoded
@@ -179,10 +180,10 @@ def test_dictionaries_of_chunks_are_unified():
 
 def test_chunks_do_not_matter(every_type):
     table = every_type.to_arrow()
-    whole, _ = columns.read_table(table)
+    whole, _ = read_table(table)
     cut = pa.concat_tables([table.slice(0, 13), table.slice(13)])
-    a = columns.encode(*columns.read_table(cut))
-    b = columns.encode(whole, columns.read_table(table)[1])
+    a = columns.encode(*read_table(cut))
+    b = columns.encode(whole, read_table(table)[1])
     np.testing.assert_array_equal(a.codes, b.codes)
 
 
@@ -262,13 +263,13 @@ def test_the_callers_table_is_not_changed(every_type):
 )
 def test_bad_tables_are_refused(data, message):
     with pytest.raises(DataError, match=message):
-        columns.encode(*columns.read_table(data))
+        columns.encode(*read_table(data))
 
 
 def test_errors_do_not_quote_values():
     frame = pd.DataFrame({"a": [1, "secret-name"], "b": [1, 2]})
     with pytest.raises(DataError) as caught:
-        columns.read_table(frame)
+        read_table(frame)
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
 
@@ -278,7 +279,7 @@ def test_bad_files_are_refused(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"x\."):
-        columns.read_table(path)
+        read_table(path)
 
 
 @pytest.mark.parametrize(
@@ -292,11 +293,11 @@ def test_bad_files_are_refused(tmp_path, name, content):
 def test_csv_that_was_not_meant_so_is_refused(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=message):
-        columns.read_table(tmp_path / "a.csv")
+        read_table(tmp_path / "a.csv")
 
 
 def test_too_many_categories_are_refused():
     n = 70_000
     frame = pl.DataFrame({"id": pl.Series(range(n)).cast(pl.String), "x": range(n)})
     with pytest.raises(DataError, match="70,000 categories"):
-        columns.encode(*columns.read_table(frame))
+        columns.encode(*read_table(frame))

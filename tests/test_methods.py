@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 from fastsynth import Cart, Sample
-from fastsynth.columns import encode, read_table
+from fastsynth.columns import encode
 from fastsynth.errors import OptionError
 from fastsynth.methods import fit_column, scaled
+from fastsynth.source import read_table
 
 METHODS = [Cart(), Cart(minbucket=1, cp=0), Sample()]
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 import fastsynth as fs
-from fastsynth.columns import read_table
 from fastsynth.errors import FastsynthError
 from fastsynth.report import plot_marginals
+from fastsynth.source import read_table
 
 
 def test_marginals_of_every_type(tmp_path, every_type):
