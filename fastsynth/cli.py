@@ -13,17 +13,46 @@ import polars as pl
 
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
-from fastsynth.errors import FastsynthError, OptionError, check_count
+from fastsynth.errors import FastsynthError, OptionError
 from fastsynth.methods import METHODS, Cart
 from fastsynth.model_file import check_new_file
+from fastsynth.output import Output
 from fastsynth.plan import Column, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import plot_marginals
-from fastsynth.source import read_table
-from fastsynth.synthesis import Synthesis, Synthesizer, check_output, synthesize
+from fastsynth.run import part_names
+from fastsynth.source import FileSource, TableSource, open_source, parse_memory, read_table
+from fastsynth.synthesis import Synthesis, Synthesizer, synthesize
 from fastsynth.version import __version__
 
-CONFIG_KEYS = ("m", "k", "method", "columns", "visit_sequence", "proper", "random_state", "threads", "drop")
+CONFIG_KEYS = (
+    "m",
+    "k",
+    "method",
+    "columns",
+    "visit_sequence",
+    "proper",
+    "fit_rows",
+    "fresh_rows",
+    "random_state",
+    "threads",
+    "memory_limit",
+    "drop",
+)
+
+
+FIT_OPTIONS = (
+    "m",
+    "minbucket",
+    "proper",
+    "fit_rows",
+    "fresh_rows",
+    "random_state",
+    "threads",
+    "memory_limit",
+    "drop",
+    "config",
+)
 
 
 class _Group(click.Group):
@@ -49,6 +78,10 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "k": click.option("-k", type=int, help="Rows of each copy (as many as the original)."),
         "minbucket": click.option("--minbucket", type=int, help="Fewest rows in a leaf (5)."),
         "proper": click.option("--proper", is_flag=True, default=None, help="Fit each copy to a bootstrap sample."),
+        "fit_rows": click.option("--fit-rows", type=int, help="Rows that models are fitted on (all)."),
+        "fresh_rows": click.option("--fresh-rows", is_flag=True, default=None, help="Other rows for each copy."),
+        "memory_limit": click.option("--memory-limit", help="Such as '6 GB' (four fifths of the memory)."),
+        "resume": click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder."),
         "random_state": click.option("--random-state", type=int, help="Same number, same copies."),
         "threads": click.option("--threads", type=int, help="Threads (all processors)."),
         "drop": click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated."),
@@ -68,41 +101,40 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 @main.command("synthesize")
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="New or empty folder for the copies.")
-@_options("m", "k", "minbucket", "proper", "random_state", "threads", "drop", "config")
-def synthesize_command(source: Path, out: Path, config: Path | None, **given: Any) -> None:
-    """Write m synthetic copies of a Parquet or CSV file as Parquet."""
-    check_output(out)
+@click.argument("source", metavar="IN...", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, help="New or empty folder for the copies, or its URI.")
+@_options(*FIT_OPTIONS, "k", "resume")
+def synthesize_command(source: tuple[str, ...], out: str, config: Path | None, resume: bool, **given: Any) -> None:
+    """Write m synthetic copies of Parquet, Arrow IPC or CSV files (or folders of them) as Parquet."""
+    Output(out, resume)
     options = _read_options(config, given)
-    k = options.pop("k", None)
-    if k is not None:
-        check_count("k", k)
-    _write(_fit(source, options).sample(k=k), out)
+    synthesis = synthesize(_open(source, options), **options, out=out, resume=resume)
+    _report(synthesis, out)
 
 
 @main.command()
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model file to write.")
-@_options("m", "minbucket", "proper", "random_state", "threads", "drop", "config")
-def fit(source: Path, out: Path, config: Path | None, **given: Any) -> None:
-    """Fit a Parquet or CSV file and save the model. The model holds real values: keep it like the data."""
+@_options(*FIT_OPTIONS)
+def fit(source: tuple[str, ...], out: Path, config: Path | None, **given: Any) -> None:
+    """Fit Parquet, Arrow IPC or CSV files and save the model. It holds real values: keep it like the data."""
     check_new_file(out)
     options = _read_options(config, given)
     options.pop("k", None)  # rows are an option of sampling
-    synthesizer = _fit(source, options)
+    table = _open(source, options)
+    synthesizer = Synthesizer(**options).fit(table)
     synthesizer.save(out)
     click.echo(f"Model of {synthesizer.n_rows_:,} rows: {out} (holds real values)")
 
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="New or empty folder for the copies.")
-@_options("m", "k", "random_state", "threads")
-def sample(model: Path, out: Path, m: int | None, k: int | None, random_state: int | None, threads: int | None) -> None:
+@click.option("-o", "--out", required=True, help="New or empty folder for the copies, or its URI.")
+@_options("m", "k", "random_state", "threads", "resume")
+def sample(model: Path, out: str, threads: int | None, **given: Any) -> None:
     """Draw copies from a saved model; the data are not needed."""
-    check_output(out)
-    _write(Synthesizer.load(model, threads=threads).sample(m, k, random_state), out)
+    Output(out, given["resume"])
+    _report(Synthesizer.load(model, threads=threads).sample(**given, out=out), out)
 
 
 @main.command()
@@ -122,7 +154,7 @@ def demo(out: Path, m: int, random_state: int) -> None:
         import statsmodels.formula.api as smf
     except ImportError:
         raise FastsynthError("The demo needs statsmodels and matplotlib: pip install 'fastsynth[demo]'.") from None
-    check_output(out)
+    Output(out)
     boys = load_boys()
     # Body mass index as in the data: cut to two decimals. It is computed from the synthetic weight and height.
     bmi = (pl.col("wgt") / (pl.col("hgt") / 100) ** 2).truncate(2)
@@ -156,7 +188,8 @@ def demo(out: Path, m: int, random_state: int) -> None:
         f"Synthetic rows identical to a real row: {100 * identical.share:.2f} % "
         f"(expected of a fresh sample of real boys: {100 * identical.fresh:.2f} %)"
     )
-    _write(synthesis, out)
+    synthesis.write_parquet(out)
+    _report(synthesis, str(out))
     picture = out / "marginals.png"
     plot_marginals(table, synthesis, picture)
     click.echo(f"Marginals, original against synthetic: {picture}")
@@ -173,21 +206,23 @@ _R_NAMES = {
 }
 
 
-def _write(synthesis: Synthesis, out: Path) -> None:
-    files = synthesis.write_parquet(out)
+def _report(synthesis: Synthesis, out: str) -> None:
+    names = [
+        of_copy[0] if len(of_copy) == 1 else Path(of_copy[0]).parts[0]
+        for of_copy in part_names(synthesis.m, synthesis.k)
+    ]
     click.echo(
-        f"{len(files)} copies of {synthesis.k:,} rows: {files[0]}" + (f" ... {files[-1].name}" * (len(files) > 1))
+        f"{synthesis.m} copies of {synthesis.k:,} rows: {out}/{names[0]}" + (f" ... {names[-1]}" * (len(names) > 1))
     )
 
 
-def _fit(source: Path, options: dict[str, Any]) -> Synthesizer:
+def _open(paths: tuple[str, ...], options: dict[str, Any]) -> TableSource | FileSource:
     drop = options.pop("drop", ())
-    table, _ = read_table(source)
-    unknown = [name for name in drop if name not in table.column_names]
+    source = open_source(list(paths), parse_memory(options.get("memory_limit")))
+    unknown = [name for name in drop if name not in source.frame.schema.names]
     if unknown:
-        raise OptionError(f"drop: no column {', '.join(map(repr, unknown))} in {source.name}.")
-    table = table.drop_columns(list(drop))
-    return Synthesizer(**options).fit(table)
+        raise OptionError(f"drop: no column {', '.join(map(repr, unknown))} in {', '.join(paths)}.")
+    return source.without(drop)
 
 
 def _read_options(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:

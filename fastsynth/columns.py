@@ -183,14 +183,7 @@ def encode(table: pa.Table, frame: Frame) -> EncodedTable:
     DataError
         No rows, one row, one column, nested or binary types, infinite values, more than 65,534 categories.
     """
-    if table.num_rows < 2:
-        raise DataError(
-            f"The table has {table.num_rows} row(s). A synthesis needs at least 2, and useful ones hundreds."
-        )
-    if table.num_columns < 2:
-        raise DataError(
-            f"The table has {table.num_columns} column(s). A synthesis models columns given others: pass at least 2."
-        )
+    check_size(table.num_rows, table.num_columns)
     codes = np.empty((table.num_columns, table.num_rows), np.uint16)
     variables, ranks = [], []
     for slot, name in enumerate(table.column_names):
@@ -200,6 +193,16 @@ def encode(table: pa.Table, frame: Frame) -> EncodedTable:
         variables.append(variable)
         ranks.append(codes[slot] if variable.bins is None else column_ranks)
     return EncodedTable(tuple(variables), tuple(ranks), codes, frame)
+
+
+def check_size(n_rows: int, n_columns: int) -> None:
+    """Refuse tables that are too small, and rows beyond 32 bits."""
+    if not 2 <= n_rows < 2**32:
+        raise DataError(f"The table has {n_rows} row(s). A synthesis needs at least 2, and takes at most 2^32 - 1.")
+    if n_columns < 2:
+        raise DataError(
+            f"The table has {n_columns} column(s). A synthesis models columns given others: pass at least 2."
+        )
 
 
 def _encode_column(name: str, column: pa.ChunkedArray, keep_unused: bool) -> tuple[Variable, Ranks]:

@@ -208,6 +208,14 @@ def fit_column(
     return ColumnModel(missing, values, variable.first)
 
 
+def fit_margin(variable: Variable, rows: NDArray[np.int64]) -> ColumnModel:
+    """The model of a column without predictors, from the rows of each rank (n_ranks,): draws with replacement."""
+    donors = np.repeat(np.arange(len(rows)), rows).astype(variable.rank_dtype)
+    leaf = np.array([(_tree.LEAF, min(len(donors), 0xFFFF), 0)], _tree.NODE)
+    count = np.array([len(donors)], np.uint32)
+    return ColumnModel(None, Tree(leaf, count, np.zeros(0, np.uint64), np.zeros(0, np.uint32), donors), variable.first)
+
+
 def _classes(occurs: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
     """Class ids by rank, and their number; 0 for two classes, which are a 0/1 number: the Gini gain is then twice the
     gain in sum of squares.

@@ -35,7 +35,7 @@ from fastsynth.source import Frame
 from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NODE_FIELDS = ("feature", "threshold", "left")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -68,6 +68,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
         "polars": pl.__version__,
         "state": state,
         "n_rows": model.n_rows,
+        "fit_rows": model.fit_rows,
         "backend": model.frame.backend,
         "lazy": model.frame.lazy,
         "proper": model.plan.proper,
@@ -158,7 +159,9 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         for copy in range(manifest["n_fits"])
     )
     frame = Frame(manifest["backend"], manifest["lazy"], schema)
-    return Model(Plan(steps, manifest["proper"]), tuple(variables), frame, manifest["n_rows"], fits, kept)
+    return Model(
+        Plan(steps, manifest["proper"]), tuple(variables), frame, manifest["n_rows"], manifest["fit_rows"], fits, kept
+    )
 
 
 def _step_record(step: Step) -> dict[str, Any]:

@@ -65,6 +65,8 @@ class Design:
     m: int
     proper: bool = False
     partial: bool = False
+    fit_rows: int | None = None
+    fresh: bool = False
 
 
 class Analyses(list[Any]):

@@ -1,16 +1,20 @@
-"""Fit a plan, draw copies from the fitted model.
+"""Learn columns, fit a plan, draw copies from the fitted model.
 
-Two flat maps over an executor: one task per (fit, column), one per (copy, block of rows). A task needs nothing of
-another task, and its random numbers come from a key of meanings (copy, column, block), so threads, their number and
-their timing cannot change a byte.
+Flat maps over an executor: one task for each piece of the rows read, each (fit, column), each (copy, block of rows). A
+task needs nothing of another task, and its random numbers come from a key of meanings (copy, column, block), so
+threads, their number and their timing cannot change a byte.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,19 +22,26 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth.columns import EncodedTable, Ranks, Variable
+from fastsynth.columns import EncodedTable, Ranks, Tally, Variable, check_size, encode
 from fastsynth.errors import PlanError
-from fastsynth.methods import ColumnModel, fit_column
+from fastsynth.methods import ColumnModel, fit_column, fit_margin
+from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.plan import Plan, Step
-from fastsynth.source import Frame
+from fastsynth.source import FileSource, Frame, TableSource
 
 # Rows drawn by one task. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
+# Rows of a file. Part of the result, too.
+PART_ROWS = 16 * BLOCK_ROWS
 # Rows of the real table on which passive expressions are tried before anything is drawn.
 TRIAL_ROWS = 10_000
+# Bytes a row that one fit needs beside the codes, a little more than measured.
+FIT_BYTES = 64
+# Share of the memory limit that codes may take before they go to a file.
+CODES_SHARE = 0.4
 
 # First entry of a random stream's key.
-BOOTSTRAP, DRAW = 0, 1
+BOOTSTRAP, DRAW, SUBSAMPLE = 0, 1, 2
 
 Result = TypeVar("Result")
 # Called with how much was done: rows, columns, or the number of a task.
@@ -40,8 +51,18 @@ Tick = Callable[[int], object]
 class Executor(Protocol):
     """What runs the tasks: threads here, a cluster elsewhere."""
 
-    def map(self, tasks: Sequence[Callable[[], Result]], done: Tick) -> list[Result]:
-        """Run all tasks, return their results in order; ``done(i)`` is called as task i ends."""
+    def map(
+        self,
+        function: Callable[..., Result],
+        shared: Any,
+        jobs: Sequence[tuple[Any, ...]],
+        done: Callable[[int, Result], object],
+        at_most: int | None = None,
+    ) -> list[Result]:
+        """Run ``function(shared, *job)`` for all jobs, at most so many at once, and return the results in order.
+
+        ``done(i, result)`` is called as job i ends. An error stops the jobs that have not begun.
+        """
 
 
 class Threads:
@@ -56,24 +77,34 @@ class Threads:
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or available_threads()
 
-    def map(self, tasks: Sequence[Callable[[], Result]], done: Tick) -> list[Result]:
-        """Run all tasks, return their results in order; an error stops the tasks that have not begun."""
-        if self.threads == 1 or len(tasks) == 1:
-            results = []
-            for i, task in enumerate(tasks):
-                results.append(task())
-                done(i)
+    def map(
+        self,
+        function: Callable[..., Result],
+        shared: Any,
+        jobs: Sequence[tuple[Any, ...]],
+        done: Callable[[int, Result], object],
+        at_most: int | None = None,
+    ) -> list[Result]:
+        """As in ``Executor``."""
+        results: list[Any] = [None] * len(jobs)
+        workers = min(self.threads, len(jobs), at_most or self.threads)
+        if workers <= 1:
+            for i, job in enumerate(jobs):
+                results[i] = function(shared, *job)
+                done(i, results[i])
             return results
-        with ThreadPoolExecutor(self.threads) as pool:
-            futures = {pool.submit(task): i for i, task in enumerate(tasks)}
+        with ThreadPoolExecutor(workers) as pool:
+            futures: dict[Future[Result], int] = {pool.submit(function, shared, *job): i for i, job in enumerate(jobs)}
             try:
-                for future in as_completed(futures):
-                    future.result()
-                    done(futures[future])
+                while futures:
+                    for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                        i = futures.pop(future)
+                        results[i] = future.result()
+                        done(i, results[i])
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-            return [future.result() for future in futures]
+        return results
 
 
 def available_threads() -> int:
@@ -95,8 +126,10 @@ class Model:
         The caller's kind of table.
     n_rows : int
         Rows of the original.
+    fit_rows : int or None
+        Rows the models were fitted on, where not all were used.
     fits : tuple of dict
-        Column model by slot; one dict for all copies, or with ``proper`` one for each.
+        Column model by slot; one dict for all copies, or one for each where each has rows of its own.
     kept : dict
         Ranks of all rows by slot, for columns that are not synthesised.
     """
@@ -105,41 +138,262 @@ class Model:
     variables: tuple[Variable, ...]
     frame: Frame
     n_rows: int
+    fit_rows: int | None
     fits: tuple[dict[int, ColumnModel], ...]
     kept: dict[int, Ranks]
 
 
-def fit_plan(table: EncodedTable, plan: Plan, m: int, entropy: int, executor: Executor, tick: Tick) -> Model:
+# Read
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """What is known of a table before anything is planned.
+
+    Attributes
+    ----------
+    source : TableSource or FileSource
+    variables : tuple of Variable
+    rows : tuple of ndarray of shape (n_ranks,), dtype=int64
+        Rows of each rank of each column.
+    table : EncodedTable or None
+        All rows as codes, if the source is in memory.
+    """
+
+    source: TableSource | FileSource
+    variables: tuple[Variable, ...]
+    rows: tuple[NDArray[np.int64], ...]
+    table: EncodedTable | None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the table."""
+        return self.source.starts[-1]
+
+
+def learn(source: TableSource | FileSource, executor: Executor, tick: Tick) -> Learned:
+    """Learn what every column holds, from all rows: one pass over files; a table in memory is coded at once."""
+    if isinstance(source, TableSource):
+        table = encode(source.table, source.frame)
+        tick(source.table.num_rows)
+        rows = [np.bincount(r, minlength=len(v.values)) for v, r in zip(table.variables, table.ranks, strict=True)]
+        return Learned(source, table.variables, tuple(rows), table)
+    check_size(source.starts[-1], len(source.frame.schema))
+    tallies = [Tally(field.name, field.type) for field in source.frame.schema]
+    lock = threading.Lock()
+
+    def count(_: None, piece: int) -> None:
+        found = tally_piece(source, piece)
+        # Merged here and not kept, as the distinct values of many pieces are many.
+        with lock:
+            for tally, more in zip(tallies, found, strict=True):
+                tally.merge(more)
+
+    executor.map(count, None, _pieces(source), lambda i, _: tick(source.starts[i + 1] - source.starts[i]))
+    variables, rows = zip(*(tally.variable(keep_unused=False) for tally in tallies), strict=True)
+    return Learned(source, variables, rows, None)
+
+
+def _pieces(source: TableSource | FileSource) -> list[tuple[int]]:
+    return [(piece,) for piece in range(len(source.starts) - 1)]
+
+
+def tally_piece(source: FileSource, piece: int) -> list[Tally]:
+    """Count the values of one piece."""
+    tallies = [Tally(field.name, field.type) for field in source.frame.schema]
+    start = source.starts[piece]
+    for batch in source.batches(piece):
+        for tally, column in zip(tallies, batch.columns, strict=True):
+            tally.add(column, start)
+        start += len(batch)
+    return tallies
+
+
+def code(
+    learned: Learned,
+    rows: NDArray[np.uint32] | None,
+    whole: Iterable[int],
+    folder: Path | None,
+    executor: Executor,
+    tick: Tick,
+) -> tuple[EncodedTable, dict[int, Ranks]]:
+    """Code the rows that models are fitted on.
+
+    Parameters
+    ----------
+    rows : ndarray, dtype=uint32, or None
+        Ascending numbers of the rows; None for all.
+    whole : iterable of int
+        Slots of columns of which the ranks of all rows are wanted, too.
+    folder : Path or None
+        Where codes go as memory-mapped files; None keeps them in memory.
+
+    Returns
+    -------
+    table : EncodedTable
+    ranks : dict of int to ndarray
+        Ranks of all rows by slot.
+    """
+    source, variables = learned.source, learned.variables
+    if learned.table is not None:
+        return _take_rows(learned.table, rows), {slot: learned.table.ranks[slot] for slot in whole}
+    n = learned.n_rows if rows is None else len(rows)
+    codes = _allocate((len(variables), n), np.uint16, folder, "codes")
+    ranks = [
+        codes[slot] if v.bins is None else _allocate((n,), v.rank_dtype, folder, f"ranks_{slot}")
+        for slot, v in enumerate(variables)
+    ]
+    all_ranks = {slot: np.empty(learned.n_rows, variables[slot].rank_dtype) for slot in whole}
+
+    def fill(_: None, piece: int) -> None:
+        start = source.starts[piece]
+        for batch in source.batches(piece):
+            stop = start + len(batch)
+            for slot, out in all_ranks.items():
+                out[start:stop] = variables[slot].rank(batch.column(slot))
+            if rows is None:
+                low, high = start, stop
+            else:
+                low, high = (int(i) for i in np.searchsorted(rows, [start, stop]))
+                batch = batch.take(pa.array(rows[low:high].astype(np.int64) - start))
+            for slot, variable in enumerate(variables if low < high else ()):
+                of_rows = variable.rank(batch.column(slot))
+                codes[slot, low:high] = variable.codes(of_rows)
+                if variable.bins is not None:
+                    ranks[slot][low:high] = of_rows
+            start = stop
+
+    executor.map(fill, None, _pieces(source), lambda i, _: tick(source.starts[i + 1] - source.starts[i]))
+    return EncodedTable(variables, tuple(ranks), codes, source.frame), all_ranks
+
+
+def _take_rows(table: EncodedTable, rows: NDArray[np.uint32] | None) -> EncodedTable:
+    if rows is None:
+        return table
+    codes = np.take(table.codes, rows, axis=1)
+    ranks = tuple(codes[slot] if v.bins is None else table.ranks[slot][rows] for slot, v in enumerate(table.variables))
+    return EncodedTable(table.variables, ranks, codes, table.frame)
+
+
+def _allocate(shape: tuple[int, ...], dtype: Any, folder: Path | None, name: str) -> NDArray[Any]:
+    return np.empty(shape, dtype) if folder is None else np.memmap(folder / name, dtype, "w+", shape=shape)
+
+
+# Fit
+
+
+def choose_rows(
+    n: int, fit_rows: int | None, proper: bool, fresh: bool, m: int, entropy: int
+) -> tuple[NDArray[np.uint32] | None, list[NDArray[np.uint32]]]:
+    """Rows that models are fitted on.
+
+    Returns
+    -------
+    rows : ndarray, dtype=uint32, or None
+        All that are needed, ascending; None for all n.
+    samples : list of ndarray
+        For each fit places within ``rows``: one fit for all copies, or with ``proper`` or ``fresh`` one for each.
+    """
+    own = proper or (fresh and fit_rows is not None)
+    size = n if fit_rows is None else fit_rows
+    samples: list[NDArray[np.uint32]] = []
+    for copy in range(m if own else 1):
+        if proper:
+            samples.append(_bootstrap(n, size, copy, entropy))
+        elif fit_rows is not None:
+            samples.append(_subsample(n, size, copy, entropy))
+        else:
+            samples.append(np.arange(n, dtype=np.uint32))
+    if fit_rows is None:
+        return None, samples
+    rows = samples[0] if len(samples) == 1 and not proper else np.unique(np.concatenate(samples))
+    return rows, [np.searchsorted(rows, sample).astype(np.uint32) for sample in samples]
+
+
+def _bootstrap(n: int, size: int, copy: int, entropy: int) -> NDArray[np.uint32]:
+    """Rows drawn with replacement: sorted, which does not change the sample and reads memory in order."""
+    words = random_words(entropy, (BOOTSTRAP, copy), size)
+    return np.sort(((words >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.uint32))
+
+
+def _subsample(n: int, size: int, copy: int, entropy: int) -> NDArray[np.uint32]:
+    """The rows whose numbers have the smallest hashes: it matters neither who looks at a row nor when."""
+    key = random_words(entropy, (SUBSAMPLE, copy), 1)
+    # A little more than the expected share is looked at, and all rows in the rare case that this was too little.
+    share = min((size + 6 * size**0.5 + 10) / n, 1.0)
+    while True:
+        bound = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+        found_rows, found_hashes = [], []
+        for start in range(0, n, 1 << 20):
+            rows = np.arange(start, min(start + (1 << 20), n), dtype=np.uint64)
+            hashes = _hash(rows, key)
+            low = hashes <= bound
+            found_rows.append(rows[low])
+            found_hashes.append(hashes[low])
+        hashes = np.concatenate(found_hashes)
+        if len(hashes) >= size:
+            break
+        share = 1.0
+    # Hashes of different rows differ: the function is a bijection.
+    smallest = np.argpartition(hashes, size - 1)[:size]
+    return np.sort(np.concatenate(found_rows)[smallest]).astype(np.uint32)
+
+
+def _hash(rows: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators: the finaliser of SplitMix64."""
+    z = rows * np.uint64(0x9E3779B97F4A7C15) + key
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def fit_plan(
+    learned: Learned,
+    plan: Plan,
+    fit_rows: int | None,
+    fresh: bool,
+    m: int,
+    entropy: int,
+    memory: int,
+    executor: Executor,
+    tick: Tick,
+) -> Model:
     """Fit all columns on the observed earlier columns: all fits are independent, the biggest go first.
 
-    Simple synthesis fits once for all copies; proper synthesis fits each copy on a bootstrap sample of the rows.
+    Simple synthesis fits once for all copies; proper synthesis fits each copy on a bootstrap sample of the rows. With
+    ``fit_rows`` the models see only so many rows, all copies the same ones or with ``fresh`` each its own; columns
+    without predictors are drawn from all rows nevertheless.
     """
+    n = learned.n_rows
+    rows, samples = choose_rows(n, fit_rows, plan.proper, fresh, m, entropy)
     drawn = [step for step in plan.steps if step.action == "draw"]
-    samples = [
-        _training_rows(table.n_rows, copy if plan.proper else None, entropy) for copy in range(m if plan.proper else 1)
-    ]
-    jobs = [(copy, step) for copy in range(len(samples)) for step in drawn]
-    jobs.sort(key=lambda job: -len(job[1].predictors))
-    models = executor.map([_fit_task(table, step, samples[copy]) for copy, step in jobs], lambda _: tick(1))
+    kept = [step.slot for step in plan.steps if step.action == "keep"]
+    n_coded = n if rows is None else len(rows)
+    needed = n_coded * sum(2 + (v.bins is not None) * v.rank_dtype().itemsize for v in learned.variables)
+    mapped = learned.table is None and needed > CODES_SHARE * memory
+    at_most = max(1, int((memory - (0 if mapped else needed)) // (FIT_BYTES * max(map(len, samples)))))
     fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in samples)
+    jobs = [(copy, step) for copy in range(len(samples)) for step in drawn]
+    if fit_rows is not None and not plan.proper:
+        for copy, step in [job for job in jobs if not job[1].predictors]:
+            fits[copy][step.slot] = fit_margin(learned.variables[step.slot], learned.rows[step.slot])
+            tick(1)
+        jobs = [job for job in jobs if job[1].predictors]
+    jobs.sort(key=lambda job: -len(job[1].predictors))
+    with tempfile.TemporaryDirectory(prefix="fastsynth-", ignore_cleanup_errors=True) as folder:
+        table, all_ranks = code(learned, rows, kept, Path(folder) if mapped else None, executor, lambda _: None)
+        models = executor.map(fit_step, (table, samples), jobs, lambda *_: tick(1), at_most)
+        del table
     for (copy, step), model in zip(jobs, models, strict=True):
         fits[copy][step.slot] = model
-    kept = {step.slot: table.ranks[step.slot] for step in plan.steps if step.action == "keep"}
-    return Model(plan, table.variables, table.frame, table.n_rows, fits, kept)
+    return Model(plan, learned.variables, learned.source.frame, n, fit_rows, fits, all_ranks)
 
 
-def _fit_task(table: EncodedTable, step: Step, rows: NDArray[np.uint32]) -> Callable[[], ColumnModel]:
+def fit_step(shared: tuple[EncodedTable, list[NDArray[np.uint32]]], copy: int, step: Step) -> ColumnModel:
+    """Fit one column on the rows of one fit."""
+    table, samples = shared
     assert step.method is not None
-    method = step.method
-    return lambda: fit_column(table, step.slot, step.predictors, method, rows)
-
-
-def _training_rows(n: int, copy: int | None, entropy: int) -> NDArray[np.uint32]:
-    """All rows, or a bootstrap sample of them: sorted, which does not change the sample and reads memory in order."""
-    if copy is None:
-        return np.arange(n, dtype=np.uint32)
-    words = random_words(entropy, (BOOTSTRAP, copy), n)
-    return np.sort(((words >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.uint32))
+    return fit_column(table, step.slot, step.predictors, step.method, samples[copy])
 
 
 def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint64]:
@@ -147,21 +401,70 @@ def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint6
     return np.random.PCG64DXSM(np.random.SeedSequence(entropy, spawn_key=key)).random_raw(n)
 
 
+def fingerprint(model: Model) -> str:
+    """Eight digits that differ, but for chance, when data or options do; too few to tell anything of either."""
+    digest = hashlib.sha256()
+    for fit in model.fits:
+        for slot in sorted(fit):
+            for tree in (fit[slot].missing, fit[slot].values):
+                if tree is not None:
+                    for array in (tree.nodes, tree.count, tree.level_mask, tree.levels, tree.donors):
+                        digest.update(np.ascontiguousarray(array).data)
+    for slot in sorted(model.kept):
+        digest.update(np.ascontiguousarray(model.kept[slot]).data)
+    for variable in model.variables:
+        for buffer in variable.values.buffers():
+            digest.update(b"" if buffer is None else buffer)
+    for step in model.plan.steps:
+        digest.update(f"{step.name} {step.action} {step.expression}".encode())
+    return digest.hexdigest()[:8]
+
+
+# Draw
+
+
 def generate(
     model: Model, copies: Iterable[int], k: int, entropy: int, executor: Executor, tick: Tick
 ) -> list[pa.Table]:
     """Draw copies of k rows each."""
     starts = range(0, k, BLOCK_ROWS)
-    jobs = [(copy, start, min(start + BLOCK_ROWS, k)) for copy in copies for start in starts]
-    batches = executor.map([_draw_task(model, entropy, *job) for job in jobs], lambda i: tick(jobs[i][2] - jobs[i][1]))
+    jobs = [(entropy, copy, start, min(start + BLOCK_ROWS, k)) for copy in copies for start in starts]
+    batches = executor.map(draw_block, model, jobs, lambda i, _: tick(jobs[i][3] - jobs[i][2]))
     return [
         pa.Table.from_batches(batches[i : i + len(starts)], schema=model.frame.schema)
         for i in range(0, len(batches), len(starts))
     ]
 
 
-def _draw_task(model: Model, entropy: int, copy: int, start: int, stop: int) -> Callable[[], pa.RecordBatch]:
-    return lambda: draw_block(model, entropy, copy, start, stop)
+def write_copies(model: Model, m: int, k: int, entropy: int, output: Output, executor: Executor, tick: Tick) -> None:
+    """Draw copies of k rows each into a folder; parts that it lists as finished are passed over."""
+    names = part_names(m, k)
+    jobs = [
+        (entropy, copy, part * PART_ROWS, min((part + 1) * PART_ROWS, k), output.folder, name)
+        for copy, of_copy in enumerate(names)
+        for part, name in enumerate(of_copy)
+        if name not in output.finished
+    ]
+    tick(m * k - sum(job[3] - job[2] for job in jobs))
+
+    def done(i: int, part: Part) -> None:
+        output.add(part)
+        tick(jobs[i][3] - jobs[i][2])
+
+    executor.map(draw_part, model, jobs, done)
+
+
+def part_names(m: int, k: int) -> list[list[str]]:
+    """Names of the parts of each copy."""
+    n_parts = -(-k // PART_ROWS)
+    return [[part_name(copy, m, part, n_parts) for part in range(n_parts)] for copy in range(m)]
+
+
+def draw_part(model: Model, entropy: int, copy: int, start: int, stop: int, folder: str, name: str) -> Part:
+    """Draw rows [start, stop) of one copy and write them as a file."""
+    blocks = range(start, stop, BLOCK_ROWS)
+    batches = [draw_block(model, entropy, copy, block, min(block + BLOCK_ROWS, stop)) for block in blocks]
+    return write_part(folder, name, pa.Table.from_batches(batches, schema=model.frame.schema))
 
 
 def draw_block(model: Model, entropy: int, copy: int, start: int, stop: int) -> pa.RecordBatch:
@@ -174,7 +477,7 @@ def draw_block(model: Model, entropy: int, copy: int, start: int, stop: int) -> 
     n = stop - start
     codes = np.zeros((n, len(model.variables)), np.uint16)
     arrays: list[Any] = [None] * len(model.variables)
-    fit = model.fits[copy if model.plan.proper else 0]
+    fit = model.fits[copy if len(model.fits) > 1 else 0]
     for step in model.plan.steps:
         variable = model.variables[step.slot]
         if step.action == "passive":
@@ -231,7 +534,7 @@ def evaluate(step: Step, parents: pa.Table, schema: pa.Schema) -> pa.Array:
         ) from None
 
 
-def try_passive(table: pa.Table, plan: Plan) -> dict[str, int]:
+def try_passive(source: TableSource | FileSource, plan: Plan) -> dict[str, int]:
     """Try every passive expression on up to 10,000 real rows spread over the table, before anything is fitted.
 
     Returns
@@ -244,23 +547,38 @@ def try_passive(table: pa.Table, plan: Plan) -> dict[str, int]:
     PlanError
         The expression fails, gives another type, or uses other rows.
     """
-    spread = np.unique(np.linspace(0, table.num_rows - 1, TRIAL_ROWS).astype(np.int64))
     names = {
-        table.column_names[slot]
+        source.frame.schema.names[slot]
         for step in plan.steps
         if step.action == "passive"
         for slot in (*step.predictors, step.slot)
     }
-    head = table.select(sorted(names)).take(pa.array(spread))
+    if not names:
+        return {}
+    table = trial_rows(source, sorted(names))
     differences = {}
     for step in plan.steps:
         if step.action == "passive":
-            parents = head.select([table.column_names[slot] for slot in step.predictors])
+            parents = table.select([source.frame.schema.names[slot] for slot in step.predictors])
             computed = pl.Series(evaluate(step, parents, table.schema))
             _refuse_other_rows(step, parents, table.schema, computed)
-            real = pl.DataFrame(head.select([step.name])).to_series()
+            real = pl.DataFrame(table.select([step.name])).to_series()
             differences[step.name] = _count_differences(computed, real)
     return differences
+
+
+def trial_rows(source: TableSource | FileSource, names: list[str]) -> pa.Table:
+    """Up to 10,000 rows spread evenly over the table."""
+    n = source.starts[-1]
+    spread = np.unique(np.linspace(0, n - 1, TRIAL_ROWS).astype(np.int64))
+    taken = []
+    for piece in range(len(source.starts) - 1):
+        start = source.starts[piece]
+        for batch in source.batches(piece):
+            low, high = np.searchsorted(spread, [start, start + len(batch)])
+            taken.append(batch.select(names).take(pa.array(spread[low:high] - start)))
+            start += len(batch)
+    return pa.concat_tables(taken)
 
 
 def _count_differences(a: pl.Series, b: pl.Series) -> int:

@@ -6,12 +6,15 @@ rows of files are numbered in the order of their sorted paths, whatever the size
 
 from __future__ import annotations
 
+import copy
 import os
 import re
+import shutil
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,10 +87,19 @@ class TableSource:
         self.frame = frame
         self.starts = [*range(0, table.num_rows, PIECE_ROWS), table.num_rows]
 
+    def without(self, names: Sequence[str]) -> TableSource:
+        """The same rows without some columns."""
+        table = self.table.drop_columns(list(names))
+        return TableSource(table, replace(self.frame, schema=table.schema))
+
     def batches(self, piece: int) -> Iterator[pa.Table]:
         """Read the rows of a piece in their order."""
         start, stop = self.starts[piece], self.starts[piece + 1]
         yield self.table.slice(start, stop - start)
+
+
+class Pieces(list["ds.Fragment"]):
+    """Runs of row groups; a list that can say when nobody needs it any more."""
 
 
 class FileSource:
@@ -96,20 +108,25 @@ class FileSource:
     Parameters
     ----------
     files : pyarrow.dataset.FileSystemDataset
-    cleanup : object
-        What has to live as long as the files are read: a temporary folder.
     """
 
-    def __init__(self, files: ds.FileSystemDataset, cleanup: Any = None) -> None:
+    def __init__(self, files: ds.FileSystemDataset) -> None:
         self.frame = Frame("polars", False, files.schema)
-        self._cleanup = cleanup
-        self._pieces: list[ds.Fragment] = []
+        self._schema = files.schema
+        self.pieces = Pieces()
         sizes = []
         for fragment in sorted(files.get_fragments(), key=lambda f: f.path):
             for part, rows in _split(fragment):
-                self._pieces.append(part)
+                self.pieces.append(part)
                 sizes.append(rows)
         self.starts = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
+
+    def without(self, names: Sequence[str]) -> FileSource:
+        """The same rows without some columns."""
+        slim = copy.copy(self)
+        left = pa.schema([f for f in self.frame.schema if f.name not in names], self.frame.schema.metadata)
+        slim.frame = replace(self.frame, schema=left)
+        return slim
 
     def nbytes(self) -> int:
         """Roughly the memory of all rows as an Arrow table."""
@@ -117,23 +134,25 @@ class FileSource:
 
     def table(self) -> pa.Table:
         """Read all rows."""
-        tables = [batch for piece in range(len(self._pieces)) for batch in self.batches(piece)]
+        tables = [batch for piece in range(len(self.pieces)) for batch in self.batches(piece)]
         return pa.concat_tables([self.frame.schema.empty_table(), *tables])
 
     def batches(self, piece: int) -> Iterator[pa.Table]:
         """Read the rows of a piece in their order, about a million at a time."""
-        fragment, schema = self._pieces[piece], self.frame.schema
+        fragment, schema = self.pieces[piece], self.frame.schema
         try:
             if self.starts[piece + 1] - self.starts[piece] <= 2 * PIECE_ROWS:
-                yield fragment.to_table(schema=schema).cast(schema)
+                yield fragment.to_table(schema=self._schema, columns=schema.names).cast(schema)
                 return
             # A dataset would decode a row group as a whole; a reader of its own does not.
             from pyarrow.dataset import get_partition_keys
 
             keys = get_partition_keys(fragment.partition_expression)
-            for batch in _open_batches(fragment):
+            for batch in _open_batches(fragment, schema.names):
                 table = pa.Table.from_batches([batch])
                 for name, value in keys.items():
+                    if name not in schema.names:
+                        continue
                     column = pa.repeat(pa.scalar(value, schema.field(name).type), len(table))
                     table = table.append_column(schema.field(name), column)
                 absent = {f.name: pa.nulls(len(table), f.type) for f in schema if f.name not in table.column_names}
@@ -163,12 +182,13 @@ def _split(fragment: ds.Fragment) -> Iterator[tuple[ds.Fragment, int]]:
         yield fragment.subset(row_group_ids=ids), rows
 
 
-def _open_batches(fragment: ds.Fragment) -> Iterator[pa.RecordBatch]:
+def _open_batches(fragment: ds.Fragment, names: list[str]) -> Iterator[pa.RecordBatch]:
     if not hasattr(fragment, "row_groups"):
-        yield from fragment.to_batches(batch_size=PIECE_ROWS)
+        yield from fragment.to_batches(batch_size=PIECE_ROWS, columns=names)
         return
     with pq.ParquetFile(fragment.path, filesystem=fragment.filesystem) as file:
-        yield from file.iter_batches(PIECE_ROWS, row_groups=[group.id for group in fragment.row_groups])
+        groups = [group.id for group in fragment.row_groups]
+        yield from file.iter_batches(PIECE_ROWS, groups, [name for name in names if name in file.schema_arrow.names])
 
 
 def open_source(data: Any, memory_limit: int | None = None) -> TableSource | FileSource:
@@ -357,12 +377,18 @@ def _convert_csv(paths: list[str]) -> FileSource:
     """CSV is read once, into temporary Parquet files: it has no types, and no piece of it can be read alone."""
     import pyarrow.dataset as ds
 
-    folder = tempfile.TemporaryDirectory(prefix="fastsynth-")
-    target = Path(folder.name) / "table.parquet"
     frame = pl.scan_csv(sorted(paths), infer_schema_length=None)
     _check_csv(frame)
-    frame.sink_parquet(target, compression="lz4", row_group_size=PIECE_ROWS)
-    return FileSource(ds.dataset(target, format="parquet"), folder)
+    folder = tempfile.mkdtemp(prefix="fastsynth-")
+    try:
+        frame.sink_parquet(Path(folder) / "table.parquet", compression="lz4", row_group_size=PIECE_ROWS)
+        source = FileSource(ds.dataset(folder, format="parquet"))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    # A source without some columns shares the pieces: the files go with the last of them.
+    weakref.finalize(source.pieces, shutil.rmtree, folder, ignore_errors=True)
+    return source
 
 
 def _check_csv(frame: pl.LazyFrame) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import json
 import numbers
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,26 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from fastsynth import model_file
-from fastsynth.columns import encode
-from fastsynth.errors import NotFittedError, OptionError, OutputError, check_count
+from fastsynth.errors import NotFittedError, OptionError, check_count
 from fastsynth.methods import Method
+from fastsynth.output import Output, write_part
 from fastsynth.plan import Column, make_plan
 from fastsynth.pooling import Analyses, Design
-from fastsynth.run import Executor, Model, Threads, Tick, fit_plan, generate, try_passive
-from fastsynth.source import Frame, read_table
+from fastsynth.run import (
+    PART_ROWS,
+    Executor,
+    Model,
+    Threads,
+    Tick,
+    fingerprint,
+    fit_plan,
+    generate,
+    learn,
+    part_names,
+    try_passive,
+    write_copies,
+)
+from fastsynth.source import FileSource, Frame, TableSource, bytes_a_value, filesystem, open_source, parse_memory
 from fastsynth.version import __version__
 
 RandomState = int | np.random.SeedSequence | np.random.Generator | None
@@ -43,8 +55,13 @@ def synthesize(
     visit_sequence: Sequence[str] | None = None,
     predictors: str = "all",
     proper: bool = False,
+    fit_rows: int | None = None,
+    fresh_rows: bool = False,
     random_state: RandomState = None,
     threads: int | None = None,
+    memory_limit: int | str | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     progress: Progress = None,
 ) -> Synthesis:
     """Draw m synthetic copies of a table.
@@ -55,8 +72,10 @@ def synthesize(
     Parameters
     ----------
     data : polars DataFrame or LazyFrame, pandas DataFrame, pyarrow Table, any object with ``__arrow_c_stream__``,
-        or path of a Parquet or CSV file
-        At least 2 rows and 2 columns. Never changed.
+        or path of a file or folder, a glob, or a list of paths
+        At least 2 rows and 2 columns. Never changed. Files are Parquet, Arrow IPC or CSV, read piece by piece when
+        they take more than a quarter of the memory limit; a folder may be partitioned (``year=2021/``); a path may be
+        a URI (``s3://bucket/people/``). The rows of several files follow each other in the order of their paths.
     m : int, default 5
         Number of copies (synthpop: 1; mice: 5).
     k : int, optional
@@ -72,11 +91,29 @@ def synthesize(
         Predict each column from all earlier ones.
     proper : bool, default False
         Fit each copy to its own bootstrap sample of the rows (as synthpop's ``proper``).
+    fit_rows : int, optional
+        Fit models on this many rows, those with the smallest hash of random state and row number; with ``proper`` on
+        as many drawn with replacement. Columns without predictors, and the lists of categories, still come from all
+        rows. ``pool`` then uses the rule for subsampled fits. The default, and what counts as not fewer than there
+        are, is all rows.
+    fresh_rows : bool, default False
+        Whether each copy is fitted on ``fit_rows`` rows of its own: m times the work, and shorter intervals than with
+        rows that all copies share.
     random_state : int, numpy SeedSequence or Generator, optional
         Same data, same random_state and same version give the same bytes, for any number of threads and any kind
         of table. None takes one from the system; it is kept in ``random_state_``.
     threads : int, optional
         The default is all processors this process may use.
+    memory_limit : int or str, optional
+        Bytes, or text such as "6 GB", that the run should not exceed by much; the default is four fifths of what
+        there is. Files that are too large are read piece by piece, codes that are too many go to a temporary file, and
+        fewer columns are fitted at once. The distinct values of each column and all models have to fit.
+    out : path or URI, optional
+        New or empty folder to which copies are written as they are drawn, as ``copy_1.parquet``, ... or for more than
+        1,048,576 rows as ``copy_1/part_1.parquet``, ...; then memory does not grow with k or m.
+    resume : bool, default False
+        Go on with what an interrupted run of the same call left in ``out``. Models are fitted again (they hold real
+        values and are never kept there); finished parts are not drawn again, and the result is the same, byte for byte.
     progress : bool or callable, optional
         True shows a bar, False nothing; the default shows one on a terminal. A callable gets
         ``(stage, done, total)``.
@@ -94,6 +131,8 @@ def synthesize(
         An option has a value that is not allowed.
     PlanError
         Unknown columns, a predictor visited later than its target, a passive cycle.
+    OutputError
+        ``out`` is not empty, cannot be written, or holds another run.
 
     Notes
     -----
@@ -122,13 +161,23 @@ def synthesize(
         visit_sequence=visit_sequence,
         predictors=predictors,
         proper=proper,
-        random_state=_entropy(random_state),
+        fit_rows=fit_rows,
+        fresh_rows=fresh_rows,
+        random_state=random_state,
         threads=threads,
+        memory_limit=memory_limit,
         progress=progress,
     )
     if k is not None:
         k = check_count("k", k)
-    return synthesizer.fit(data).sample(k=k)
+    if resume and out is None:
+        raise OptionError("resume=True needs out=, the folder of the interrupted run.")
+    output = None if out is None else Output(out, resume)
+    if output is not None and random_state is None:
+        # A run without a random state took one from the system, and noted it.
+        random_state = output.run.get("random_state")
+    synthesizer.random_state = _entropy(random_state)
+    return synthesizer.fit(data)._sample(m=None, k=k, random_state=None, output=output)
 
 
 class Synthesizer:
@@ -136,9 +185,10 @@ class Synthesizer:
 
     Parameters
     ----------
-    m, method, columns, visit_sequence, predictors, proper, random_state, threads, progress
-        As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper=True`` the number
-        of fits. ``random_state`` is the default of ``sample``.
+    m, method, columns, visit_sequence, predictors, proper, fit_rows, fresh_rows, random_state, threads, memory_limit, \
+    progress
+        As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper`` or ``fresh_rows``
+        the number of fits. ``random_state`` is the default of ``sample``.
 
     Attributes
     ----------
@@ -168,8 +218,11 @@ class Synthesizer:
         visit_sequence: Sequence[str] | None = None,
         predictors: str = "all",
         proper: bool = False,
+        fit_rows: int | None = None,
+        fresh_rows: bool = False,
         random_state: RandomState = None,
         threads: int | None = None,
+        memory_limit: int | str | None = None,
         progress: Progress = None,
     ) -> None:
         self.m = m
@@ -178,8 +231,11 @@ class Synthesizer:
         self.visit_sequence = visit_sequence
         self.predictors = predictors
         self.proper = proper
+        self.fit_rows = fit_rows
+        self.fresh_rows = fresh_rows
         self.random_state = random_state
         self.threads = threads
+        self.memory_limit = memory_limit
         self.progress = progress
 
     def fit(self, data: Any, y: None = None) -> Synthesizer:  # noqa: ARG002
@@ -200,26 +256,45 @@ class Synthesizer:
         m = check_count("m", self.m)
         executor = _executor(self.threads)
         entropy = _entropy(self.random_state)
-        table, frame = read_table(data)
-        encoded = encode(table, frame)
+        memory = parse_memory(self.memory_limit)
+        fit_rows = None if self.fit_rows is None else check_count("fit_rows", self.fit_rows)
+        if not isinstance(self.fresh_rows, bool):
+            raise OptionError(f"fresh_rows={self.fresh_rows!r}: must be True or False.")
+        if self.fresh_rows and fit_rows is None:
+            raise OptionError("fresh_rows=True: say with fit_rows how many rows each copy is fitted on.")
+        source = data if isinstance(data, TableSource | FileSource) else open_source(data, memory)
+        with _progress(self.progress, "read", source.starts[-1], "row") as tick:
+            learned = learn(source, executor, tick)
+        n = learned.n_rows
         plan = make_plan(
-            encoded.variables,
-            encoded.n_rows,
+            learned.variables,
+            n,
             method=self.method,
             columns=self.columns,
             visit_sequence=self.visit_sequence,
             predictors=self.predictors,
             proper=self.proper,
         )
-        self.passive_differences_ = try_passive(table, plan)
-        n_fits = sum(step.action == "draw" for step in plan.steps) * (m if plan.proper else 1)
+        self.passive_differences_ = try_passive(source, plan)
+        if fit_rows is not None and fit_rows >= n:
+            fit_rows = None
+        own = plan.proper or (self.fresh_rows and fit_rows is not None)
+        n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
-            self.model_ = fit_plan(encoded, plan, m, entropy, executor, tick)
-        self.n_rows_ = encoded.n_rows
+            self.model_ = fit_plan(learned, plan, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+        self.n_rows_ = n
         self.random_state_ = entropy
         return self
 
-    def sample(self, m: int | None = None, k: int | None = None, random_state: RandomState = None) -> Synthesis:
+    def sample(
+        self,
+        m: int | None = None,
+        k: int | None = None,
+        random_state: RandomState = None,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> Synthesis:
         """Draw copies from the fitted model.
 
         Parameters
@@ -230,6 +305,8 @@ class Synthesizer:
             Rows of each; the default is the number of rows of the original.
         random_state : int, numpy SeedSequence or Generator, optional
             The default is that of the fit.
+        out, resume
+            As in ``synthesize``.
 
         Returns
         -------
@@ -237,24 +314,44 @@ class Synthesizer:
 
         Raises
         ------
-        NotFittedError
+        NotFittedError, OutputError
         OptionError
-            m or k is not a positive integer; more proper copies than were fitted; k other than n with kept columns.
+            m or k is not a positive integer; more copies than fits that are for one copy each; k other than n with
+            kept columns.
         """
+        if resume and out is None:
+            raise OptionError("resume=True needs out=, the folder of the interrupted run.")
+        return self._sample(m, k, random_state, None if out is None else Output(out, resume))
+
+    def _sample(self, m: int | None, k: int | None, random_state: RandomState, output: Output | None) -> Synthesis:
         model = self._fitted()
         m = check_count("m", self.m if m is None else m)
         k = check_count("k", self.n_rows_ if k is None else k)
-        if model.plan.proper and m > len(model.fits):
-            raise OptionError(f"m={m}: {len(model.fits)} proper copies were fitted. Fit again with m={m}.")
+        own = model.plan.proper or len(model.fits) > 1
+        if own and m > len(model.fits):
+            raise OptionError(f"m={m}: models of {len(model.fits)} copies were fitted. Fit again with m={m}.")
         if model.kept and k != self.n_rows_:
             names = [model.variables[slot].name for slot in model.kept]
             raise OptionError(f"k={k}: column(s) {', '.join(map(repr, names))} are kept, so k must be {self.n_rows_}.")
-        _refuse_beyond_memory(model.frame.schema, m, k)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
-        with _progress(self.progress, "draw", m * k, "row") as tick:
-            tables = generate(model, range(m), k, entropy, _executor(self.threads), tick)
-        design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial)
-        return Synthesis(tables, model.frame, design, entropy, _describe(model))
+        design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial, model.fit_rows, own)
+        executor = _executor(self.threads)
+        if output is None:
+            _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
+            with _progress(self.progress, "draw", m * k, "row") as tick:
+                tables = generate(model, range(m), k, entropy, executor, tick)
+            return Synthesis(tables, model.frame, design, entropy, _describe(model))
+        copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
+        synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model))
+        try:
+            output.begin(synthesis._run() | {"model": fingerprint(model)})
+            with _progress(self.progress, "draw", m * k, "row") as tick:
+                write_copies(model, m, k, entropy, output, executor, tick)
+            output.finish(synthesis.audit)
+        except BaseException:
+            output.interrupt()
+            raise
+        return synthesis
 
     def summary(self) -> pl.DataFrame:
         """One row for each column, in visit sequence.
@@ -319,6 +416,8 @@ class Synthesizer:
             columns=special,
             visit_sequence=[step.name for step in plan.steps],
             proper=plan.proper,
+            fit_rows=model.fit_rows,
+            fresh_rows=not plan.proper and len(model.fits) > 1,
             random_state=state["random_state"],
             threads=threads,
             progress=progress,
@@ -358,8 +457,33 @@ class Synthesizer:
         return self.model_
 
 
+@dataclass(frozen=True, slots=True)
+class FileCopy:
+    """A copy that was written to a folder."""
+
+    folder: str
+    names: list[str]
+
+    def paths(self) -> list[str]:
+        """Its files."""
+        return [f"{self.folder}/{name}" for name in self.names]
+
+    def read(self) -> pa.Table:
+        """Read all of it."""
+        system, inside = filesystem(self.folder)
+        return pa.concat_tables([pq.ParquetFile(f"{inside}/{name}", filesystem=system).read() for name in self.names])
+
+    def scan(self) -> pl.LazyFrame:
+        """All of it, not yet read."""
+        return pl.scan_parquet(self.paths())
+
+
+def _whole(copy: pa.Table | FileCopy) -> pa.Table:
+    return copy.read() if isinstance(copy, FileCopy) else copy
+
+
 class Synthesis(Sequence[Any]):
-    """m synthetic copies of a table.
+    """m synthetic copies of a table, in memory or in files.
 
     ``syn[0]`` is the first copy, the same kind of table as the original; ``len(syn)``, iteration and slices work
     as on a list.
@@ -375,9 +499,14 @@ class Synthesis(Sequence[Any]):
     """
 
     def __init__(
-        self, tables: list[pa.Table], frame: Frame, design: Design, random_state: int, records: list[dict[str, Any]]
+        self,
+        copies: Sequence[pa.Table | FileCopy],
+        frame: Frame,
+        design: Design,
+        random_state: int,
+        records: list[dict[str, Any]],
     ) -> None:
-        self._tables = tables
+        self._copies = copies
         self._frame = frame
         self._records = records
         self.design = design
@@ -399,15 +528,15 @@ class Synthesis(Sequence[Any]):
         return self.design.n
 
     def __len__(self) -> int:
-        return len(self._tables)
+        return len(self._copies)
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
-            return [self._frame.native(table) for table in self._tables[i]]
-        return self._frame.native(self._tables[i])
+            return [self._frame.native(_whole(copy)) for copy in self._copies[i]]
+        return self._frame.native(_whole(self._copies[i]))
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._frame.native(table) for table in self._tables)
+        return (self._frame.native(_whole(copy)) for copy in self._copies)
 
     def __repr__(self) -> str:
         kind = "proper" if self.design.proper else "simple"
@@ -416,12 +545,15 @@ class Synthesis(Sequence[Any]):
         return f"Synthesis: m={self.m} {whole} synthetic copies of {size} (n={self.n}, {kind})"
 
     def arrow(self, i: int) -> pa.Table:
-        """Copy i as a pyarrow Table with the exact schema of the original, without a copy."""
-        return self._tables[i]
+        """Copy i as a pyarrow Table with the exact schema of the original."""
+        return _whole(self._copies[i])
 
     def scan(self, i: int) -> pl.LazyFrame:
-        """Copy i as a polars LazyFrame."""
-        frame = pl.from_arrow(self._tables[i])
+        """Copy i as a polars LazyFrame; written copies are not read before they are needed."""
+        copy = self._copies[i]
+        if isinstance(copy, FileCopy):
+            return copy.scan()
+        frame = pl.from_arrow(copy)
         assert isinstance(frame, pl.DataFrame)
         return frame.lazy()
 
@@ -460,56 +592,42 @@ class Synthesis(Sequence[Any]):
             "m": self.m,
             "proper": self.design.proper,
             "partial": self.design.partial,
+            "fit_rows": self.design.fit_rows,
+            "fresh_rows": self.design.fresh,
             "random_state": self.random_state_,
             "columns": self._records,
         }
 
+    def _run(self) -> dict[str, Any]:
+        """What tells one run from another."""
+        return {name: self.audit[name] for name in ("fastsynth", "n", "k", "m", "random_state")}
+
     def write_parquet(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write copy_1.parquet, copy_2.parquet, ... and audit.json into a new or empty folder.
+        """Write copies, manifest.json and audit.json into a new or empty folder, as ``synthesize(out=...)`` does.
 
         Returns
         -------
         list of Path
-            The copies' files. They appear all at once: after an error the folder is as it was.
+            The copies: files, or folders of parts for more than 1,048,576 rows. After an error the folder is as it was.
 
         Raises
         ------
         OutputError
             The folder is not empty, is a file, or cannot be written.
         """
-        target = Path(folder)
-        check_output(target)
-        created = not target.exists()
-        written: list[Path] = []
+        output = Output(folder)
+        names = part_names(self.m, self.k)
         try:
-            target.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target, prefix=".unfinished-") as unfinished:
-                for i, table in enumerate(self._tables, start=1):
-                    path = Path(unfinished) / f"copy_{i:0{len(str(self.m))}}.parquet"
-                    pq.write_table(table, path, compression="zstd")
-                (Path(unfinished) / "audit.json").write_text(json.dumps(self.audit, indent=2) + "\n", encoding="utf-8")
-                for path in sorted(Path(unfinished).iterdir()):
-                    written.append(path.rename(target / path.name))
-        except BaseException as error:
-            for path in written:
-                path.unlink()
-            if created and target.exists():
-                target.rmdir()
-            if isinstance(error, OSError | pa.ArrowException):
-                raise OutputError(f"Cannot write to {str(target)!r} ({type(error).__name__}).") from None
+            output.begin(self._run())
+            for copy, of_copy in zip(self._copies, names, strict=True):
+                table = _whole(copy)
+                for part, name in enumerate(of_copy):
+                    output.add(write_part(output.folder, name, table.slice(part * PART_ROWS, PART_ROWS)))
+            output.finish(self.audit)
+        except BaseException:
+            output.discard()
             raise
-        return [path for path in written if path.suffix == ".parquet"]
-
-
-def check_output(folder: Path) -> None:
-    """Refuse an output folder that is a file, holds something, or cannot be written to."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{str(folder)!r} is a file. Name a new or empty folder for the copies.")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise OutputError(f"Folder {str(folder)!r} is not empty. Name a new or empty one; nothing was written.")
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise OutputError(f"Cannot write in {str(nearest)!r}. Name a folder that can be written to.")
+        return [Path(folder, of_copy[0] if len(of_copy) == 1 else of_copy[0].partition("/")[0]) for of_copy in names]
 
 
 def _describe(model: Model) -> list[dict[str, Any]]:
@@ -532,24 +650,14 @@ def _describe(model: Model) -> list[dict[str, Any]]:
     return records
 
 
-def _refuse_beyond_memory(schema: pa.Schema, m: int, k: int) -> None:
-    """Copies are kept in memory: refuse what no machine of this size can hold, before hours are spent on it."""
-    if not hasattr(os, "sysconf"):
-        return
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = m * k * sum(_bytes_a_value(field.type) for field in schema)
+def _refuse_beyond_memory(schema: pa.Schema, m: int, k: int, memory: int) -> None:
+    """Copies are kept in memory: refuse what does not fit, before hours are spent on it."""
+    needed = m * k * sum(bytes_a_value(field.type) for field in schema)
     if needed > memory:
         raise OptionError(
-            f"m={m} copies of k={k:,} rows need at least {needed / 2**30:,.0f} GiB; this machine has "
-            f"{memory / 2**30:,.0f} GiB. Draw fewer rows or copies at a time."
+            f"m={m} copies of k={k:,} rows need at least {needed / 2**30:,.1f} GiB; the memory limit is "
+            f"{memory / 2**30:,.1f} GiB. Write them to a folder with out=, or draw fewer rows or copies at a time."
         )
-
-
-def _bytes_a_value(dtype: pa.DataType) -> int:
-    try:
-        return -(-int(dtype.bit_width) // 8)
-    except ValueError:
-        return 8  # text: at least its offset
 
 
 def _executor(threads: int | None) -> Executor:

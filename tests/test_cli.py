@@ -33,7 +33,7 @@ def test_demo_prints_the_pooled_table_and_writes_copies_and_picture(tmp_path):
     for word in ("overlap", "raab2016", "identical to a real row", "phb.L", "copy_1.parquet", "marginals.png"):
         assert word in result.output
     names = sorted(p.name for p in (tmp_path / "demo").iterdir())
-    assert names == ["audit.json", *[f"copy_{i}.parquet" for i in range(1, 6)], "marginals.png"]
+    assert names == ["audit.json", *[f"copy_{i}.parquet" for i in range(1, 6)], "manifest.json", "marginals.png"]
     copy = pl.read_parquet(tmp_path / "demo" / "copy_3.parquet")
     bmi = copy["wgt"] / (copy["hgt"] / 100) ** 2
     assert ((bmi - copy["bmi"]).is_between(-1e-6, 0.01)).all()

@@ -16,6 +16,7 @@ FLOORS = {
     "version": 0,
     "datasets": 0,
     "source": 1,
+    "output": 2,
     "columns": 2,
     "pooling": 1,
     "disclosure": 1,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastsynth import Column, Synthesizer, run
 from fastsynth.errors import PlanError
@@ -15,9 +18,26 @@ from fastsynth.errors import PlanError
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_return_results_in_order(threads):
     seen = []
-    results = run.Threads(threads).map([lambda i=i: i * i for i in range(20)], seen.append)
-    assert results == [i * i for i in range(20)]
-    assert sorted(seen) == list(range(20))
+    results = run.Threads(threads).map(pow, 2, [(i,) for i in range(20)], lambda i, result: seen.append((i, result)))
+    assert results == [2**i for i in range(20)]
+    assert sorted(seen) == list(enumerate(results))
+
+
+@pytest.mark.parametrize("at_most", [1, 2, 8, None])
+def test_no_more_jobs_run_at_once_than_allowed(at_most):
+    now, most, lock = 0, 0, threading.Lock()
+
+    def work(_, i):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.002)
+        with lock:
+            now -= 1
+
+    run.Threads(4).map(work, None, [(i,) for i in range(40)], lambda *_: None, at_most)
+    assert most <= min(4, at_most or 4)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -25,16 +45,14 @@ def test_an_error_stops_the_rest(threads):
     started = []
     release = threading.Event()
 
-    def fail():
-        raise RuntimeError("stop")
-
-    def later(i):
+    def work(_, i):
+        if i == 0:
+            raise RuntimeError("stop")
         release.wait(0.05)
         started.append(i)
 
-    tasks = [fail, *[lambda i=i: later(i) for i in range(200)]]
     with pytest.raises(RuntimeError, match="stop"):
-        run.Threads(threads).map(tasks, lambda _: None)
+        run.Threads(threads).map(work, None, [(i,) for i in range(200)], lambda *_: None)
     assert len(started) < 200
 
 
@@ -46,11 +64,42 @@ def test_random_words_are_keyed_and_stable():
 
 
 def test_bootstrap_rows():
-    rows = run._training_rows(10_000, 0, 1)
+    _, (rows, other) = run.choose_rows(10_000, None, True, False, 2, 1)
     assert len(rows) == 10_000
     assert rows.max() < 10_000
     assert abs(len(np.unique(rows)) / 10_000 - (1 - np.exp(-1))) < 0.02
-    assert not np.array_equal(rows, run._training_rows(10_000, 1, 1))
+    assert not np.array_equal(rows, other)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 3_000), st.data(), st.integers(0, 2**64))
+def test_subsamples(n, data, entropy):
+    size = data.draw(st.integers(1, n))
+    rows, (sample,) = run.choose_rows(n, size, False, False, 5, entropy)
+    assert len(rows) == size
+    assert np.array_equal(rows, np.unique(rows))
+    assert rows.max() < n
+    assert np.array_equal(rows[sample], rows)
+    # All copies share one choice, or each has its own; every choice is the n_s smallest hashes.
+    rows, samples = run.choose_rows(n, size, False, True, 3, entropy)
+    for copy, sample in enumerate(samples):
+        hashes = run._hash(np.arange(n, dtype=np.uint64), run.random_words(entropy, (run.SUBSAMPLE, copy), 1))
+        assert np.array_equal(rows[sample], np.sort(np.argsort(hashes)[:size]))
+
+
+def test_subsamples_are_uniform():
+    """Each of 20 equal ranges of rows gets its share, within 4 standard errors."""
+    n, size = 2_000_000, 100_000
+    rows, _ = run.choose_rows(n, size, False, False, 1, 7)
+    share = np.bincount(rows // (n // 20), minlength=20) / size
+    assert np.abs(share - 0.05).max() < 4 * (0.05 * 0.95 / size) ** 0.5
+
+
+def test_proper_subsamples_are_bootstrap_samples_of_all_rows():
+    rows, samples = run.choose_rows(1_000, 300, True, False, 4, 3)
+    assert [len(sample) for sample in samples] == [300] * 4
+    assert all(len(np.unique(sample)) < 300 for sample in samples)
+    assert np.array_equal(rows, np.unique(np.concatenate([rows[sample] for sample in samples])))
 
 
 def test_blocks_join_to_k_rows(mixed):
