@@ -460,6 +460,12 @@ def part_names(m: int, k: int) -> list[list[str]]:
     return [[part_name(copy, m, part, n_parts) for part in range(n_parts)] for copy in range(m)]
 
 
+def write_table(table: pa.Table, output: Output, names: list[str]) -> None:
+    """Write a copy that is in memory."""
+    for part, name in enumerate(names):
+        output.add(write_part(output.folder, name, table.slice(part * PART_ROWS, PART_ROWS)))
+
+
 def draw_part(model: Model, entropy: int, copy: int, start: int, stop: int, folder: str, name: str) -> Part:
     """Draw rows [start, stop) of one copy and write them as a file."""
     blocks = range(start, stop, BLOCK_ROWS)

@@ -21,11 +21,10 @@ from tqdm.auto import tqdm
 from fastsynth import model_file
 from fastsynth.errors import NotFittedError, OptionError, check_count
 from fastsynth.methods import Method
-from fastsynth.output import Output, write_part
+from fastsynth.output import Output
 from fastsynth.plan import Column, make_plan
 from fastsynth.pooling import Analyses, Design
 from fastsynth.run import (
-    PART_ROWS,
     Executor,
     Model,
     Threads,
@@ -37,6 +36,7 @@ from fastsynth.run import (
     part_names,
     try_passive,
     write_copies,
+    write_table,
 )
 from fastsynth.source import FileSource, Frame, TableSource, bytes_a_value, filesystem, open_source, parse_memory
 from fastsynth.version import __version__
@@ -620,9 +620,7 @@ class Synthesis(Sequence[Any]):
         try:
             output.begin(self._run())
             for copy, of_copy in zip(self._copies, names, strict=True):
-                table = _whole(copy)
-                for part, name in enumerate(of_copy):
-                    output.add(write_part(output.folder, name, table.slice(part * PART_ROWS, PART_ROWS)))
+                write_table(_whole(copy), output, of_copy)
             output.finish(self.audit)
         except BaseException:
             output.discard()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import re
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout
+from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -13,12 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import sklearn
 import statsmodels.api as sm
+from hypothesis import HealthCheck, given, settings
 from polars.testing import assert_frame_equal
+from polars.testing.parametric import dataframes
 
 import fastsynth as fs
-from fastsynth import output
+from fastsynth import output, run, source
 from fastsynth.errors import DataError, NotFittedError, OptionError, OutputError, PlanError
 from tests.conftest import KINDS, as_arrow
+
+NESTED = [pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object]
 
 
 def values(syn):
@@ -359,3 +366,132 @@ def test_progress(mixed, capfd):
     shown = capfd.readouterr().err
     assert "draw" in shown
     assert "row/s" in shown
+
+
+# Tables in files, and models of some rows
+
+
+@pytest.fixture
+def pieces(monkeypatch):
+    """Files are read in pieces of about 70 rows."""
+    monkeypatch.setattr(source, "PIECE_ROWS", 70)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"threads": 2},
+        {"proper": True},
+        {"fit_rows": 200},
+        {"fit_rows": 200, "fresh_rows": True},
+        {"fit_rows": 150, "proper": True},
+        {"fit_rows": 10_000},
+    ],
+    ids=str,
+)
+def test_files_in_pieces_give_the_bytes_of_a_table_in_memory(tmp_path, every_type, pieces, options):
+    path = tmp_path / "a.parquet"
+    every_type.write_parquet(path, row_group_size=61)
+    whole = fs.synthesize(path, m=2, k=300, random_state=1, **options)
+    # In one case codes stay in memory, in the other they go to a file.
+    for limit in (10_000, 100_000):
+        assert isinstance(source.open_source(path, limit), source.FileSource)
+        out = tmp_path / str(limit)
+        parts = fs.synthesize(path, m=2, k=300, random_state=1, memory_limit=limit, out=out, **options)
+        for i in range(2):
+            assert_frame_equal(pl.DataFrame(parts.arrow(i)), pl.DataFrame(whole.arrow(i)), categorical_as_str=True)
+            assert parts.arrow(i).schema.equals(whole.arrow(i).schema, check_metadata=True)
+        assert parts.audit == whole.audit
+    if options != {"fit_rows": 10_000}:
+        assert whole.design.fit_rows == options.get("fit_rows")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(frame=dataframes(min_cols=2, max_cols=4, min_size=2, max_size=60, allow_null=True, excluded_dtypes=NESTED))
+def test_any_file_gives_the_same_in_pieces(tmp_path_factory, frame):
+    folder = tmp_path_factory.mktemp("any")
+    frame.write_parquet(folder / "a.parquet", row_group_size=7)
+    with mock.patch.object(source, "PIECE_ROWS", 10):
+        options = {"columns": {name: fs.Column(method="cart") for name in frame.columns}, "m": 1, "random_state": 1}
+        try:
+            whole = fs.synthesize(folder / "a.parquet", **options)
+        except DataError as error:
+            with pytest.raises(DataError, match=re.escape(str(error))):
+                fs.synthesize(folder / "a.parquet", memory_limit=1, **options)
+            return
+        parts = fs.Synthesizer(**options, memory_limit=1).fit(folder / "a.parquet")
+        parts.memory_limit = None
+        assert_frame_equal(parts.sample()[0], whole[0], check_exact=True)
+
+
+def test_kept_and_passive_columns_of_files(tmp_path, mixed, pieces):
+    path = tmp_path / "a.parquet"
+    frame = mixed.with_columns(double=pl.col(mixed.columns[0]) * 2)
+    frame.write_parquet(path, row_group_size=50)
+    columns = {"double": fs.Column(passive=f"{mixed.columns[0]} * 2"), mixed.columns[1]: fs.Column(method="keep")}
+    for extra in ({}, {"fit_rows": 200}):
+        whole = fs.synthesize(path, m=1, random_state=1, columns=columns, **extra)
+        s = fs.Synthesizer(m=1, random_state=1, columns=columns, memory_limit=20_000, **extra).fit(path)
+        s.memory_limit = None
+        assert s.sample().arrow(0).equals(whole.arrow(0))
+        assert_frame_equal(whole[0].select(mixed.columns[1]), frame.select(mixed.columns[1]))
+        assert s.passive_differences_ == {"double": 0}
+
+
+def test_columns_without_predictors_and_levels_come_from_all_rows():
+    rng = np.random.default_rng(1)
+    n = 20_000
+    rare = np.where(np.arange(n) < 20, "rare", "often")
+    frame = pl.DataFrame({"a": rng.permutation(rare), "b": rng.integers(0, 5, n), "c": rng.normal(size=n)})
+    s = fs.Synthesizer(m=1, random_state=1, fit_rows=100).fit(frame)
+    first = s.model_.fits[0][0].values
+    assert len(first.donors) == n
+    assert (first.donors == 2).sum() == 20  # ranks are in the order of the values: null, often, rare
+    assert len(s.model_.fits[0][2].values.donors) == 100
+
+
+def test_models_of_some_rows_pool_by_their_rule(tmp_path, mixed):
+    s = fs.Synthesizer(m=3, random_state=1, fit_rows=200, fresh_rows=True).fit(mixed)
+    s.save(tmp_path / "model")
+    for synthesizer in (s, fs.Synthesizer.load(tmp_path / "model")):
+        syn = synthesizer.sample()
+        assert (syn.design.fit_rows, syn.design.fresh, syn.design.proper) == (200, True, False)
+        assert syn.audit["fit_rows"] == 200
+        with pytest.raises(OptionError, match="models of 3 copies"):
+            synthesizer.sample(m=4)
+    assert fs.synthesize(mixed, m=2, fit_rows=500).design.fit_rows is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fit_rows": 0}, "fit_rows=0"),
+        ({"fit_rows": 2.5}, "fit_rows=2.5"),
+        ({"fresh_rows": True}, "say with fit_rows"),
+        ({"fresh_rows": 1, "fit_rows": 9}, "fresh_rows=1"),
+        ({"memory_limit": "lots"}, "memory_limit='lots'"),
+    ],
+)
+def test_bad_sizes_are_refused(mixed, options, message):
+    with pytest.raises(OptionError, match=message):
+        fs.synthesize(mixed, **options)
+
+
+def test_temporary_files_go_also_after_an_error(tmp_path, mixed, pieces, monkeypatch):
+    path = tmp_path / "a.csv"
+    mixed.write_csv(path)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    seen = []
+
+    def fail(shared, *_):
+        seen.extend(p.name for p in (tmp_path / "tmp").rglob("*"))
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(run, "fit_step", fail)
+    with pytest.raises(RuntimeError, match="stop"):
+        fs.synthesize(path, memory_limit=1_000)
+    gc.collect()
+    assert "codes" in seen
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -1,0 +1,169 @@
+"""Copies written part by part: interrupted, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import fastsynth as fs
+from fastsynth import output, run
+from fastsynth.errors import OptionError, OutputError
+
+
+@pytest.fixture
+def people():
+    rng = np.random.default_rng(2)
+    n = 1_000
+    age = rng.integers(0, 90, n)
+    return pl.DataFrame(
+        {"age": age, "job": rng.choice(["a", "b", "c"], n), "income": (age * rng.lognormal(5, 1, n)).round(2)}
+    ).with_columns(job=pl.when(pl.col("age") > 15).then(pl.col("job")))
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of 100 rows, of two blocks each, and a manifest that is always up to date."""
+    monkeypatch.setattr(run, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(run, "PART_ROWS", 100)
+    monkeypatch.setattr(output, "MANIFEST_SECONDS", 0)
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_out_holds_the_copies_that_memory_would(tmp_path, people, small_parts):
+    inside = fs.synthesize(people, m=2, k=730, random_state=4)
+    written = fs.synthesize(people, m=2, k=730, random_state=4, out=tmp_path / "out")
+    assert len(files(tmp_path / "out")) == 2 * 8 + 2
+    for i in range(2):
+        assert_frame_equal(written[i], inside[i])
+        assert written.arrow(i).schema.equals(inside.arrow(i).schema)
+        assert_frame_equal(written.scan(i).collect(), inside[i])
+        assert_frame_equal(pl.read_parquet(tmp_path / "out" / f"copy_{i + 1}" / "*.parquet"), inside[i])
+    assert written.analyse(lambda d: (d["age"].mean(), 1.0)) == inside.analyse(lambda d: (d["age"].mean(), 1.0))
+    assert written.audit == inside.audit
+    inside.write_parquet(tmp_path / "again")
+    again, out = files(tmp_path / "again"), files(tmp_path / "out")
+    del again["manifest.json"], out["manifest.json"]  # only the second knows the model
+    assert again == out
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 15])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupted_run_goes_on(tmp_path, people, small_parts, monkeypatch, after, threads):
+    options = {"m": 2, "k": 790, "random_state": 4, "threads": threads}
+    fs.synthesize(people, **options, out=tmp_path / "whole")
+    write, written = run.write_part, []
+
+    def fail(folder, name, table):
+        if len(written) == after:
+            (tmp_path / "out" / "copy_1").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "out" / "copy_1" / ".unfinished-x-part_1.parquet").write_text("half")
+            raise KeyboardInterrupt
+        written.append(name)
+        return write(folder, name, table)
+
+    monkeypatch.setattr(run, "write_part", fail)
+    with pytest.raises(KeyboardInterrupt):
+        fs.synthesize(people, **options, out=tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert len(manifest["parts"]) <= len(written)
+    assert not (tmp_path / "out" / "audit.json").exists()
+    drawn = []
+    monkeypatch.setattr(run, "write_part", lambda folder, name, table: drawn.append(name) or write(folder, name, table))
+    with pytest.raises(OutputError, match="resume=True goes on"):
+        fs.synthesize(people, **options, out=tmp_path / "out")
+    syn = fs.synthesize(people, **options, out=tmp_path / "out", resume=True)
+    assert not set(drawn) & {part["name"] for part in manifest["parts"]}
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert len(syn[1]) == 790
+    drawn.clear()
+    fs.synthesize(people, **options, out=tmp_path / "out", resume=True)
+    assert drawn == []
+
+
+def test_damaged_and_lost_parts_are_drawn_again(tmp_path, people, small_parts):
+    options = {"m": 1, "k": 500, "random_state": 4, "out": tmp_path / "out"}
+    fs.synthesize(people, **options)
+    before = files(tmp_path / "out")
+    (tmp_path / "out" / "copy_1" / "part_2.parquet").write_bytes(b"PAR1")
+    (tmp_path / "out" / "copy_1" / "part_4.parquet").unlink()
+    fs.synthesize(people, **options, resume=True)
+    assert files(tmp_path / "out") == before
+
+
+def test_a_run_without_random_state_goes_on_with_its_own(tmp_path, people, small_parts):
+    syn = fs.synthesize(people, m=1, out=tmp_path / "out")
+    before = files(tmp_path / "out")
+    (tmp_path / "out" / "copy_1" / "part_04.parquet").unlink()
+    again = fs.synthesize(people, m=1, out=tmp_path / "out", resume=True)
+    assert again.random_state_ == syn.random_state_
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"m": 3}, "m, model"),
+        ({"k": 400}, "k"),
+        ({"random_state": 5}, "model, random_state"),
+        ({"method": fs.Cart(minbucket=20)}, "model"),
+        ({"data": "reversed"}, "model"),
+        ({"columns": {"job": fs.Column(method="keep")}, "k": None}, "k, model"),
+    ],
+)
+def test_another_run_does_not_go_on(tmp_path, people, small_parts, change, differs):
+    options = {"m": 2, "k": 500, "random_state": 4, "proper": True, "out": tmp_path / "out"}
+    fs.synthesize(people, **options)
+    before = files(tmp_path / "out")
+    data = people.reverse() if change.pop("data", None) else people
+    with pytest.raises(OutputError, match=f"differs in {differs}:"):
+        fs.synthesize(data, **(options | change), resume=True)
+    assert files(tmp_path / "out") == before
+
+
+def test_misuse(tmp_path, people):
+    with pytest.raises(OptionError, match="resume=True needs out="):
+        fs.synthesize(people, resume=True)
+    with pytest.raises(OptionError, match="resume=True needs out="):
+        fs.Synthesizer(m=1).fit(people).sample(resume=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note.txt").write_text("mine")
+    for resume in (True, False):
+        with pytest.raises(OutputError, match="not empty"):
+            fs.synthesize(people, out=tmp_path / "full", resume=resume)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text('{"run": 3')
+    with pytest.raises(OutputError, match="cannot be read"):
+        fs.synthesize(people, out=tmp_path / "broken", resume=True)
+    with pytest.raises(OutputError, match="is a file"):
+        fs.synthesize(people, out=tmp_path / "full" / "note.txt")
+    assert files(tmp_path / "full") == {"note.txt": b"mine"}
+
+
+def test_out_is_looked_at_before_anything_is_fitted(tmp_path, people, monkeypatch):
+    (tmp_path / "note").write_text("")
+    monkeypatch.setattr(fs.Synthesizer, "fit", lambda *_: pytest.fail("fitted"))
+    with pytest.raises(OutputError):
+        fs.synthesize(people, out=tmp_path)
+
+
+def test_a_uri_is_a_folder_too(tmp_path, people):
+    syn = fs.synthesize(people, m=2, random_state=1, out="memory://synthetic/here")
+    assert_frame_equal(syn[1], fs.synthesize(people, m=2, random_state=1)[1])
+    with pytest.raises(OutputError, match="not empty"):
+        fs.synthesize(people, m=2, random_state=1, out="memory://synthetic/here")
+
+
+def test_sample_writes_too(tmp_path, people):
+    s = fs.Synthesizer(m=2, random_state=1).fit(people)
+    s.save(tmp_path / "model")
+    loaded = fs.Synthesizer.load(tmp_path / "model")
+    a = loaded.sample(k=50, out=tmp_path / "a")
+    assert_frame_equal(a[0], s.sample(k=50)[0])
+    loaded.sample(k=50, out=tmp_path / "a", resume=True)
