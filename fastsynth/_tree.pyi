@@ -34,6 +34,13 @@ def occurring(ranks: NDArray[np.unsignedinteger[Any]], rows: _U32, out: NDArray[
 def donors_of(
     ranks: NDArray[np.unsignedinteger[Any]], rows: _U32, order: _U32, out: NDArray[np.unsignedinteger[Any]]
 ) -> None: ...
+def refill(
+    leaf: _U32,
+    ranks: NDArray[np.unsignedinteger[Any]],
+    nodes: _Nodes,
+    count: _U32,
+    donors: NDArray[np.unsignedinteger[Any]],
+) -> None: ...
 def apply(
     nodes: _Nodes,
     count: _U32,

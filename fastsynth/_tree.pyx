@@ -1871,6 +1871,40 @@ def donors_of(
             out[i] = ranks[rows[order[i]]]
 
 
+def refill(
+    const uint32_t[::1] leaf,         # IN (n) leaf of each row
+    const rank_t[::1] ranks,          # IN (n)
+    node_t[::1] nodes,                # IN and OUT (n_nodes) leaves get their new slices of donors
+    uint32_t[::1] count,              # OUT (n_nodes) rows in each node
+    rank_t[::1] donors,               # OUT (n) the target's values by leaf
+):
+    """Give the leaves of a tree the values of other rows than it was grown on. O(n + n_nodes).
+
+    A counting sort by leaf: count, give each leaf its slice, put every row into the slice of its leaf.
+    """
+    cdef int64_t i, n = leaf.shape[0], n_nodes = nodes.shape[0], start = 0
+    cdef uint32_t node
+    with nogil:
+        for i in range(n_nodes):
+            count[i] = 0
+        for i in range(n):
+            count[leaf[i]] += 1
+        for i in range(n_nodes):
+            if nodes[i].feature == _LEAF:
+                nodes[i].threshold = <uint16_t>min(count[i], 0xFFFF)
+                nodes[i].left = <uint32_t>start
+                start += count[i]
+        for i in range(n):
+            node = leaf[i]
+            donors[nodes[node].left] = ranks[i]
+            nodes[node].left += 1
+        for i in range(n_nodes - 1, -1, -1):
+            if nodes[i].feature == _LEAF:
+                nodes[i].left -= count[i]
+            else:
+                count[i] = count[nodes[i].left] + count[nodes[i].left + 1]
+
+
 def apply(
     const node_t[::1] nodes,          # IN (n_nodes)
     const uint32_t[::1] count,        # IN (n_nodes)

@@ -84,6 +84,8 @@ class Sample:
 
 
 Method = Cart | Sample
+# Rows that are walked down a tree at a time when its leaves are refilled. Never part of the result.
+REFILL_ROWS = 65_536
 METHODS: dict[str, type[Cart] | type[Sample]] = {"cart": Cart, "sample": Sample}
 
 
@@ -206,6 +208,49 @@ def fit_column(
     if len(rows):
         values = fit(rows, scaled(variable.numbers(), len(rows)), 0)
     return ColumnModel(missing, values, variable.first)
+
+
+def refill(
+    table: EncodedTable, target: int, model: ColumnModel, rows: NDArray[np.uint32], words: NDArray[np.uint64]
+) -> ColumnModel:
+    """Keep the shape of a fitted column, and fill its leaves with the values of other rows.
+
+    Parameters
+    ----------
+    table : EncodedTable
+    target : int
+        Slot of the column.
+    model : ColumnModel
+        Fitted on some of ``rows``.
+    rows : ndarray of shape (n,), dtype=uint32
+    words : ndarray of shape (n,), dtype=uint64
+        A random word for each row: levels that a node has not seen go left or right by it.
+    """
+    ranks = table.ranks[target]
+    missing, values = model.missing, model.values
+    if missing is not None:
+        kinds = np.minimum(ranks, model.first)
+        missing = _refill_tree(table, missing, kinds, rows, words)
+        present = ranks[rows] >= model.first
+        rows, words = rows[present], words[present]
+    if values is not None:
+        values = _refill_tree(table, values, ranks, rows, words)
+    return ColumnModel(missing, values, model.first)
+
+
+def _refill_tree(
+    table: EncodedTable, tree: Tree, ranks: Ranks, rows: NDArray[np.uint32], words: NDArray[np.uint64]
+) -> Tree:
+    leaf = np.empty(len(rows), np.uint32)
+    for start in range(0, len(rows), REFILL_ROWS):
+        block = slice(start, start + REFILL_ROWS)
+        # A walk reads many columns of one row, so a few rows at a time are laid out row by row.
+        codes = np.ascontiguousarray(table.codes[:, rows[block]].T)
+        places = np.arange(len(codes), dtype=np.uint32)
+        _tree.apply(tree.nodes, tree.count, tree.level_mask, tree.levels, codes, places, words[block], leaf[block])
+    nodes, count, donors = tree.nodes.copy(), tree.count.copy(), np.empty(len(rows), ranks.dtype)
+    _tree.refill(leaf, ranks[rows], nodes, count, donors)
+    return replace(tree, nodes=nodes, count=count, donors=donors)
 
 
 def fit_margin(variable: Variable, rows: NDArray[np.int64]) -> ColumnModel:

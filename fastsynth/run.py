@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fastsynth.columns import EncodedTable, Ranks, Tally, Variable, check_size, encode
 from fastsynth.errors import PlanError
-from fastsynth.methods import ColumnModel, fit_column, fit_margin
+from fastsynth.methods import ColumnModel, fit_column, fit_margin, refill
 from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.plan import Plan, Step
 from fastsynth.source import FileSource, Frame, TableSource
@@ -32,16 +32,18 @@ from fastsynth.source import FileSource, Frame, TableSource
 # Rows drawn by one task. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
 # Rows of a file. Part of the result, too.
-PART_ROWS = 16 * BLOCK_ROWS
+PART_ROWS = 8 * BLOCK_ROWS
 # Rows of the real table on which passive expressions are tried before anything is drawn.
 TRIAL_ROWS = 10_000
+# With ``fit_rows``, leaves are filled from this many times as many rows, if there are.
+FILL = 8
 # Bytes a row that one fit needs beside the codes, a little more than measured.
 FIT_BYTES = 64
 # Share of the memory limit that codes may take before they go to a file.
 CODES_SHARE = 0.4
 
 # First entry of a random stream's key.
-BOOTSTRAP, DRAW, SUBSAMPLE = 0, 1, 2
+BOOTSTRAP, DRAW, SUBSAMPLE, REFILL = 0, 1, 2, 3
 
 Result = TypeVar("Result")
 # Called with how much was done: rows, columns, or the number of a task.
@@ -282,32 +284,50 @@ def _allocate(shape: tuple[int, ...], dtype: Any, folder: Path | None, name: str
 # Fit
 
 
-def choose_rows(
-    n: int, fit_rows: int | None, proper: bool, fresh: bool, m: int, entropy: int
-) -> tuple[NDArray[np.uint32] | None, list[NDArray[np.uint32]]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
     """Rows that models are fitted on.
 
-    Returns
-    -------
-    rows : ndarray, dtype=uint32, or None
-        All that are needed, ascending; None for all n.
-    samples : list of ndarray
-        For each fit places within ``rows``: one fit for all copies, or with ``proper`` or ``fresh`` one for each.
+    Attributes
+    ----------
+    coded : ndarray of shape (n_coded,), dtype=uint32, or None
+        All that are needed, ascending; None for all.
+    shapes : list of ndarray, dtype=uint32
+        For each fit the rows that trees are grown on, as places in ``coded``. One fit for all copies, or with
+        ``proper`` or ``fresh`` one for each.
+    leaves : list of ndarray, dtype=uint32, or None
+        For each fit the rows that leaves are filled with, those of the shape among them; None for the same.
     """
-    own = proper or (fresh and fit_rows is not None)
-    size = n if fit_rows is None else fit_rows
-    samples: list[NDArray[np.uint32]] = []
-    for copy in range(m if own else 1):
-        if proper:
-            samples.append(_bootstrap(n, size, copy, entropy))
-        elif fit_rows is not None:
-            samples.append(_subsample(n, size, copy, entropy))
-        else:
-            samples.append(np.arange(n, dtype=np.uint32))
+
+    coded: NDArray[np.uint32] | None
+    shapes: list[NDArray[np.uint32]]
+    leaves: list[NDArray[np.uint32]] | None
+
+
+def choose_rows(n: int, fit_rows: int | None, proper: bool, fresh: bool, m: int, entropy: int) -> Rows:
+    """Choose the rows that models are fitted on: all n, bootstrap samples, or the rows with the smallest hashes.
+
+    Trees are grown on the ``fit_rows`` rows with the smallest hashes, and their leaves filled with the eight times as
+    many rows with the smallest ones: a leaf gets a uniform sample of all its rows, and nobody has to look at the rest.
+    A bootstrap sample is a draw of the population, so its leaves keep their rows.
+    """
+    if proper:
+        samples = [_bootstrap(n, fit_rows or n, copy, entropy) for copy in range(m)]
+        if fit_rows is None:
+            return Rows(None, samples, None)
+        coded = np.unique(np.concatenate(samples))
+        return Rows(coded, [_places(coded, sample) for sample in samples], None)
     if fit_rows is None:
-        return None, samples
-    rows = samples[0] if len(samples) == 1 and not proper else np.unique(np.concatenate(samples))
-    return rows, [np.searchsorted(rows, sample).astype(np.uint32) for sample in samples]
+        return Rows(None, [np.arange(n, dtype=np.uint32)], None)
+    copies = range(m if fresh else 1)
+    shapes = [_subsample(n, fit_rows, copy, entropy) for copy in copies]
+    leaves = [_subsample(n, min(FILL * fit_rows, n), copy, entropy) for copy in copies]
+    coded = leaves[0] if len(leaves) == 1 else np.unique(np.concatenate(leaves))
+    return Rows(coded, [_places(coded, rows) for rows in shapes], [_places(coded, rows) for rows in leaves])
+
+
+def _places(among: NDArray[np.uint32], rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return np.searchsorted(among, rows).astype(np.uint32)
 
 
 def _bootstrap(n: int, size: int, copy: int, entropy: int) -> NDArray[np.uint32]:
@@ -361,19 +381,19 @@ def fit_plan(
     """Fit all columns on the observed earlier columns: all fits are independent, the biggest go first.
 
     Simple synthesis fits once for all copies; proper synthesis fits each copy on a bootstrap sample of the rows. With
-    ``fit_rows`` the models see only so many rows, all copies the same ones or with ``fresh`` each its own; columns
+    ``fit_rows`` trees are grown on so many rows, all copies on the same ones or with ``fresh`` each on its own; columns
     without predictors are drawn from all rows nevertheless.
     """
     n = learned.n_rows
-    rows, samples = choose_rows(n, fit_rows, plan.proper, fresh, m, entropy)
+    rows = choose_rows(n, fit_rows, plan.proper, fresh, m, entropy)
     drawn = [step for step in plan.steps if step.action == "draw"]
     kept = [step.slot for step in plan.steps if step.action == "keep"]
-    n_coded = n if rows is None else len(rows)
+    n_coded = n if rows.coded is None else len(rows.coded)
     needed = n_coded * sum(2 + (v.bins is not None) * v.rank_dtype().itemsize for v in learned.variables)
     mapped = learned.table is None and needed > CODES_SHARE * memory
-    at_most = max(1, int((memory - (0 if mapped else needed)) // (FIT_BYTES * max(map(len, samples)))))
-    fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in samples)
-    jobs = [(copy, step) for copy in range(len(samples)) for step in drawn]
+    at_most = max(1, int((memory - (0 if mapped else needed)) // (FIT_BYTES * max(map(len, rows.shapes)))))
+    fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in rows.shapes)
+    jobs = [(copy, step) for copy in range(len(rows.shapes)) for step in drawn]
     if fit_rows is not None and not plan.proper:
         for copy, step in [job for job in jobs if not job[1].predictors]:
             fits[copy][step.slot] = fit_margin(learned.variables[step.slot], learned.rows[step.slot])
@@ -381,19 +401,25 @@ def fit_plan(
         jobs = [job for job in jobs if job[1].predictors]
     jobs.sort(key=lambda job: -len(job[1].predictors))
     with tempfile.TemporaryDirectory(prefix="fastsynth-", ignore_cleanup_errors=True) as folder:
-        table, all_ranks = code(learned, rows, kept, Path(folder) if mapped else None, executor, lambda _: None)
-        models = executor.map(fit_step, (table, samples), jobs, lambda *_: tick(1), at_most)
+        table, all_ranks = code(learned, rows.coded, kept, Path(folder) if mapped else None, executor, lambda _: None)
+        models = executor.map(fit_step, (table, rows, entropy), jobs, lambda *_: tick(1), at_most)
         del table
     for (copy, step), model in zip(jobs, models, strict=True):
         fits[copy][step.slot] = model
     return Model(plan, learned.variables, learned.source.frame, n, fit_rows, fits, all_ranks)
 
 
-def fit_step(shared: tuple[EncodedTable, list[NDArray[np.uint32]]], copy: int, step: Step) -> ColumnModel:
+def fit_step(shared: tuple[EncodedTable, Rows, int], copy: int, step: Step) -> ColumnModel:
     """Fit one column on the rows of one fit."""
-    table, samples = shared
+    table, rows, entropy = shared
     assert step.method is not None
-    return fit_column(table, step.slot, step.predictors, step.method, samples[copy])
+    model = fit_column(table, step.slot, step.predictors, step.method, rows.shapes[copy])
+    if rows.leaves is None:
+        return model
+    assert rows.coded is not None
+    filling = rows.leaves[copy]
+    words = _hash(rows.coded[filling].astype(np.uint64), random_words(entropy, (REFILL, copy, step.slot), 1))
+    return refill(table, step.slot, model, filling, words)
 
 
 def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint64]:

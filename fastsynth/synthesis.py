@@ -110,7 +110,7 @@ def synthesize(
         fewer columns are fitted at once. The distinct values of each column and all models have to fit.
     out : path or URI, optional
         New or empty folder to which copies are written as they are drawn, as ``copy_1.parquet``, ... or for more than
-        1,048,576 rows as ``copy_1/part_1.parquet``, ...; then memory does not grow with k or m.
+        524,288 rows as ``copy_1/part_1.parquet``, ...; then memory does not grow with k or m.
     resume : bool, default False
         Go on with what an interrupted run of the same call left in ``out``. Models are fitted again (they hold real
         values and are never kept there); finished parts are not drawn again, and the result is the same, byte for byte.
@@ -608,7 +608,7 @@ class Synthesis(Sequence[Any]):
         Returns
         -------
         list of Path
-            The copies: files, or folders of parts for more than 1,048,576 rows. After an error the folder is as it was.
+            The copies: files, or folders of parts for more than 524,288 rows. After an error the folder is as it was.
 
         Raises
         ------

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fastsynth import Cart, Sample
+from fastsynth import Cart, Sample, _tree, methods
 from fastsynth.columns import encode
 from fastsynth.errors import OptionError
 from fastsynth.methods import fit_column, scaled
@@ -132,3 +132,46 @@ def test_a_large_mean_changes_no_tree(shift):
     small, _ = fit_and_draw(pl.DataFrame({"x": x, "y": y}), "y", Cart(), ["x"])
     large, _ = fit_and_draw(pl.DataFrame({"x": x, "y": y + shift}), "y", Cart(), ["x"])
     assert abs(large.values.n_leaves - small.values.n_leaves) <= 0.02 * small.values.n_leaves
+
+
+def test_refilled_leaves_hold_all_rows_that_reach_them(every_type):
+    """Grown on some rows and filled with those: nothing changes. Filled with all: every leaf has the rows it catches."""
+    table = encode(*read_table(every_type))
+    some = np.arange(0, table.n_rows, 3, dtype=np.uint32)
+    everybody = np.arange(table.n_rows, dtype=np.uint32)
+    rng = np.random.default_rng(1)
+    words = rng.integers(0, 2**64, table.n_rows, dtype=np.uint64)
+    codes = np.ascontiguousarray(table.codes.T)
+    for target in range(1, len(table.variables)):
+        model = methods.fit_column(table, target, tuple(range(target)), Cart(), some)
+        same = methods.refill(table, target, model, some, words[some])
+        more = methods.refill(table, target, model, everybody, words)
+        for before, unchanged, after in zip(
+            (model.missing, model.values), (same.missing, same.values), (more.missing, more.values), strict=True
+        ):
+            assert (before is None) == (after is None)
+            if before is None:
+                continue
+            leaves = before.nodes["feature"] == _tree.LEAF
+            assert np.array_equal(unchanged.count, before.count)
+            assert np.array_equal(unchanged.nodes, before.nodes)
+            for a, b in zip(slices(unchanged), slices(before), strict=True):
+                assert sorted(a) == sorted(b)
+            is_missing = after is more.missing
+            rows = everybody if is_missing or table.variables[target].kind != "numeric" else None
+            ranks = np.minimum(table.ranks[target], model.first) if is_missing else table.ranks[target]
+            rows = np.flatnonzero(ranks >= model.first).astype(np.uint32) if rows is None else rows
+            leaf = np.empty(len(rows), np.uint32)
+            _tree.apply(before.nodes, before.count, before.level_mask, before.levels, codes, rows, words[rows], leaf)
+            expected = [sorted(ranks[rows[leaf == node]]) for node in np.flatnonzero(leaves)]
+            assert [sorted(x) for x in slices(after)] == expected
+            inner = np.flatnonzero(~leaves)
+            left = after.nodes["left"][inner]
+            assert np.array_equal(after.count[inner], after.count[left] + after.count[left + 1])
+
+
+def slices(tree):
+    """Donors of each leaf."""
+    leaves = tree.nodes["feature"] == _tree.LEAF
+    pairs = zip(tree.nodes["left"][leaves], tree.count[leaves], strict=True)
+    return [tree.donors[start : start + rows].tolist() for start, rows in pairs]

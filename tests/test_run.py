@@ -64,7 +64,7 @@ def test_random_words_are_keyed_and_stable():
 
 
 def test_bootstrap_rows():
-    _, (rows, other) = run.choose_rows(10_000, None, True, False, 2, 1)
+    rows, other = run.choose_rows(10_000, None, True, False, 2, 1).shapes
     assert len(rows) == 10_000
     assert rows.max() < 10_000
     assert abs(len(np.unique(rows)) / 10_000 - (1 - np.exp(-1))) < 0.02
@@ -75,31 +75,32 @@ def test_bootstrap_rows():
 @given(st.integers(2, 3_000), st.data(), st.integers(0, 2**64))
 def test_subsamples(n, data, entropy):
     size = data.draw(st.integers(1, n))
-    rows, (sample,) = run.choose_rows(n, size, False, False, 5, entropy)
-    assert len(rows) == size
-    assert np.array_equal(rows, np.unique(rows))
-    assert rows.max() < n
-    assert np.array_equal(rows[sample], rows)
-    # All copies share one choice, or each has its own; every choice is the n_s smallest hashes.
-    rows, samples = run.choose_rows(n, size, False, True, 3, entropy)
-    for copy, sample in enumerate(samples):
+    rows = run.choose_rows(n, size, False, False, 5, entropy)
+    assert len(rows.coded) == min(run.FILL * size, n)
+    assert np.array_equal(rows.coded[rows.leaves[0]], rows.coded)
+    # All copies share one choice, or each has its own; every choice is the smallest hashes.
+    rows = run.choose_rows(n, size, False, True, 3, entropy)
+    for copy in range(3):
         hashes = run._hash(np.arange(n, dtype=np.uint64), run.random_words(entropy, (run.SUBSAMPLE, copy), 1))
-        assert np.array_equal(rows[sample], np.sort(np.argsort(hashes)[:size]))
+        assert np.array_equal(rows.coded[rows.shapes[copy]], np.sort(np.argsort(hashes)[:size]))
+        assert np.array_equal(rows.coded[rows.leaves[copy]], np.sort(np.argsort(hashes)[: run.FILL * size]))
 
 
 def test_subsamples_are_uniform():
     """Each of 20 equal ranges of rows gets its share, within 4 standard errors."""
     n, size = 2_000_000, 100_000
-    rows, _ = run.choose_rows(n, size, False, False, 1, 7)
+    found = run.choose_rows(n, size, False, False, 1, 7)
+    rows = found.coded[found.shapes[0]]
     share = np.bincount(rows // (n // 20), minlength=20) / size
     assert np.abs(share - 0.05).max() < 4 * (0.05 * 0.95 / size) ** 0.5
 
 
 def test_proper_subsamples_are_bootstrap_samples_of_all_rows():
-    rows, samples = run.choose_rows(1_000, 300, True, False, 4, 3)
-    assert [len(sample) for sample in samples] == [300] * 4
-    assert all(len(np.unique(sample)) < 300 for sample in samples)
-    assert np.array_equal(rows, np.unique(np.concatenate([rows[sample] for sample in samples])))
+    rows = run.choose_rows(1_000, 300, True, False, 4, 3)
+    assert [len(sample) for sample in rows.shapes] == [300] * 4
+    assert all(len(np.unique(sample)) < 300 for sample in rows.shapes)
+    assert np.array_equal(rows.coded, np.unique(np.concatenate([rows.coded[sample] for sample in rows.shapes])))
+    assert rows.leaves is None
 
 
 def test_blocks_join_to_k_rows(mixed):
