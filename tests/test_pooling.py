@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastsynth import Analyses, pool
 from fastsynth.errors import PoolError
@@ -96,7 +98,7 @@ def test_equal_estimates_are_legal():
         (P1, {}, "How these copies were made is not known"),
         (P1, {"rule": "rubin1987"}, "missing data.*raab2016"),
         (fits(Design(9, 9, 5, partial=True)), {"rule": "rubin1987"}, "missing data.*reiter2003"),
-        (P1, {"rule": "magic"}, "allowed are 'raab2016', 'reiter2003'"),
+        (P1, {"rule": "magic"}, "allowed are 'raab2016', 'reiter2003', 'subsample'"),
         ([(1.0, 0.1)], {"rule": "reiter2003"}, "at least 2"),
         (fits(Design(9, 9, 1, partial=True), [(1.0, 0.1)]), {}, "at least 2.*upper bound"),
         (fits(Design(9, 9, 5, partial=True)), {"rule": "raab2016"}, "Use 'reiter2003'"),
@@ -197,3 +199,187 @@ def test_compare_with_the_original():
     assert compared["std_difference"] == pytest.approx(1.2)
     with pytest.raises(PoolError, match="terms"):
         pooled.compare(({"z": 0.5}, [0.01]))
+
+
+# METHODS 7.1: ubar = .0004, n = k = 10000, m = 5, n_s = 2000.
+SUBSAMPLE = [(0.5, 0.0004)] * 5
+ROWS = {"n": 10_000, "k": 10_000}
+COUNTS = st.integers(1, 10**7)
+
+
+def t_of(rule, pairs=SUBSAMPLE, **options):
+    return row(pool(pairs, rule, **options))["t"]
+
+
+@pytest.mark.parametrize(
+    ("options", "t"),
+    [
+        ({}, 0.00048),
+        ({"proper": True}, 0.00056),
+        ({"fit_rows": 2000, "fresh": True}, 0.0008),
+        ({"fit_rows": 2000}, 0.00208),
+        ({"fit_rows": 2000, "proper": True}, 0.00088),
+    ],
+)
+def test_vectors_of_models_fitted_on_part_of_the_rows(options, t):
+    asked = pool(SUBSAMPLE, "subsample", **ROWS, **{"fit_rows": 10_000, **options})
+    assert row(asked)["t"] == pytest.approx(t, rel=1e-12)
+    assert row(asked)["df"] == math.inf
+    chosen = pool(fits(Design(10_000, 10_000, 5, **options), SUBSAMPLE))
+    assert row(chosen)["t"] == pytest.approx(t, rel=1e-12)
+    assert chosen.rule == ("subsample" if "fit_rows" in options else "raab2016")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, ["simple", "2000 of 10000 rows", "shared by all copies", "k w)", "w = 1/n_s - 1/n"]),
+        ({"fresh": True}, ["simple", "2000 of 10000 rows", "fresh for each copy", "k w/m)", "w = 1/n_s - 1/n"]),
+        ({"proper": True}, ["proper", "2000 of 10000 rows", "fresh for each copy", "k w/m)", "w = 1/n_s,"]),
+    ],
+)
+def test_the_reason_says_which_rows_the_models_saw(options, words):
+    reason = pool(fits(Design(10_000, 9_000, 5, fit_rows=2000, **options))).reason
+    assert [word for word in [*words, "n_s = 2000", "n = 10000", "k = 9000", "m = 5"] if word not in reason] == []
+
+
+@pytest.mark.parametrize("rows", [10_000, 20_000])
+@pytest.mark.parametrize("proper", [False, True])
+def test_models_fitted_on_all_rows_are_no_subsample(rows, proper):
+    design = Design(10_000, 10_000, 5, proper=proper, fit_rows=rows)
+    pooled = pool(fits(design))
+    assert pooled.rule == "raab2016"
+    assert pooled.table.equals(pool(fits(Design(10_000, 10_000, 5, proper=proper))).table)
+    assert pooled.table.equals(pool(fits(design), "subsample").table)
+    assert pool(fits(design), "reiter2003").rule == "reiter2003"
+
+
+def test_subsample_is_the_usual_rule_where_no_subsample_was_used():
+    for options in ({}, {"proper": True}):
+        design = Design(1000, 500, 5, **options)
+        assert pool(fits(design), "subsample").table.equals(pool(fits(design), "raab2016").table)
+    bound = pool(fits(Design(9, 9, 1, partial=True), [(1.0, 0.1)]), "subsample")
+    assert row(bound)["t"] == pytest.approx(0.2)
+    assert "upper bound" in bound.reason
+
+
+def test_fresh_subsamples_may_be_pooled_by_reiter2003():
+    expected = pool(P1, "reiter2003", n=1000, k=500).table
+    for options in ({"fresh": True}, {"proper": True}):
+        assert pool(fits(Design(1000, 500, 5, fit_rows=200, **options)), "reiter2003").table.equals(expected)
+        assert pool(P1, "reiter2003", n=1000, k=500, fit_rows=200, **options).table.equals(expected)
+        partial = pool(fits(Design(1000, 500, 5, partial=True, fit_rows=200, **options)))
+        assert partial.rule == "reiter2003"
+        assert partial.table.equals(expected)
+
+
+def test_degrees_of_freedom_bound_the_rule_for_subsamples():
+    assert row(pool(SUBSAMPLE, "subsample", **ROWS, fit_rows=2000, dfcom=40))["df"] == 40
+    results = Analyses([ols(seed) for seed in range(4)], Design(100, 60, 4, fit_rows=50))
+    assert pool(results).table["df"].to_list() == [98, 98]
+
+
+PART = {"n": 9, "k": 9, "fit_rows": 3}
+ONE = [(1.0, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (fits(Design(9, 9, 5, fit_rows=3)), {"rule": "raab2016"}, "all 9 rows; they saw 3. Use 'subsample'"),
+        (fits(Design(9, 9, 5, proper=True, fit_rows=3)), {"rule": "raab2016"}, "Use 'subsample'"),
+        (fits(Design(9, 9, 5, partial=True, fit_rows=3, fresh=True)), {"rule": "raab2016"}, "Use 'reiter2003'"),
+        (P1, {"rule": "raab2016", **PART}, "they saw 3. Use 'subsample'"),
+        (fits(Design(9, 9, 5, fit_rows=3)), {"rule": "reiter2003"}, "same 3 of 9 rows.*too narrow. Use 'subsample'"),
+        (P1, {"rule": "reiter2003", **PART}, "too narrow. Use 'subsample'.*no valid rule is known"),
+        (fits(Design(9, 9, 5, fit_rows=3)), {"rule": "rubin1987"}, "Use 'subsample'"),
+        (fits(Design(9, 9, 5, partial=True, fit_rows=3)), {}, "no valid rule is known. Fit on all rows, or.*fresh"),
+        (fits(Design(9, 9, 5, partial=True, fit_rows=3)), {"rule": "reiter2003"}, "no valid rule"),
+        (fits(Design(9, 9, 5, partial=True, fit_rows=3)), {"rule": "subsample"}, "no valid rule"),
+        (fits(Design(9, 9, 1, partial=True, fit_rows=3, fresh=True), ONE), {}, "no valid rule"),
+        (fits(Design(9, 9, 5, partial=True, fit_rows=3, fresh=True)), {"rule": "subsample"}, "Use 'reiter2003'"),
+        (fits(Design(9, 9, 5, partial=True)), {"rule": "subsample"}, "needs all columns.*Use 'reiter2003'"),
+        (fits(Design(9, 9, 1, fit_rows=3), ONE), {"rule": "reiter2003"}, "at least 2.*use rule='subsample'"),
+        (fits(Design(9, 9, 5, fit_rows=3)), {"fit_rows": 3}, "leave them out"),
+        (fits(Design(9, 9, 5, fit_rows=3)), {"fresh": True}, "leave them out"),
+        (P1, {"rule": "subsample"}, "needs n, k and fit_rows"),
+        (P1, {"rule": "subsample", "n": 9, "k": 9}, "needs n, k and fit_rows"),
+        (P1, {"rule": "subsample", "fit_rows": 3}, "give n"),
+        (P1, {"rule": "raab2016", "fit_rows": 3}, "give n"),
+        (P1, {"rule": "subsample", "n": 9, "k": 9, "fit_rows": 0}, "fit_rows=0"),
+        (P1, {"rule": "raab2016", "fresh": True}, "give fit_rows"),
+        (P1, {"rule": "subsample", **PART, "proper": True, "fresh": False}, "bootstrap sample. Leave fresh=False out"),
+        (P1, PART, "not known.*rule='subsample'"),
+    ],
+)
+def test_wrong_pooling_of_subsamples_is_refused(given, options, message):
+    with pytest.raises(PoolError, match=message):
+        pool(given, **options)
+
+
+@given(rows=st.lists(COUNTS, min_size=2, max_size=2), k=COUNTS, m=st.integers(1, 20))
+@settings(deadline=None)
+def test_identities_of_the_rule_for_subsamples(rows, k, m):
+    """Shared rows are an original of n_s rows, fresh ones add a share 1/m of that, n_s = n is T_s and T_p."""
+    n_s, n = sorted(rows)
+    pairs = [(0.5, 1.0)] * m
+    shared = t_of("subsample", pairs, n=n, k=k, fit_rows=n_s)
+    fresh = t_of("subsample", pairs, n=n, k=k, fit_rows=n_s, fresh=True)
+    bootstrap = t_of("subsample", pairs, n=n, k=k, fit_rows=n_s, proper=True)
+    t_s, t_p = (t_of("raab2016", pairs, n=n, k=k, proper=proper) for proper in (False, True))
+    assert shared == pytest.approx(t_of("raab2016", pairs, n=n_s, k=k), rel=1e-9)
+    assert fresh - t_s == pytest.approx((shared - t_s) / m, rel=1e-6, abs=1e-9 * shared)
+    assert bootstrap - fresh == pytest.approx(t_p - t_s, rel=1e-6, abs=1e-9 * shared)
+    assert t_of("subsample", pairs, n=n, k=k, fit_rows=n) == t_s
+    assert t_of("subsample", pairs, n=n, k=k, fit_rows=n, proper=True) == t_p
+
+
+REPEATS, N, N_S = 2000, 1000, 200
+KINDS = {"shared": {}, "fresh": {"fresh": True}, "bootstrap": {"proper": True}}
+
+
+def model_rows(original, kind, rng):
+    """N_S of the N values of each repeat."""
+    if kind == "bootstrap":
+        return np.take_along_axis(original, rng.integers(0, N, (REPEATS, N_S)), 1)
+    return rng.permuted(original, axis=1)[:, :N_S]
+
+
+def normal_copies(kind, m, seed):
+    """Means, and their variances, of m copies drawn from normal models of a standard normal variable; all repeats."""
+    rng = np.random.default_rng(seed)
+    original = rng.normal(size=(REPEATS, N))
+    rows = model_rows(original, kind, rng)
+    pairs = []
+    for copy in range(m):
+        if copy > 0 and kind != "shared":
+            rows = model_rows(original, kind, rng)
+        drawn = rng.normal(rows.mean(1)[:, None], rows.std(1, ddof=1)[:, None], (REPEATS, N))
+        pairs.append((drawn.mean(1), drawn.var(1, ddof=1) / N))
+    return pairs
+
+
+def coverage(pooled):
+    """Share of the intervals that contain the true mean, which is 0."""
+    return ((pooled.table["conf_low"] <= 0) & (pooled.table["conf_high"] >= 0)).mean()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("m", [1, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_intervals_from_models_fitted_on_part_of_the_rows_cover(kind, m, seed):
+    """Within four standard errors of a share and of a variance over the repeats."""
+    pooled = pool(Analyses(normal_copies(kind, m, seed), Design(N, N, m, fit_rows=N_S, **KINDS[kind])))
+    assert pooled.rule == "subsample"
+    assert coverage(pooled) == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / REPEATS))
+    true = (pooled.table["estimate"] ** 2).mean()
+    assert pooled.table["t"].mean() / true == pytest.approx(1, abs=4 * math.sqrt(2 / REPEATS))
+
+
+def test_other_rules_do_not_cover_where_models_share_part_of_the_rows():
+    """Given as plain pairs, of which nothing is known."""
+    shared, fresh = (normal_copies(kind, 5, seed=3) for kind in ("shared", "fresh"))
+    assert coverage(pool(shared, "reiter2003", n=N, k=N)) < 0.75
+    assert coverage(pool(shared, "raab2016", n=N, k=N)) < 0.75
+    assert coverage(pool(fresh, "raab2016", n=N, k=N)) < 0.90
+    assert coverage(pool(fresh, "reiter2003", n=N, k=N)) > 0.92
