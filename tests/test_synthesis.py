@@ -461,6 +461,10 @@ def test_models_of_some_rows_pool_by_their_rule(tmp_path, mixed):
         with pytest.raises(OptionError, match="models of 3 copies"):
             synthesizer.sample(m=4)
     assert fs.synthesize(mixed, m=2, fit_rows=500).design.fit_rows is None
+    column = mixed.columns[0]
+    pooled = fs.pool(syn.analyse(lambda d: (d[column].mean(), d[column].var() / d.height)))
+    assert pooled.rule == "subsample"
+    assert "200" in pooled.reason
 
 
 @pytest.mark.parametrize(
