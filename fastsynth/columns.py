@@ -108,7 +108,7 @@ class Variable:
             places = pc.index_in(given, value_set=known)
             lost = places.is_null().to_numpy(zero_copy_only=False)
             found = pc.fill_null(places, 0).to_numpy(zero_copy_only=False)
-        rank_of = np.zeros(len(given) + 1, self.rank_dtype)
+        rank_of: Ranks = np.zeros(len(given) + 1, self.rank_dtype)
         rank_of[:-1] = found + self.first
         if pa.types.is_floating(given.type):
             nan = np.isnan(wanted)
@@ -119,7 +119,8 @@ class Variable:
         used[indices] = True
         if (lost & used[:-1]).any():
             raise DataError(f"Column {self.name!r} holds other values than before: its file was changed meanwhile.")
-        return rank_of[indices]  # null has index -1, and there stands 0
+        ranks: Ranks = rank_of[indices]  # null has index -1, and there stands 0
+        return ranks
 
     def decode(self, ranks: Ranks) -> pa.Array:
         """Values of an array of ranks, in the column's exact type."""
@@ -381,7 +382,7 @@ class Tally:
         self._append(pa.table({"value": values, "rows": rows}))
 
     def merge(self, other: Tally) -> None:
-        """Add what another tally of the same column counted."""
+        """Take over what another tally of the same column counted; that one is of no use afterwards."""
         self.n_rows += other.n_rows
         self.n_null += other.n_null
         self.n_nan += other.n_nan
@@ -389,6 +390,7 @@ class Tally:
         self._dictionaries |= other._dictionaries
         for part in other._parts:
             self._append(part)
+        other._parts = []
 
     def _append(self, part: pa.Table) -> None:
         self._parts.append(part)

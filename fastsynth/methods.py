@@ -255,7 +255,7 @@ def _refill_tree(
 
 def fit_margin(variable: Variable, rows: NDArray[np.int64]) -> ColumnModel:
     """The model of a column without predictors, from the rows of each rank (n_ranks,): draws with replacement."""
-    donors = np.repeat(np.arange(len(rows)), rows).astype(variable.rank_dtype)
+    donors: Ranks = np.repeat(np.arange(len(rows), dtype=variable.rank_dtype), rows)
     leaf = np.array([(_tree.LEAF, min(len(donors), 0xFFFF), 0)], _tree.NODE)
     count = np.array([len(donors)], np.uint32)
     return ColumnModel(None, Tree(leaf, count, np.zeros(0, np.uint64), np.zeros(0, np.uint32), donors), variable.first)

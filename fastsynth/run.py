@@ -8,9 +8,9 @@ threads, their number and their timing cannot change a byte.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth.columns import EncodedTable, Ranks, Tally, Variable, check_size, encode
+from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, check_size, encode
 from fastsynth.errors import PlanError
 from fastsynth.methods import ColumnModel, fit_column, fit_margin, refill
 from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.plan import Plan, Step
-from fastsynth.source import FileSource, Frame, TableSource
+from fastsynth.source import Frame, Source, TableSource
 
 # Rows drawn by one task. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
@@ -46,7 +46,8 @@ CODES_SHARE = 0.4
 BOOTSTRAP, DRAW, SUBSAMPLE, REFILL = 0, 1, 2, 3
 
 Result = TypeVar("Result")
-# Called with how much was done: rows, columns, or the number of a task.
+Kept = TypeVar("Kept")
+# Called with how much was done: rows or columns.
 Tick = Callable[[int], object]
 
 
@@ -58,12 +59,13 @@ class Executor(Protocol):
         function: Callable[..., Result],
         shared: Any,
         jobs: Sequence[tuple[Any, ...]],
-        done: Callable[[int, Result], object],
+        done: Callable[[int, Result], Kept],
         at_most: int | None = None,
-    ) -> list[Result]:
-        """Run ``function(shared, *job)`` for all jobs, at most so many at once, and return the results in order.
+    ) -> list[Kept]:
+        """Run ``function(shared, *job)`` for all jobs, at most so many at once.
 
-        ``done(i, result)`` is called as job i ends. An error stops the jobs that have not begun.
+        ``done(i, result)`` is called here as job i ends, one call at a time; what it returns is kept and returned in
+        the order of the jobs, the results themselves are not. An error stops the jobs that have not begun.
         """
 
 
@@ -84,29 +86,29 @@ class Threads:
         function: Callable[..., Result],
         shared: Any,
         jobs: Sequence[tuple[Any, ...]],
-        done: Callable[[int, Result], object],
+        done: Callable[[int, Result], Kept],
         at_most: int | None = None,
-    ) -> list[Result]:
+    ) -> list[Kept]:
         """As in ``Executor``."""
-        results: list[Any] = [None] * len(jobs)
         workers = min(self.threads, len(jobs), at_most or self.threads)
         if workers <= 1:
-            for i, job in enumerate(jobs):
-                results[i] = function(shared, *job)
-                done(i, results[i])
-            return results
+            return [done(i, function(shared, *job)) for i, job in enumerate(jobs)]
+        kept: dict[int, Kept] = {}
+        waiting = iter(enumerate(jobs))
+        running: dict[Future[Result], int] = {}
         with ThreadPoolExecutor(workers) as pool:
-            futures: dict[Future[Result], int] = {pool.submit(function, shared, *job): i for i, job in enumerate(jobs)}
             try:
-                while futures:
-                    for future in wait(futures, return_when=FIRST_COMPLETED).done:
-                        i = futures.pop(future)
-                        results[i] = future.result()
-                        done(i, results[i])
+                while len(kept) < len(jobs):
+                    # One job more than there are threads is handed out, so that results cannot pile up unseen.
+                    for i, job in itertools.islice(waiting, workers + 1 - len(running)):
+                        running[pool.submit(function, shared, *job)] = i
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        i = running.pop(future)
+                        kept[i] = done(i, future.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return results
+        return [kept[i] for i in range(len(jobs))]
 
 
 def available_threads() -> int:
@@ -154,7 +156,7 @@ class Learned:
 
     Attributes
     ----------
-    source : TableSource or FileSource
+    source : Source
     variables : tuple of Variable
     rows : tuple of ndarray of shape (n_ranks,), dtype=int64
         Rows of each rank of each column.
@@ -162,7 +164,7 @@ class Learned:
         All rows as codes, if the source is in memory.
     """
 
-    source: TableSource | FileSource
+    source: Source
     variables: tuple[Variable, ...]
     rows: tuple[NDArray[np.int64], ...]
     table: EncodedTable | None
@@ -173,7 +175,7 @@ class Learned:
         return self.source.starts[-1]
 
 
-def learn(source: TableSource | FileSource, executor: Executor, tick: Tick) -> Learned:
+def learn(source: Source, executor: Executor, tick: Tick) -> Learned:
     """Learn what every column holds, from all rows: one pass over files; a table in memory is coded at once."""
     if isinstance(source, TableSource):
         table = encode(source.table, source.frame)
@@ -182,29 +184,22 @@ def learn(source: TableSource | FileSource, executor: Executor, tick: Tick) -> L
         return Learned(source, table.variables, tuple(rows), table)
     check_size(source.starts[-1], len(source.frame.schema))
     tallies = [Tally(field.name, field.type) for field in source.frame.schema]
-    lock = threading.Lock()
 
-    def count(_: None, piece: int) -> None:
-        found = tally_piece(source, piece)
-        # Merged here and not kept, as the distinct values of many pieces are many.
-        with lock:
-            for tally, more in zip(tallies, found, strict=True):
-                tally.merge(more)
+    def merge(i: int, piece: list[Tally]) -> None:
+        for tally, more in zip(tallies, piece, strict=True):
+            tally.merge(more)
+        tick(source.starts[i + 1] - source.starts[i])
 
-    executor.map(count, None, _pieces(source), lambda i, _: tick(source.starts[i + 1] - source.starts[i]))
-    variables, rows = zip(*(tally.variable(keep_unused=False) for tally in tallies), strict=True)
-    return Learned(source, variables, rows, None)
+    executor.map(tally_piece, source, source.jobs(), merge)
+    learned = [tally.variable(keep_unused=source.frame.backend == "pandas") for tally in tallies]
+    return Learned(source, tuple(variable for variable, _ in learned), tuple(rows for _, rows in learned), None)
 
 
-def _pieces(source: TableSource | FileSource) -> list[tuple[int]]:
-    return [(piece,) for piece in range(len(source.starts) - 1)]
-
-
-def tally_piece(source: FileSource, piece: int) -> list[Tally]:
-    """Count the values of one piece."""
+def tally_piece(source: Source, piece: int, *held: Any) -> list[Tally]:
+    """Count the values of one piece; ``held`` is what a cluster holds of it."""
     tallies = [Tally(field.name, field.type) for field in source.frame.schema]
     start = source.starts[piece]
-    for batch in source.batches(piece):
+    for batch in source.batches(piece, *held):
         for tally, column in zip(tallies, batch.columns, strict=True):
             tally.add(column, start)
         start += len(batch)
@@ -247,26 +242,66 @@ def code(
     ]
     all_ranks = {slot: np.empty(learned.n_rows, variables[slot].rank_dtype) for slot in whole}
 
-    def fill(_: None, piece: int) -> None:
-        start = source.starts[piece]
-        for batch in source.batches(piece):
-            stop = start + len(batch)
-            for slot, out in all_ranks.items():
-                out[start:stop] = variables[slot].rank(batch.column(slot))
-            if rows is None:
-                low, high = start, stop
-            else:
-                low, high = (int(i) for i in np.searchsorted(rows, [start, stop]))
-                batch = batch.take(pa.array(rows[low:high].astype(np.int64) - start))
-            for slot, variable in enumerate(variables if low < high else ()):
-                of_rows = variable.rank(batch.column(slot))
-                codes[slot, low:high] = variable.codes(of_rows)
-                if variable.bins is not None:
-                    ranks[slot][low:high] = of_rows
-            start = stop
+    def place(i: int, blocks: list[CodedBlock]) -> None:
+        for block in blocks:
+            for slot, of_rows in block.whole.items():
+                all_ranks[slot][block.start : block.start + len(of_rows)] = of_rows
+            low, high = block.low, block.low + block.codes.shape[1]
+            codes[:, low:high] = block.codes
+            for slot, of_rows in block.ranks.items():
+                ranks[slot][low:high] = of_rows
+        tick(source.starts[i + 1] - source.starts[i])
 
-    executor.map(fill, None, _pieces(source), lambda i, _: tick(source.starts[i + 1] - source.starts[i]))
+    executor.map(code_piece, (source, variables, rows, tuple(whole)), source.jobs(), place)
     return EncodedTable(variables, tuple(ranks), codes, source.frame), all_ranks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CodedBlock:
+    """Some rows of a piece as codes.
+
+    Attributes
+    ----------
+    start : int
+        Number of the first row that was read.
+    low : int
+        Place of the first row that was coded.
+    codes : ndarray of shape (n_columns, n), dtype=uint16
+    ranks : dict of int to ndarray of shape (n,)
+        Ranks by slot, of columns whose codes are not their ranks.
+    whole : dict of int to ndarray
+        Ranks of all rows that were read, of columns of which they are wanted.
+    """
+
+    start: int
+    low: int
+    codes: Codes
+    ranks: dict[int, Ranks]
+    whole: dict[int, Ranks]
+
+
+def code_piece(
+    shared: tuple[Source, tuple[Variable, ...], NDArray[np.uint32] | None, tuple[int, ...]], piece: int, *held: Any
+) -> list[CodedBlock]:
+    """Code the wanted rows of one piece."""
+    source, variables, rows, whole = shared
+    start, blocks = source.starts[piece], []
+    for batch in source.batches(piece, *held):
+        stop = start + len(batch)
+        all_ranks = {slot: variables[slot].rank(batch.column(slot)) for slot in whole}
+        low, high = start, stop
+        if rows is not None:
+            low, high = (int(i) for i in np.searchsorted(rows, [start, stop]))
+            batch = batch.take(pa.array(rows[low:high].astype(np.int64) - start))
+        codes, ranks = np.empty((len(variables), high - low), np.uint16), {}
+        for slot, variable in enumerate(variables):
+            of_rows = variable.rank(batch.column(slot))
+            codes[slot] = variable.codes(of_rows)
+            if variable.bins is not None:
+                ranks[slot] = of_rows
+        blocks.append(CodedBlock(start, low, codes, ranks, all_ranks))
+        start = stop
+    return blocks
 
 
 def _take_rows(table: EncodedTable, rows: NDArray[np.uint32] | None) -> EncodedTable:
@@ -402,10 +437,14 @@ def fit_plan(
     jobs.sort(key=lambda job: -len(job[1].predictors))
     with tempfile.TemporaryDirectory(prefix="fastsynth-", ignore_cleanup_errors=True) as folder:
         table, all_ranks = code(learned, rows.coded, kept, Path(folder) if mapped else None, executor, lambda _: None)
-        models = executor.map(fit_step, (table, rows, entropy), jobs, lambda *_: tick(1), at_most)
+
+        def done(i: int, model: ColumnModel) -> None:
+            copy, step = jobs[i]
+            fits[copy][step.slot] = model
+            tick(1)
+
+        executor.map(fit_step, (table, rows, entropy), jobs, done, at_most)
         del table
-    for (copy, step), model in zip(jobs, models, strict=True):
-        fits[copy][step.slot] = model
     return Model(plan, learned.variables, learned.source.frame, n, fit_rows, fits, all_ranks)
 
 
@@ -455,7 +494,12 @@ def generate(
     """Draw copies of k rows each."""
     starts = range(0, k, BLOCK_ROWS)
     jobs = [(entropy, copy, start, min(start + BLOCK_ROWS, k)) for copy in copies for start in starts]
-    batches = executor.map(draw_block, model, jobs, lambda i, _: tick(jobs[i][3] - jobs[i][2]))
+
+    def done(i: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+        tick(jobs[i][3] - jobs[i][2])
+        return batch
+
+    batches = executor.map(draw_block, model, jobs, done)
     return [
         pa.Table.from_batches(batches[i : i + len(starts)], schema=model.frame.schema)
         for i in range(0, len(batches), len(starts))
@@ -566,7 +610,7 @@ def evaluate(step: Step, parents: pa.Table, schema: pa.Schema) -> pa.Array:
         ) from None
 
 
-def try_passive(source: TableSource | FileSource, plan: Plan) -> dict[str, int]:
+def try_passive(source: Source, plan: Plan) -> dict[str, int]:
     """Try every passive expression on up to 10,000 real rows spread over the table, before anything is fitted.
 
     Returns
@@ -599,7 +643,7 @@ def try_passive(source: TableSource | FileSource, plan: Plan) -> dict[str, int]:
     return differences
 
 
-def trial_rows(source: TableSource | FileSource, names: list[str]) -> pa.Table:
+def trial_rows(source: Source, names: list[str]) -> pa.Table:
     """Up to 10,000 rows spread evenly over the table."""
     n = source.starts[-1]
     spread = np.unique(np.linspace(0, n - 1, TRIAL_ROWS).astype(np.int64))

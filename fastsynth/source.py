@@ -69,14 +69,23 @@ class Frame:
 
 
 class Source(Protocol):
-    """Rows that can be read in pieces, again and again, by several threads."""
+    """Rows that can be read in pieces, again and again, by several threads or processes.
+
+    Attributes
+    ----------
+    frame : Frame
+    starts : list of int
+        First row of each piece, and the number of all rows.
+    """
 
     frame: Frame
-    starts: Sequence[int]
-    """First row of each piece, and the number of all rows."""
+    starts: list[int]
 
-    def batches(self, piece: int) -> Iterator[pa.Table]:
+    def batches(self, piece: int, *held: Any) -> Iterator[pa.Table]:
         """Read the rows of a piece in their order, about a million at a time."""
+
+    def jobs(self) -> list[tuple[Any, ...]]:
+        """Arguments of ``batches`` for all pieces."""
 
 
 class TableSource:
@@ -92,10 +101,14 @@ class TableSource:
         table = self.table.drop_columns(list(names))
         return TableSource(table, replace(self.frame, schema=table.schema))
 
-    def batches(self, piece: int) -> Iterator[pa.Table]:
-        """Read the rows of a piece in their order."""
+    def batches(self, piece: int, *held: Any) -> Iterator[pa.Table]:  # noqa: ARG002
+        """Read the rows of a piece."""
         start, stop = self.starts[piece], self.starts[piece + 1]
         yield self.table.slice(start, stop - start)
+
+    def jobs(self) -> list[tuple[Any, ...]]:
+        """Arguments of ``batches`` for all pieces."""
+        return [(piece,) for piece in range(len(self.starts) - 1)]
 
 
 class Pieces(list["ds.Fragment"]):
@@ -130,14 +143,18 @@ class FileSource:
 
     def nbytes(self) -> int:
         """Roughly the memory of all rows as an Arrow table."""
-        return self.starts[-1] * sum(bytes_a_value(field.type) + 1 for field in self.frame.schema)
+        return int(self.starts[-1]) * sum(bytes_a_value(field.type) + 1 for field in self.frame.schema)
 
     def table(self) -> pa.Table:
         """Read all rows."""
         tables = [batch for piece in range(len(self.pieces)) for batch in self.batches(piece)]
         return pa.concat_tables([self.frame.schema.empty_table(), *tables])
 
-    def batches(self, piece: int) -> Iterator[pa.Table]:
+    def jobs(self) -> list[tuple[Any, ...]]:
+        """Arguments of ``batches`` for all pieces."""
+        return [(piece,) for piece in range(len(self.starts) - 1)]
+
+    def batches(self, piece: int, *held: Any) -> Iterator[pa.Table]:  # noqa: ARG002
         """Read the rows of a piece in their order, about a million at a time."""
         fragment, schema = self.pieces[piece], self.frame.schema
         try:

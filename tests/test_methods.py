@@ -135,7 +135,7 @@ def test_a_large_mean_changes_no_tree(shift):
 
 
 def test_refilled_leaves_hold_all_rows_that_reach_them(every_type):
-    """Grown on some rows and filled with those: nothing changes. Filled with all: every leaf has the rows it catches."""
+    """Filled with the rows it was grown on, a tree does not change; filled with all, a leaf has those that reach it."""
     table = encode(*read_table(every_type))
     some = np.arange(0, table.n_rows, 3, dtype=np.uint32)
     everybody = np.arange(table.n_rows, dtype=np.uint32)

@@ -18,9 +18,13 @@ from fastsynth.errors import PlanError
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_return_results_in_order(threads):
     seen = []
-    results = run.Threads(threads).map(pow, 2, [(i,) for i in range(20)], lambda i, result: seen.append((i, result)))
-    assert results == [2**i for i in range(20)]
-    assert sorted(seen) == list(enumerate(results))
+
+    def done(i, result):
+        seen.append((i, result))
+        return -result
+
+    assert run.Threads(threads).map(pow, 2, [(i,) for i in range(20)], done) == [-(2**i) for i in range(20)]
+    assert sorted(seen) == [(i, 2**i) for i in range(20)]
 
 
 @pytest.mark.parametrize("at_most", [1, 2, 8, None])
