@@ -31,6 +31,7 @@ CONFIG_KEYS = (
     "method",
     "columns",
     "visit_sequence",
+    "predictors",
     "proper",
     "fit_rows",
     "fresh_rows",

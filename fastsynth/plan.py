@@ -6,8 +6,8 @@ Pure: no randomness, no rows. Every check of options is made here; after ``make_
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
@@ -19,6 +19,13 @@ from fastsynth.errors import DataError, OptionError, PlanError
 from fastsynth.methods import METHODS, Cart, Method, Sample
 
 Action = Literal["draw", "keep", "passive"]
+Predictors = Literal["auto", "all"]
+# Called with the slots of all columns in visit sequence, those to choose for, and how many predictors for each.
+Strongest = Callable[[Sequence[int], Sequence[int], int], Mapping[int, tuple[int, ...]]]
+
+# Tables of more columns than this predict each from so many earlier ones; benchmarks/predictors.py chose the number.
+AUTO_COLUMNS = 60
+AUTO_PREDICTORS = 20
 
 # A column of text of which more than this share is distinct identifies people.
 IDENTIFIER_SHARE = 0.9
@@ -35,7 +42,8 @@ class Column:
         "cart", "sample", a method object with its own options, or "keep" to leave the column as it is. The default
         is the method of the whole synthesis.
     predictors : list of str, optional
-        Columns to predict from; they must come earlier in the visit sequence. The default is all earlier ones.
+        Columns to predict from; they must come earlier in the visit sequence. The default is what the whole synthesis
+        says.
     passive : polars.Expr or str, optional
         The column is computed from synthetic columns, row by row, instead of drawn. Text is read as SQL by polars.
         As in mice, where it is written ``~ I(wgt / (hgt / 100)^2)``.
@@ -139,8 +147,9 @@ def make_plan(
     method: str | Method = "cart",
     columns: Mapping[str, Column] | None = None,
     visit_sequence: Sequence[str] | None = None,
-    predictors: str = "all",
+    predictors: Predictors = "auto",
     proper: bool = False,
+    strongest: Strongest | None = None,
 ) -> Plan:
     """Turn options into a plan.
 
@@ -151,6 +160,9 @@ def make_plan(
     n_rows : int
     method, columns, visit_sequence, predictors, proper
         As in ``synthesize``.
+    strongest : callable, optional
+        Chooses the predictors of "auto" in a wide table, as ``association.strongest`` does. Without it they are all
+        earlier columns.
 
     Raises
     ------
@@ -166,8 +178,10 @@ def make_plan(
     if method == "keep":
         raise OptionError("method='keep' for the whole table would synthesise nothing. Set it for single columns.")
     default = find_method(method)
-    if not isinstance(predictors, str) or predictors != "all":
-        raise OptionError(f"predictors={predictors!r}: must be 'all'. For one column use Column(predictors=[...]).")
+    if not isinstance(predictors, str) or predictors not in ("auto", "all"):
+        raise OptionError(
+            f"predictors={predictors!r}: must be 'auto' or 'all'. For one column use Column(predictors=[...])."
+        )
     if not isinstance(proper, bool):
         raise OptionError(f"proper={proper!r}: must be True or False.")
     expressions = {
@@ -179,7 +193,9 @@ def make_plan(
     order = _visit_sequence(visit_sequence, names, kept, {n: e.meta.root_names() for n, e in expressions.items()})
     position = {name: i for i, name in enumerate(order)}
     slot = {name: i for i, name in enumerate(names)}
-    steps = []
+    narrow = predictors == "auto" and len(names) > AUTO_COLUMNS and strongest is not None
+    steps: list[Step] = []
+    open_slots = []
     for name in order:
         column = columns.get(name, Column())
         if name in kept:
@@ -191,13 +207,22 @@ def make_plan(
         else:
             own = default if column.method is None else find_method(column.method)
             _refuse_identifier(variables[slot[name]], n_rows, column)
-            earlier = [other for other in order if position[other] < position[name]]
+            given: Sequence[str] = order[: position[name]]
             if column.predictors is not None:
                 _check_earlier(name, column.predictors, position, "predictor")
-                wanted = set(column.predictors)
-                earlier = [other for other in earlier if other in wanted]
-            chosen = () if isinstance(own, Sample) else tuple(sorted(slot[other] for other in earlier))
-            steps.append(Step(slot[name], name, "draw", own, chosen))
+                given = column.predictors
+            if isinstance(own, Sample):
+                given = ()
+            elif narrow and column.predictors is None:
+                open_slots.append(slot[name])
+                given = ()
+            steps.append(Step(slot[name], name, "draw", own, tuple(sorted({slot[other] for other in given}))))
+    if open_slots and strongest is not None:
+        chosen = strongest([slot[name] for name in order], open_slots, AUTO_PREDICTORS)
+        steps = [
+            replace(step, predictors=tuple(sorted(chosen[step.slot]))) if step.slot in chosen else step
+            for step in steps
+        ]
     return Plan(tuple(steps), proper)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fastsynth import association
 from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, check_size, encode
 from fastsynth.errors import PlanError
 from fastsynth.methods import ColumnModel, fit_column, fit_margin, refill
@@ -317,6 +318,15 @@ def _allocate(shape: tuple[int, ...], dtype: Any, folder: Path | None, name: str
 
 
 # Fit
+
+
+def strongest_predictors(
+    learned: Learned, executor: Executor, order: Sequence[int], targets: Sequence[int], q: int
+) -> Mapping[int, tuple[int, ...]]:
+    """Choose predictors as ``association.strongest`` does, by rows spread evenly; files are read once more."""
+    rows = spread_rows(learned.n_rows, association.n_rows(len(learned.variables)))
+    table, _ = code(learned, rows.astype(np.uint32), (), None, executor, lambda _: None)
+    return association.strongest(table.codes, order, targets, q)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -645,8 +655,7 @@ def try_passive(source: Source, plan: Plan) -> dict[str, int]:
 
 def trial_rows(source: Source, names: list[str]) -> pa.Table:
     """Up to 10,000 rows spread evenly over the table."""
-    n = source.starts[-1]
-    spread = np.unique(np.linspace(0, n - 1, TRIAL_ROWS).astype(np.int64))
+    spread = spread_rows(source.starts[-1], TRIAL_ROWS)
     taken = []
     for piece in range(len(source.starts) - 1):
         start = source.starts[piece]
@@ -655,6 +664,11 @@ def trial_rows(source: Source, names: list[str]) -> pa.Table:
             taken.append(batch.select(names).take(pa.array(spread[low:high] - start)))
             start += len(batch)
     return pa.concat_tables(taken)
+
+
+def spread_rows(n: int, size: int) -> NDArray[np.int64]:
+    """Numbers of at most ``size`` of n rows, spread evenly."""
+    return np.unique(np.linspace(0, n - 1, size).astype(np.int64))
 
 
 def _count_differences(a: pl.Series, b: pl.Series) -> int:

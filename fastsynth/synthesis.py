@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fastsynth import model_file
 from fastsynth.errors import NotFittedError, OptionError, check_count
 from fastsynth.methods import Method
 from fastsynth.output import Output
-from fastsynth.plan import Column, make_plan
+from fastsynth.plan import Column, Predictors, make_plan
 from fastsynth.pooling import Analyses, Design
 from fastsynth.run import (
     Executor,
@@ -34,6 +35,7 @@ from fastsynth.run import (
     generate,
     learn,
     part_names,
+    strongest_predictors,
     try_passive,
     write_copies,
     write_table,
@@ -53,7 +55,7 @@ def synthesize(
     method: str | Method = "cart",
     columns: Mapping[str, Column] | None = None,
     visit_sequence: Sequence[str] | None = None,
-    predictors: str = "all",
+    predictors: Predictors = "auto",
     proper: bool = False,
     fit_rows: int | None = None,
     fresh_rows: bool = False,
@@ -87,8 +89,11 @@ def synthesize(
     visit_sequence : list of str, optional
         Order in which columns are drawn. The default is table order, kept columns first, passive ones after
         their parents.
-    predictors : {"all"}
-        Predict each column from all earlier ones.
+    predictors : {"auto", "all"}, default "auto"
+        What each column is predicted from: all earlier ones, or with "auto" in a table of more than 60 columns the 20
+        earlier ones that are most associated with it (as mice's ``quickpred``; here between groups of values, so that
+        categories, missing values and relations that are not monotone count). ``summary`` shows them. Columns that
+        have predictors of their own keep those.
     proper : bool, default False
         Fit each copy to its own bootstrap sample of the rows (as synthpop's ``proper``).
     fit_rows : int, optional
@@ -136,8 +141,9 @@ def synthesize(
 
     Notes
     -----
-    O(n p^2 log n) for n rows and p columns to fit, O(m k p log n) to draw. Missing values are synthesised as missing:
-    first whether and how, then values where present. Numbers, dates and categories keep their exact types.
+    O(n p q log n) for n rows, p columns and q predictors of each to fit, O(m k p log n) to draw. Missing values are
+    synthesised as missing: first whether and how, then values where present. Numbers, dates and categories keep their
+    exact types.
 
     A copy consists of values that occur in the data. ``minbucket`` of ``Cart`` says how many people share a leaf.
 
@@ -216,7 +222,7 @@ class Synthesizer:
         method: str | Method = "cart",
         columns: Mapping[str, Column] | None = None,
         visit_sequence: Sequence[str] | None = None,
-        predictors: str = "all",
+        predictors: Predictors = "auto",
         proper: bool = False,
         fit_rows: int | None = None,
         fresh_rows: bool = False,
@@ -274,6 +280,7 @@ class Synthesizer:
             visit_sequence=self.visit_sequence,
             predictors=self.predictors,
             proper=self.proper,
+            strongest=partial(strongest_predictors, learned, executor),
         )
         self.passive_differences_ = try_passive(source, plan)
         if fit_rows is not None and fit_rows >= n:
@@ -359,8 +366,8 @@ class Synthesizer:
         Returns
         -------
         polars.DataFrame
-            column, action ("draw", "keep", "passive"), method, n_predictors, n_leaves and smallest_leaf (of the tree
-            for the values), n_differ (passive: real rows that hold something else).
+            column, action ("draw", "keep", "passive"), method, n_predictors, predictors (a list of names), n_leaves and
+            smallest_leaf (of the tree for the values), n_differ (passive: real rows that hold something else).
         """
         records = pl.DataFrame(_describe(self._fitted()), infer_schema_length=None)
         return records.select(
@@ -368,6 +375,7 @@ class Synthesizer:
             "action",
             pl.col("method").cast(pl.String),
             pl.col("predictors").list.len().cast(pl.Int64).alias("n_predictors"),
+            pl.col("predictors").cast(pl.List(pl.String)),
             pl.col("n_leaves", "smallest_leaf").cast(pl.Int64),
             pl.col("column")
             .replace_strict(self.passive_differences_, default=None, return_dtype=pl.Int64)

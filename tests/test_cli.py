@@ -67,6 +67,7 @@ def test_config_file(tmp_path, people):
     config.write_text(
         """
         m = 3
+        predictors = "all"
         drop = ["region"]
         method = { name = "cart", minbucket = 6 }
         [columns.sex]
@@ -99,6 +100,7 @@ def test_config_file(tmp_path, people):
         ("method = { name = 'cart', depth = 3 }", "unknown option of cart"),
         ("columns = 3", "columns must be tables"),
         ("drop = 'sex'", "drop must be a list"),
+        ("predictors = ['age']", "must be 'auto' or 'all'"),
         ("visit_sequence = 3", "visit_sequence must be a list"),
         ("[columns.sex]\nsmooth = 1", r"may hold method, predictors, passive"),
     ],

@@ -21,6 +21,7 @@ FLOORS = {
     "pooling": 1,
     "disclosure": 1,
     "methods": 3,
+    "association": 3,
     "plan": 4,
     "run": 5,
     "model_file": 6,

@@ -13,7 +13,7 @@ import pytest
 from fastsynth import Cart, Column, Sample
 from fastsynth.columns import Variable
 from fastsynth.errors import DataError, OptionError, PlanError
-from fastsynth.plan import make_plan
+from fastsynth.plan import AUTO_COLUMNS, AUTO_PREDICTORS, make_plan
 
 
 def variable(name, kind="numeric", n_values=5):
@@ -94,7 +94,9 @@ def test_own_methods_and_predictors():
         (OptionError, "method='card': allowed are 'cart', 'sample', 'keep'", None, {"method": "card"}),
         (OptionError, "nothing", None, {"method": "keep"}),
         (OptionError, "nothing would be", {name: Column(method="keep") for name in "abcd"}, {}),
-        (OptionError, "predictors='auto'", None, {"predictors": "auto"}),
+        (OptionError, "predictors='some': must be 'auto' or 'all'", None, {"predictors": "some"}),
+        (OptionError, "must be 'auto' or 'all'.*Column", None, {"predictors": ["a"]}),
+        (OptionError, "must be 'auto' or 'all'", None, {"predictors": None}),
         (OptionError, "proper='yes'", None, {"proper": "yes"}),
     ],
 )
@@ -144,7 +146,62 @@ def test_plans_of_many_columns_take_seconds():
     one = variable("x")
     variables = [replace(one, name=f"x{i}") for i in range(3000)]
     start = time.process_time()
-    made = plan({f"x{i}": Column(predictors=["x0"]) for i in range(2, 3000, 2)}, variables=variables)
+    special = {f"x{i}": Column(predictors=["x0"]) for i in range(2, 3000, 2)}
+    made = plan(special, variables=variables, predictors="all")
     assert len(made.steps) == 3000
     assert np.sum([len(step.predictors) for step in made.steps]) > 10**6
     assert time.process_time() - start < 60  # quadratic in columns, never cubic
+
+
+WIDE = [variable(f"x{i}") for i in range(AUTO_COLUMNS + 1)]
+
+
+class Strongest:
+    """Chooses the last three columns before each target, and notes what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, order, targets, q):
+        self.asked.append((list(order), list(targets), q))
+        return {slot: tuple(reversed(order[: order.index(slot)][-3:])) for slot in targets}
+
+
+def test_auto_chooses_in_wide_tables_only():
+    strongest = Strongest()
+    made = plan(variables=WIDE, strongest=strongest)
+    assert strongest.asked == [(list(range(61)), list(range(61)), AUTO_PREDICTORS)]
+    assert [step.predictors for step in made.steps[:5]] == [(), (0,), (0, 1), (0, 1, 2), (1, 2, 3)]
+    everything = [tuple(range(i)) for i in range(61)]
+    for options in ({"variables": WIDE[:60]}, {"variables": WIDE, "predictors": "all"}):
+        made = plan(**options, strongest=Strongest())
+        assert [step.predictors for step in made.steps] == everything[: len(made.steps)]
+    assert len(strongest.asked) == 1
+    assert [step.predictors for step in plan(variables=WIDE).steps] == everything  # nobody to ask
+
+
+def test_auto_leaves_columns_that_say_what_they_want():
+    special = {
+        "x60": Column(method="keep"),
+        "x9": Column(predictors=["x2", "x60"]),
+        "x10": Column(predictors=[]),
+        "x5": Column(method="sample"),
+        "x7": Column(passive="x1 + x30"),
+    }
+    strongest = Strongest()
+    made = plan(special, variables=WIDE, strongest=strongest)
+    order, targets, _ = strongest.asked[0]
+    assert order == [step.slot for step in made.steps]
+    assert order[0] == 60
+    assert set(targets) == set(range(60)) - {5, 7, 9, 10}
+    chosen = {step.name: step.predictors for step in made.steps}
+    assert [chosen[name] for name in ("x60", "x9", "x10", "x5", "x7")] == [(), (2, 60), (), (), (1, 30)]
+    assert chosen["x1"] == (0, 60)
+    assert chosen["x31"] == (7, 29, 30)
+
+
+def test_plans_are_checked_before_anything_is_chosen():
+    strongest = Strongest()
+    with pytest.raises(PlanError, match="visited later"):
+        plan({"x3": Column(predictors=["x8"])}, variables=WIDE, strongest=strongest)
+    assert strongest.asked == []

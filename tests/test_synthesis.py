@@ -309,7 +309,44 @@ def test_summary(mixed):
     assert table["column"].to_list() == mixed.columns
     assert table["action"].to_list() == ["keep", "draw", "draw", "draw", "draw"]
     assert table["n_predictors"].to_list() == [0, 0, 2, 3, 4]
+    assert table["predictors"].to_list()[1:3] == [[], mixed.columns[:2]]
     assert table["smallest_leaf"].drop_nulls().min() >= 5
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """70 columns of noise, but the last one follows the fourth: high where that is near its middle."""
+    rng = np.random.default_rng(3)
+    columns = {f"x{i}": rng.normal(size=600).round(2) for i in range(68)}
+    columns["x20"] = rng.choice(["a", "b", "c"], 600)
+    columns["group"] = np.array(["p", "q", "r"])[np.searchsorted([-0.5, 0.5], columns["x5"])]
+    columns["y"] = np.abs(columns["x3"]) + 0.1 * rng.normal(size=600)
+    return pl.DataFrame(columns)
+
+
+def test_wide_tables_find_the_useful_predictors(wide):
+    s = fs.Synthesizer(m=1, random_state=1).fit(wide)
+    table = s.summary()
+    assert table["n_predictors"].to_list() == [min(i, 20) for i in range(70)]
+    predictors = dict(zip(table["column"], table["predictors"].to_list()))
+    assert "x3" in predictors["y"]
+    assert "x5" in predictors["group"]
+    assert [record["predictors"] for record in s.sample().audit["columns"]] == table["predictors"].to_list()
+    copy = s.sample()[0]
+    assert np.corrcoef(np.abs(copy["x3"]), copy["y"])[0, 1] > 0.8
+    everything = fs.Synthesizer(predictors="all").fit(wide).summary()
+    assert everything["n_predictors"].to_list() == list(range(70))
+
+
+def test_predictors_are_the_same_for_files_and_threads(wide, tmp_path):
+    wide.write_parquet(tmp_path / "wide.parquet", row_group_size=100)
+    options = {"m": 1, "random_state": 1, "columns": {"x9": fs.Column(predictors=["x0"])}}
+    assert isinstance(source.open_source(tmp_path / "wide.parquet", 1_200_000), source.FileSource)  # in pieces
+    one = fs.synthesize(wide, threads=1, **options)
+    two = fs.synthesize(tmp_path / "wide.parquet", threads=2, memory_limit=1_200_000, **options)
+    assert one.audit == two.audit
+    assert one.audit["columns"][9]["predictors"] == ["x0"]
+    assert one[0].equals(two[0])
 
 
 @pytest.mark.parametrize(
@@ -324,7 +361,7 @@ def test_summary(mixed):
         ({"random_state": "x"}, OptionError, "random_state='x'"),
         ({"random_state": True}, OptionError, "random_state=True"),
         ({"progress": "yes"}, OptionError, "progress='yes'"),
-        ({"predictors": np.ones((2, 2))}, OptionError, "must be 'all'"),
+        ({"predictors": np.ones((2, 2))}, OptionError, "must be 'auto' or 'all'"),
         ({"k": 10**12}, OptionError, r"need at least [\d,.]+ GiB"),
         ({"method": "rf"}, OptionError, "method='rf'"),
         ({"columns": {"nope": fs.Column()}}, PlanError, "no column 'nope'"),
