@@ -13,7 +13,7 @@ import polars as pl
 
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
-from fastsynth.errors import FastsynthError, OptionError
+from fastsynth.errors import ClusterError, FastsynthError, OptionError
 from fastsynth.methods import METHODS, Cart
 from fastsynth.model_file import check_new_file
 from fastsynth.output import Output
@@ -50,6 +50,7 @@ FIT_OPTIONS = (
     "fresh_rows",
     "random_state",
     "threads",
+    "scheduler",
     "memory_limit",
     "drop",
     "config",
@@ -85,6 +86,7 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "resume": click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder."),
         "random_state": click.option("--random-state", type=int, help="Same number, same copies."),
         "threads": click.option("--threads", type=int, help="Threads (all processors)."),
+        "scheduler": click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers do the work."),
         "drop": click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated."),
         "config": click.option(
             "--config",
@@ -131,11 +133,12 @@ def fit(source: tuple[str, ...], out: Path, config: Path | None, **given: Any) -
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, help="New or empty folder for the copies, or its URI.")
-@_options("m", "k", "random_state", "threads", "resume")
-def sample(model: Path, out: str, threads: int | None, **given: Any) -> None:
+@_options("m", "k", "random_state", "threads", "scheduler", "resume")
+def sample(model: Path, out: str, threads: int | None, scheduler: str | None, **given: Any) -> None:
     """Draw copies from a saved model; the data are not needed."""
     Output(out, given["resume"])
-    _report(Synthesizer.load(model, threads=threads).sample(**given, out=out), out)
+    synthesizer = Synthesizer.load(model, threads=threads, client=_client(scheduler))
+    _report(synthesizer.sample(**given, out=out), out)
 
 
 @main.command()
@@ -226,10 +229,24 @@ def _open(paths: tuple[str, ...], options: dict[str, Any]) -> TableSource | File
     return source.without(drop)
 
 
+def _client(scheduler: str | None) -> Any:
+    if scheduler is None:
+        return None
+    try:
+        from distributed import Client
+
+        return Client(scheduler, timeout=10)  # type: ignore[no-untyped-call]
+    except ImportError:
+        raise FastsynthError("--scheduler needs Dask: pip install 'fastsynth[dask]'.") from None
+    except (OSError, ValueError) as error:
+        raise ClusterError(f"Cannot reach the scheduler at {scheduler!r} ({type(error).__name__}).") from None
+
+
 def _read_options(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     """Options of the TOML file, then those of the command line, which win."""
     options: dict[str, Any] = {} if config is None else _read_config(config)
     options.update({name: value for name, value in given.items() if value not in (None, ())})
+    options["client"] = _client(options.pop("scheduler", None))
     minbucket = options.pop("minbucket", None)
     if minbucket is not None:
         method = find_method(options.get("method", "cart"))

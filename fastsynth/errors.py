@@ -37,6 +37,10 @@ class OutputError(FastsynthError, OSError):
     """The output folder cannot be used."""
 
 
+class ClusterError(FastsynthError, RuntimeError):
+    """The Dask cluster cannot do the work."""
+
+
 class NotFittedError(FastsynthError, ValueError, AttributeError):
     """The synthesizer has to be fitted first."""
 

@@ -94,7 +94,8 @@ class Output:
     """
 
     def __init__(self, folder: str | os.PathLike[str], resume: bool = False) -> None:
-        self.folder = os.fspath(folder)
+        # Workers of a cluster may run in another folder.
+        self.folder = os.fspath(folder) if "://" in os.fspath(folder) else os.path.abspath(folder)
         self.finished: dict[str, Part] = {}
         self.run: dict[str, Any] = {}
         self._written = 0.0

@@ -40,7 +40,16 @@ from fastsynth.run import (
     write_copies,
     write_table,
 )
-from fastsynth.source import FileSource, Frame, TableSource, bytes_a_value, filesystem, open_source, parse_memory
+from fastsynth.source import (
+    FileSource,
+    Frame,
+    Source,
+    TableSource,
+    bytes_a_value,
+    filesystem,
+    open_source,
+    parse_memory,
+)
 from fastsynth.version import __version__
 
 RandomState = int | np.random.SeedSequence | np.random.Generator | None
@@ -61,6 +70,7 @@ def synthesize(
     fresh_rows: bool = False,
     random_state: RandomState = None,
     threads: int | None = None,
+    client: Any = None,
     memory_limit: int | str | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -109,6 +119,10 @@ def synthesize(
         of table. None takes one from the system; it is kept in ``random_state_``.
     threads : int, optional
         The default is all processors this process may use.
+    client : distributed.Client, optional
+        Workers of a Dask cluster do the work instead of threads: they read files themselves (paths have to mean the
+        same to all of them) or get the partitions of a Dask DataFrame, and write their parts of the copies to ``out``.
+        The bytes are the same. Codes and models are gathered here in between and sent to each worker as a whole.
     memory_limit : int or str, optional
         Bytes, or text such as "6 GB", that the run should not exceed by much; the default is four fifths of what
         there is. Files that are too large are read piece by piece, codes that are too many go to a temporary file, and
@@ -138,6 +152,8 @@ def synthesize(
         Unknown columns, a predictor visited later than its target, a passive cycle.
     OutputError
         ``out`` is not empty, cannot be written, or holds another run.
+    ClusterError
+        ``client`` has no workers, or they die again and again.
 
     Notes
     -----
@@ -171,6 +187,7 @@ def synthesize(
         fresh_rows=fresh_rows,
         random_state=random_state,
         threads=threads,
+        client=client,
         memory_limit=memory_limit,
         progress=progress,
     )
@@ -191,8 +208,8 @@ class Synthesizer:
 
     Parameters
     ----------
-    m, method, columns, visit_sequence, predictors, proper, fit_rows, fresh_rows, random_state, threads, memory_limit, \
-    progress
+    m, method, columns, visit_sequence, predictors, proper, fit_rows, fresh_rows, random_state, threads, client, \
+    memory_limit, progress
         As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper`` or ``fresh_rows``
         the number of fits. ``random_state`` is the default of ``sample``.
 
@@ -228,6 +245,7 @@ class Synthesizer:
         fresh_rows: bool = False,
         random_state: RandomState = None,
         threads: int | None = None,
+        client: Any = None,
         memory_limit: int | str | None = None,
         progress: Progress = None,
     ) -> None:
@@ -241,6 +259,7 @@ class Synthesizer:
         self.fresh_rows = fresh_rows
         self.random_state = random_state
         self.threads = threads
+        self.client = client
         self.memory_limit = memory_limit
         self.progress = progress
 
@@ -260,7 +279,7 @@ class Synthesizer:
             Itself.
         """
         m = check_count("m", self.m)
-        executor = _executor(self.threads)
+        executor = _executor(self.threads, self.client)
         entropy = _entropy(self.random_state)
         memory = parse_memory(self.memory_limit)
         fit_rows = None if self.fit_rows is None else check_count("fit_rows", self.fit_rows)
@@ -268,7 +287,7 @@ class Synthesizer:
             raise OptionError(f"fresh_rows={self.fresh_rows!r}: must be True or False.")
         if self.fresh_rows and fit_rows is None:
             raise OptionError("fresh_rows=True: say with fit_rows how many rows each copy is fitted on.")
-        source = data if isinstance(data, TableSource | FileSource) else open_source(data, memory)
+        source = _open(data, self.client, memory)
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick)
         n = learned.n_rows
@@ -342,7 +361,7 @@ class Synthesizer:
             raise OptionError(f"k={k}: column(s) {', '.join(map(repr, names))} are kept, so k must be {self.n_rows_}.")
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
         design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial, model.fit_rows, own)
-        executor = _executor(self.threads)
+        executor = _executor(self.threads, self.client)
         if output is None:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
             with _progress(self.progress, "draw", m * k, "row") as tick:
@@ -400,7 +419,12 @@ class Synthesizer:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, threads: int | None = None, progress: Progress = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        client: Any = None,
+        progress: Progress = None,
     ) -> Synthesizer:
         """Read a saved model. Sampling from it needs no data and gives the same bytes.
 
@@ -428,6 +452,7 @@ class Synthesizer:
             fresh_rows=not plan.proper and len(model.fits) > 1,
             random_state=state["random_state"],
             threads=threads,
+            client=client,
             progress=progress,
         )
         self.model_ = model
@@ -666,8 +691,22 @@ def _refuse_beyond_memory(schema: pa.Schema, m: int, k: int, memory: int) -> Non
         )
 
 
-def _executor(threads: int | None) -> Executor:
-    return Threads(None if threads is None else check_count("threads", threads))
+def _executor(threads: int | None, client: Any) -> Executor:
+    if client is None:
+        return Threads(None if threads is None else check_count("threads", threads))
+    from fastsynth.dask import Cluster  # only who has a client has loaded Dask
+
+    return Cluster(client)
+
+
+def _open(data: Any, client: Any, memory: int) -> Source:
+    if isinstance(data, TableSource | FileSource):
+        return data
+    if client is not None and type(data).__module__.startswith("dask."):
+        from fastsynth.dask import DaskSource
+
+        return DaskSource(data, client)
+    return open_source(data, memory)
 
 
 def _entropy(random_state: RandomState) -> int:

@@ -24,6 +24,7 @@ FLOORS = {
     "association": 3,
     "plan": 4,
     "run": 5,
+    "dask": 6,
     "model_file": 6,
     "synthesis": 7,
     "report": 8,

@@ -1,0 +1,194 @@
+"""A cluster gives the bytes that threads give, also when workers are lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from distributed import Client, LocalCluster
+
+import fastsynth as fs
+from fastsynth import output, run
+from fastsynth.dask import Cluster, DaskSource
+from fastsynth.errors import ClusterError, DataError, OptionError
+
+# The cluster's own libraries leave sockets to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(scope="module")
+def client():
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """Several files; one has no rows, one has three, one has levels that others lack."""
+    folder = tmp_path_factory.mktemp("people")
+    rng = np.random.default_rng(3)
+    for i, n in enumerate((700, 0, 3, 900)):
+        age = rng.integers(0, 90, n)
+        frame = pl.DataFrame(
+            {
+                "age": age,
+                "job": pl.Series(rng.choice(["a", "b", "c"] if i < 3 else ["c", "d"], n), dtype=pl.String),
+                "income": (age * rng.lognormal(5, 1, n)).round(2),
+            }
+        )
+        frame = frame.with_columns(income=pl.when(pl.col("age") > 15).then(pl.col("income")))
+        frame.write_parquet(folder / f"{i}.parquet", row_group_size=400)
+    return folder
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("options", [{}, {"proper": True}, {"fit_rows": 300}], ids=str)
+@pytest.mark.parametrize("limit", [None, 20_000])
+def test_the_same_bytes_from_files(tmp_path, client, people, options, limit, monkeypatch):
+    monkeypatch.setattr(run, "PART_ROWS", run.BLOCK_ROWS)
+    options = options | {"m": 2, "k": 100_000, "random_state": 1, "memory_limit": limit}
+    fs.synthesize(people, **options, out=tmp_path / "threads")
+    fs.synthesize(people, **options, out=tmp_path / "cluster", client=client)
+    assert files(tmp_path / "cluster") == files(tmp_path / "threads")
+
+
+def test_a_table_in_memory_and_copies_in_memory(client, mixed):
+    syn = fs.synthesize(mixed, m=2, random_state=1, client=client)
+    expected = fs.synthesize(mixed, m=2, random_state=1)
+    for i in range(2):
+        assert syn.arrow(i).equals(expected.arrow(i))
+
+
+@pytest.mark.parametrize("npartitions", [1, 4])
+def test_dask_data_frames(client, npartitions):
+    rng = np.random.default_rng(1)
+    n = 2_000
+    frame = pd.DataFrame(
+        {
+            "age": rng.integers(0, 90, n),
+            "job": pd.Categorical(rng.choice(["a", "b", "c"], n)),
+            "born": pd.Timestamp("1950-01-01") + pd.to_timedelta(rng.integers(0, 9999, n), "D"),
+            "income": np.where(rng.random(n) < 0.1, np.nan, rng.normal(size=n)),
+        }
+    )
+    frame["note"] = np.where(np.arange(n) < 600, None, "x")  # a partition of nulls has no type
+    data = dd.from_pandas(frame, npartitions=npartitions, sort=False)
+    syn = fs.synthesize(data, m=1, random_state=1, client=client)
+    expected = fs.synthesize(frame, m=1, random_state=1)
+    # Dask holds text as another type of pandas.
+    assert isinstance(syn[0], pd.DataFrame)
+    for name in frame.columns:
+        assert syn.arrow(0).column(name).to_pylist() == pytest.approx(
+            expected.arrow(0).column(name).to_pylist(), nan_ok=True
+        )
+
+
+def test_partitions_of_other_types_are_refused(client):
+    data = dd.from_map(lambda i: pd.DataFrame({"a": [1, 2], "b": [[3, 4], ["secret", "x"]][i]}), [0, 1])
+    with pytest.raises(DataError, match="Partition 1 has other types") as error:
+        fs.synthesize(data, m=1, client=client)
+    assert "secret" not in str(error.value)
+
+
+def test_errors_of_tasks_come_back(client, people):
+    with pytest.raises(OptionError, match="m=0"):
+        fs.synthesize(people, m=0, client=client)
+
+    def fail(_, i):
+        raise DataError(f"job {i}")
+
+    with pytest.raises(DataError, match="job"):
+        Cluster(client).map(fail, None, [(i,) for i in range(9)], lambda i, result: result)
+    assert Cluster(client).map(pow, 2, [(i,) for i in range(99)], lambda i, x: -x) == [-(2**i) for i in range(99)]
+    assert Cluster(client).map(pow, 2, [], lambda i, x: x) == []
+
+
+def test_misuse():
+    with pytest.raises(ClusterError, match="client must be a"):
+        fs.synthesize(fs.load_boys(), client="127.0.0.1:8786")
+
+
+@pytest.fixture
+def processes():
+    """A scheduler and two workers as processes of their own; the workers, oldest first, and their client."""
+    started = []
+
+    def dask(*words):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dask", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    scheduler = dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+    address = next(line for line in scheduler.stderr if "Scheduler at" in line).split()[-1]
+
+    def worker(*more):
+        return dask("worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny", "--host", "127.0.0.1", *more)
+
+    workers = [worker(), worker()]
+    with Client(address) as client:
+        client.wait_for_workers(2, timeout=60)
+        yield client, workers, worker
+    for process in reversed(started):
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_workers_that_are_killed(tmp_path, people, processes, monkeypatch, lost):
+    """One worker killed, or both and a new one started, while parts are drawn: the same bytes."""
+    client, workers, worker = processes
+    monkeypatch.setattr(run, "PART_ROWS", run.BLOCK_ROWS)
+    options = {"m": 3, "k": 400_000, "random_state": 1}
+    fs.synthesize(people, **options, out=tmp_path / "threads")
+    add, parts = output.Output.add, []
+
+    def kill_after_three(self, part):
+        parts.append(part)
+        if len(parts) == 3:
+            for process in workers[:lost]:
+                os.kill(process.pid, signal.SIGKILL)
+            if lost == 2:
+                worker()
+        return add(self, part)
+
+    monkeypatch.setattr(output.Output, "add", kill_after_three)
+    fs.synthesize(people, **options, out=tmp_path / "cluster", client=client)
+    assert files(tmp_path / "cluster") == files(tmp_path / "threads")
+
+
+def test_a_task_that_kills_workers_stops_with_an_error(processes):
+    client, _, worker = processes
+    for _ in range(3):
+        worker()
+    client.wait_for_workers(5, timeout=60)
+
+    def die(_, i):
+        os._exit(1)
+
+    with pytest.raises(ClusterError, match=r"died while they ran die|All workers were lost|no workers"):
+        Cluster(client).map(die, None, [(0,)], lambda i, result: result)
+
+
+def test_sources_travel_without_their_partitions(client):
+    data = dd.from_pandas(pd.DataFrame({"a": range(10), "b": range(10)}), npartitions=3)
+    source = DaskSource(data, client)
+    assert source.starts[-1] == 10
+    state = source.__getstate__()
+    assert set(state) == {"frame", "starts"}
+    assert sum(len(batch) for i in range(3) for batch in source.batches(i)) == 10
+    assert isinstance(next(iter(source.batches(0))), pa.Table)
