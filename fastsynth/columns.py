@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -400,8 +401,7 @@ class Tally:
 
     def _combine(self) -> None:
         if len(self._parts) > 1:
-            merged = pa.concat_tables(self._parts).group_by("value").aggregate([("rows", "sum")])
-            self._parts = [merged.rename_columns(["value", "rows"])]
+            self._parts = [_add_up(pa.concat_tables(self._parts))]
         _refuse_infinite(self.name, self.n_infinite)
         if _kind(self.dtype) == "unordered" and self._parts and len(self._parts[0]) > 8 * MAX_CODES:
             raise _too_many_levels(self.name, len(self._parts[0]))
@@ -437,6 +437,14 @@ class Tally:
         counts = np.append(self.n_null, rows[places])
         variable, levels = _dictionary_variable(self.name, self.dtype, dictionary, counts, keep_unused)
         return variable, np.append(self.n_null, counts[1:][levels])
+
+
+def _add_up(counts: pa.Table) -> pa.Table:
+    """Sum the rows of equal values. polars does it twenty times as fast as Arrow, but knows no decimals of 256 bits."""
+    if pa.types.is_decimal256(counts.schema.field("value").type):
+        return counts.group_by("value").aggregate([("rows", "sum")]).rename_columns(["value", "rows"])
+    frame = pl.DataFrame(counts).group_by("value").agg(pl.col("rows").sum())
+    return frame.to_arrow().cast(counts.schema)
 
 
 def _too_many_levels(name: str, n_levels: int) -> DataError:
