@@ -235,7 +235,7 @@ def _client(scheduler: str | None) -> Any:
     try:
         from distributed import Client
 
-        return Client(scheduler, timeout=10)  # type: ignore[no-untyped-call]
+        return Client(scheduler, timeout=10)
     except ImportError:
         raise FastsynthError("--scheduler needs Dask: pip install 'fastsynth[dask]'.") from None
     except (OSError, ValueError) as error:

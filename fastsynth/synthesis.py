@@ -52,6 +52,9 @@ from fastsynth.source import (
 )
 from fastsynth.version import __version__
 
+# A level of fewer rows is a disclosure risk by itself.
+RARE_ROWS = 10
+
 RandomState = int | np.random.SeedSequence | np.random.Generator | None
 Progress = bool | Callable[[str, int, int], None] | None
 
@@ -224,6 +227,10 @@ class Synthesizer:
         For each passive column the number of real rows, of up to 10,000 spread over the table, that hold something
         other than the expression.
 
+    rare_levels_ : dict of str to int
+        For each column of categories the number of levels that fewer than 10 rows have: the people in them can be
+        found in a copy. Group such levels before the synthesis.
+
     Examples
     --------
     >>> import fastsynth as fs
@@ -302,6 +309,11 @@ class Synthesizer:
             strongest=partial(strongest_predictors, learned, executor),
         )
         self.passive_differences_ = try_passive(source, plan)
+        self.rare_levels_ = {
+            v.name: int(np.count_nonzero((rows[v.first :] > 0) & (rows[v.first :] < RARE_ROWS)))
+            for v, rows in zip(learned.variables, learned.rows, strict=True)
+            if v.kind != "numeric"
+        }
         if fit_rows is not None and fit_rows >= n:
             fit_rows = None
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
@@ -366,9 +378,9 @@ class Synthesizer:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
             with _progress(self.progress, "draw", m * k, "row") as tick:
                 tables = generate(model, range(m), k, entropy, executor, tick)
-            return Synthesis(tables, model.frame, design, entropy, _describe(model))
+            return Synthesis(tables, model.frame, design, entropy, _describe(model, self.rare_levels_))
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
-        synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model))
+        synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model, self.rare_levels_))
         try:
             output.begin(synthesis._run() | {"model": fingerprint(model)})
             with _progress(self.progress, "draw", m * k, "row") as tick:
@@ -386,16 +398,17 @@ class Synthesizer:
         -------
         polars.DataFrame
             column, action ("draw", "keep", "passive"), method, n_predictors, predictors (a list of names), n_leaves and
-            smallest_leaf (of the tree for the values), n_differ (passive: real rows that hold something else).
+            smallest_leaf (of the tree for the values), n_rare_levels (categories: levels that fewer than 10 rows have,
+            a disclosure risk), n_differ (passive: real rows that hold something else).
         """
-        records = pl.DataFrame(_describe(self._fitted()), infer_schema_length=None)
+        records = pl.DataFrame(_describe(self._fitted(), self.rare_levels_), infer_schema_length=None)
         return records.select(
             "column",
             "action",
             pl.col("method").cast(pl.String),
             pl.col("predictors").list.len().cast(pl.Int64).alias("n_predictors"),
             pl.col("predictors").cast(pl.List(pl.String)),
-            pl.col("n_leaves", "smallest_leaf").cast(pl.Int64),
+            pl.col("n_leaves", "smallest_leaf", "n_rare_levels").cast(pl.Int64),
             pl.col("column")
             .replace_strict(self.passive_differences_, default=None, return_dtype=pl.Int64)
             .alias("n_differ"),
@@ -414,7 +427,12 @@ class Synthesizer:
             The file exists, or cannot be written.
         """
         model = self._fitted()
-        state = {"m": int(self.m), "random_state": self.random_state_, "passive_differences": self.passive_differences_}
+        state = {
+            "m": int(self.m),
+            "random_state": self.random_state_,
+            "passive_differences": self.passive_differences_,
+            "rare_levels": self.rare_levels_,
+        }
         model_file.save(Path(path), model, state)
 
     @classmethod
@@ -459,6 +477,7 @@ class Synthesizer:
         self.n_rows_ = model.n_rows
         self.random_state_ = state["random_state"]
         self.passive_differences_ = state["passive_differences"]
+        self.rare_levels_ = state["rare_levels"]
         return self
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
@@ -661,7 +680,7 @@ class Synthesis(Sequence[Any]):
         return [Path(folder, of_copy[0] if len(of_copy) == 1 else of_copy[0].partition("/")[0]) for of_copy in names]
 
 
-def _describe(model: Model) -> list[dict[str, Any]]:
+def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]:
     """One record for each column in visit sequence: names, options and counts, no values."""
     records = []
     for step in model.plan.steps:
@@ -676,6 +695,7 @@ def _describe(model: Model) -> list[dict[str, Any]]:
                 "predictors": [model.variables[slot].name for slot in step.predictors],
                 "n_leaves": None if tree is None else tree.n_leaves,
                 "smallest_leaf": None if tree is None else tree.smallest_leaf,
+                "n_rare_levels": rare_levels.get(step.name),
             }
         )
     return records

@@ -94,7 +94,6 @@ def test_dask_data_frames(client, npartitions):
     assert_frame_equal(found, wanted, check_dtypes=False, categorical_as_str=True)
 
 
-
 def test_partitions_of_other_types_are_refused(client):
     data = dd.from_map(lambda i: pd.DataFrame({"a": [1, 2], "b": [[3, 4], ["secret", "x"]][i]}), [0, 1])
     with pytest.raises(DataError, match="Partition 1 has other types") as error:

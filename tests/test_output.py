@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import boto3
 import numpy as np
 import polars as pl
 import pytest
+from moto.server import ThreadedMotoServer
 from polars.testing import assert_frame_equal
 
 import fastsynth as fs
@@ -158,6 +160,53 @@ def test_a_uri_is_a_folder_too(tmp_path, people):
     assert_frame_equal(syn[1], fs.synthesize(people, m=2, random_state=1)[1])
     with pytest.raises(OutputError, match="not empty"):
         fs.synthesize(people, m=2, random_state=1, out="memory://synthetic/here")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An object store on this machine that speaks S3's protocol."""
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    store = boto3.client("s3")
+    store.create_bucket(Bucket="office")
+    yield store
+    server.stop()
+
+
+def test_object_stores(tmp_path, people, small_parts, bucket, monkeypatch):
+    people.write_parquet(tmp_path / "people.parquet")
+    bucket.upload_file(str(tmp_path / "people.parquet"), "office", "people/year=1/a.parquet")
+    options = {"m": 2, "random_state": 1, "memory_limit": 10_000}
+    local = fs.synthesize(people.with_columns(year=pl.lit(1, pl.Int32)), m=2, random_state=1)
+    write, written = run.write_part, []
+
+    def fail(folder, name, table):
+        if len(written) == 7:
+            raise KeyboardInterrupt
+        written.append(name)
+        return write(folder, name, table)
+
+    monkeypatch.setattr(run, "write_part", fail)
+    with pytest.raises(KeyboardInterrupt):
+        fs.synthesize("s3://office/people", **options, threads=1, out="s3://office/synthetic")
+    monkeypatch.setattr(run, "write_part", lambda *given: written.append(given[1]) or write(*given))
+    with pytest.raises(OutputError, match="resume=True goes on"):
+        fs.synthesize("s3://office/people", **options, out="s3://office/synthetic")
+    syn = fs.synthesize("s3://office/people", **options, out="s3://office/synthetic", resume=True)
+    assert len(written) == len(set(written)) == 20
+    names = {item["Key"] for item in bucket.list_objects_v2(Bucket="office", Prefix="synthetic/")["Contents"]}
+    assert {name for name in names if "unfinished" in name} == set()
+    for i in range(2):
+        assert_frame_equal(syn[i], local[i])
 
 
 def test_sample_writes_too(tmp_path, people):

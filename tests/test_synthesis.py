@@ -536,3 +536,18 @@ def test_temporary_files_go_also_after_an_error(tmp_path, mixed, pieces, monkeyp
     gc.collect()
     assert "codes" in seen
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_rare_levels_are_counted(tmp_path):
+    levels = ["a"] * 100 + ["b"] * 10 + ["c"] * 9 + ["d"]
+    frame = pl.DataFrame({"x": range(120), "job": levels, "enum": pl.Series(levels, dtype=pl.Enum(list("dcbaz")))})
+    frame = frame.with_columns(null=pl.lit(None, pl.String), some=pl.when(pl.col("x") > 1).then(pl.col("job")))
+    frame.write_parquet(tmp_path / "a.parquet")
+    for memory in (None, 1):
+        s = fs.Synthesizer(m=1, memory_limit=memory).fit(tmp_path / "a.parquet")
+        counts = dict(s.summary().select("column", "n_rare_levels").iter_rows())
+        assert counts == {"x": None, "job": 2, "enum": 2, "null": 0, "some": 2}
+    s.memory_limit = None
+    assert s.sample().audit["columns"][1]["n_rare_levels"] == 2
+    s.save(tmp_path / "model")
+    assert fs.Synthesizer.load(tmp_path / "model").rare_levels_ == s.rare_levels_
