@@ -173,9 +173,12 @@ class Output:
         _write(self.folder, MANIFEST, text.encode())
         self._written = time.monotonic()
 
-    def interrupt(self) -> None:
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         """Write down what is finished, after an error."""
-        if self.run:
+        if error is not None and self.run:
             self._write_manifest()
 
     def finish(self, audit: dict[str, Any]) -> None:

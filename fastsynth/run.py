@@ -38,13 +38,15 @@ PART_ROWS = 8 * BLOCK_ROWS
 TRIAL_ROWS = 10_000
 # With ``fit_rows``, leaves are filled from this many times as many rows, if there are.
 FILL = 8
+# Pieces are put together to partitions of at least this many rows: models of a few rows would give them away.
+LEAST_PARTITION = 10_000
 # Bytes a row that one fit needs beside the codes, a little more than measured.
 FIT_BYTES = 64
 # Share of the memory limit that codes may take before they go to a file.
 CODES_SHARE = 0.4
 
 # First entry of a random stream's key.
-BOOTSTRAP, DRAW, SUBSAMPLE, REFILL = 0, 1, 2, 3
+BOOTSTRAP, DRAW, SUBSAMPLE, REFILL, PARTITION = 0, 1, 2, 3, 4
 
 Result = TypeVar("Result")
 Kept = TypeVar("Kept")
@@ -476,9 +478,14 @@ def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint6
     return np.random.PCG64DXSM(np.random.SeedSequence(entropy, spawn_key=key)).random_raw(n)
 
 
-def fingerprint(model: Model) -> str:
-    """Eight digits that differ, but for chance, when data or options do; too few to tell anything of either."""
+def fingerprint(model: Model, rows: Sequence[NDArray[np.int64]] = ()) -> str:
+    """Eight digits that differ, but for chance, when data or options do; too few to tell anything of either.
+
+    ``rows`` of each rank of each column stand for the data where there is no model of all.
+    """
     digest = hashlib.sha256()
+    for of_column in rows:
+        digest.update(np.ascontiguousarray(of_column).data)
     for fit in model.fits:
         for slot in sorted(fit):
             for tree in (fit[slot].missing, fit[slot].values):
@@ -491,7 +498,7 @@ def fingerprint(model: Model) -> str:
         for buffer in variable.values.buffers():
             digest.update(b"" if buffer is None else buffer)
     for step in model.plan.steps:
-        digest.update(f"{step.name} {step.action} {step.expression}".encode())
+        digest.update(f"{step.name} {step.action} {step.method} {step.predictors} {step.expression}".encode())
     return digest.hexdigest()[:8]
 
 
@@ -693,3 +700,92 @@ def _refuse_other_rows(step: Step, parents: pa.Table, schema: pa.Schema, compute
                 f"passive expression of {step.name!r} uses other rows (a mean, a sum, a sort, ...). "
                 "It must be computed row by row."
             )
+
+
+# Divide and combine
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A partition: pieces that follow each other, and the rows of a copy that they draw."""
+
+    pieces: range
+    n_rows: int
+    k: int
+
+
+def partitions(starts: Sequence[int], k: int) -> list[Share]:
+    """Put pieces together until they have enough rows; a small rest goes to the last partition."""
+    bounds = [0]
+    for piece in range(1, len(starts)):
+        if starts[piece] - starts[bounds[-1]] >= LEAST_PARTITION:
+            bounds.append(piece)
+    if len(bounds) == 1 or bounds[-1] != len(starts) - 1:
+        bounds[max(len(bounds) - 1, 1) :] = [len(starts) - 1]
+    n = starts[-1]
+    return [
+        Share(range(a, b), starts[b] - starts[a], starts[b] * k // n - starts[a] * k // n)
+        for a, b in itertools.pairwise(bounds)
+    ]
+
+
+def write_partitions(
+    learned: Learned,
+    plan: Plan,
+    shares: list[Share],
+    names: list[list[str]],
+    m: int,
+    entropy: int,
+    output: Output,
+    executor: Executor,
+    tick: Tick,
+) -> None:
+    """Fit every partition by itself and write its part of every copy; what is finished is passed over."""
+    jobs = []
+    for number, share in enumerate(shares):
+        todo = [names[copy][number] for copy in range(m)]
+        if all(name in output.finished for name in todo):
+            tick(m * share.k)
+            continue
+        held = [learned.source.jobs()[piece][1:] for piece in share.pieces]
+        # What a cluster holds of a piece is handed over as an argument of its own.
+        jobs.append((number, share, todo, *itertools.chain.from_iterable(held)))
+
+    def done(i: int, parts: list[Part]) -> None:
+        for part in parts:
+            output.add(part)
+        tick(m * jobs[i][1].k)
+
+    shared = (learned.source, learned.variables, plan, m, entropy, output.folder)
+    executor.map(synthesise_partition, shared, jobs, done)
+
+
+def synthesise_partition(
+    shared: tuple[Source, tuple[Variable, ...], Plan, int, int, str],
+    number: int,
+    share: Share,
+    names: list[str],
+    *held: Any,
+) -> list[Part]:
+    """Fit one partition, draw its rows of every copy, write them."""
+    source, variables, plan, m, entropy, folder = shared
+    blocks = [
+        block
+        for i, piece in enumerate(share.pieces)
+        for block in code_piece((source, variables, None, ()), piece, *held[i : i + 1])
+    ]
+    codes = np.concatenate([block.codes for block in blocks], axis=1)
+    ranks = tuple(
+        codes[slot] if v.bins is None else np.concatenate([block.ranks[slot] for block in blocks])
+        for slot, v in enumerate(variables)
+    )
+    table = EncodedTable(variables, ranks, codes, source.frame)
+    own = int(np.random.SeedSequence(entropy, spawn_key=(PARTITION, number)).generate_state(1, np.uint64)[0])
+    rows = choose_rows(share.n_rows, None, plan.proper, False, m, own)
+    fits: tuple[dict[int, ColumnModel], ...] = tuple(
+        {step.slot: fit_step((table, rows, own), copy, step) for step in plan.steps if step.action == "draw"}
+        for copy in range(len(rows.shapes))
+    )
+    kept = {step.slot: ranks[step.slot] for step in plan.steps if step.action == "keep"}
+    model = Model(plan, variables, source.frame, share.n_rows, None, fits, kept)
+    return [draw_part(model, own, copy, 0, share.k, folder, name) for copy, name in enumerate(names)]

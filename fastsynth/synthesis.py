@@ -22,11 +22,12 @@ from tqdm.auto import tqdm
 from fastsynth import model_file
 from fastsynth.errors import NotFittedError, OptionError, check_count
 from fastsynth.methods import Method
-from fastsynth.output import Output
-from fastsynth.plan import Column, Predictors, make_plan
+from fastsynth.output import Output, part_name
+from fastsynth.plan import Column, Plan, Predictors, make_plan
 from fastsynth.pooling import Analyses, Design
 from fastsynth.run import (
     Executor,
+    Learned,
     Model,
     Threads,
     Tick,
@@ -35,9 +36,11 @@ from fastsynth.run import (
     generate,
     learn,
     part_names,
+    partitions,
     strongest_predictors,
     try_passive,
     write_copies,
+    write_partitions,
     write_table,
 )
 from fastsynth.source import (
@@ -71,6 +74,7 @@ def synthesize(
     proper: bool = False,
     fit_rows: int | None = None,
     fresh_rows: bool = False,
+    fit: str = "whole",
     random_state: RandomState = None,
     threads: int | None = None,
     client: Any = None,
@@ -117,6 +121,11 @@ def synthesize(
     fresh_rows : bool, default False
         Whether each copy is fitted on ``fit_rows`` rows of its own: m times the work, and shorter intervals than with
         rows that all copies share.
+    fit : {"whole", "partition"}, default "whole"
+        "partition" is for tables that no machine can hold as codes: runs of some million rows (partitions of a Dask
+        DataFrame) are fitted each by themselves, draw their share of every copy, and are forgotten. Rules of ``pool``
+        stay as they are if rows lie in random order; else it is a stratified synthesis. Needs ``out``. The bytes depend
+        on how files or partitions cut the rows.
     random_state : int, numpy SeedSequence or Generator, optional
         Same data, same random_state and same version give the same bytes, for any number of threads and any kind
         of table. None takes one from the system; it is kept in ``random_state_``.
@@ -203,7 +212,39 @@ def synthesize(
         # A run without a random state took one from the system, and noted it.
         random_state = output.run.get("random_state")
     synthesizer.random_state = _entropy(random_state)
-    return synthesizer.fit(data)._sample(m=None, k=k, random_state=None, output=output)
+    if fit == "whole":
+        return synthesizer.fit(data)._sample(m=None, k=k, random_state=None, output=output)
+    if fit != "partition":
+        raise OptionError(f"fit={fit!r}: allowed are 'whole' and 'partition'.")
+    if output is None:
+        raise OptionError("fit='partition' keeps no models: say with out= where the copies are to be written.")
+    if fit_rows is not None or fresh_rows:
+        raise OptionError("fit='partition' fits every partition on all its rows: leave out fit_rows and fresh_rows.")
+    return _by_partition(synthesizer, data, k, output)
+
+
+def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Output) -> Synthesis:
+    """Divide and combine: models of each partition draw its share of every copy, and are forgotten."""
+    m = check_count("m", synthesizer.m)
+    entropy = _entropy(synthesizer.random_state)
+    executor = _executor(synthesizer.threads, synthesizer.client)
+    parse_memory(synthesizer.memory_limit)
+    # Files are never read as a whole here: their pieces are what is fitted.
+    learned, plan = synthesizer._plan(data, executor, 0)
+    n = learned.n_rows
+    k = n if k is None else k
+    _refuse_other_k(k, n, [step.name for step in plan.steps if step.action == "keep"])
+    shares = partitions(learned.source.starts, k)
+    model = Model(plan, learned.variables, learned.source.frame, n, None, ({},), {})
+    names = [[part_name(copy, m, part, len(shares)) for part in range(len(shares))] for copy in range(m)]
+    design = Design(n, k, m, plan.proper, plan.partial)
+    copies = [FileCopy(output.folder, of_copy) for of_copy in names]
+    synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model, synthesizer.rare_levels_))
+    with output, _progress(synthesizer.progress, "fit and draw", m * k, "row") as tick:
+        output.begin(synthesis._run() | {"model": fingerprint(model, learned.rows), "partitions": len(shares)})
+        write_partitions(learned, plan, shares, names, m, entropy, output, executor, tick)
+        output.finish(synthesis.audit)
+    return synthesis
 
 
 class Synthesizer:
@@ -286,21 +327,34 @@ class Synthesizer:
             Itself.
         """
         m = check_count("m", self.m)
-        executor = _executor(self.threads, self.client)
         entropy = _entropy(self.random_state)
         memory = parse_memory(self.memory_limit)
+        executor = _executor(self.threads, self.client)
         fit_rows = None if self.fit_rows is None else check_count("fit_rows", self.fit_rows)
         if not isinstance(self.fresh_rows, bool):
             raise OptionError(f"fresh_rows={self.fresh_rows!r}: must be True or False.")
         if self.fresh_rows and fit_rows is None:
             raise OptionError("fresh_rows=True: say with fit_rows how many rows each copy is fitted on.")
+        learned, plan = self._plan(data, executor, memory)
+        n = learned.n_rows
+        if fit_rows is not None and fit_rows >= n:
+            fit_rows = None
+        own = plan.proper or (self.fresh_rows and fit_rows is not None)
+        n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
+        with _progress(self.progress, "fit", n_fits, "column") as tick:
+            self.model_ = fit_plan(learned, plan, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+        self.n_rows_ = n
+        self.random_state_ = entropy
+        return self
+
+    def _plan(self, data: Any, executor: Executor, memory: int) -> tuple[Learned, Plan]:
+        """Learn the columns and plan; every option that says what to do with them is checked here."""
         source = _open(data, self.client, memory)
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick)
-        n = learned.n_rows
         plan = make_plan(
             learned.variables,
-            n,
+            learned.n_rows,
             method=self.method,
             columns=self.columns,
             visit_sequence=self.visit_sequence,
@@ -314,15 +368,7 @@ class Synthesizer:
             for v, rows in zip(learned.variables, learned.rows, strict=True)
             if v.kind != "numeric"
         }
-        if fit_rows is not None and fit_rows >= n:
-            fit_rows = None
-        own = plan.proper or (self.fresh_rows and fit_rows is not None)
-        n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
-        with _progress(self.progress, "fit", n_fits, "column") as tick:
-            self.model_ = fit_plan(learned, plan, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
-        self.n_rows_ = n
-        self.random_state_ = entropy
-        return self
+        return learned, plan
 
     def sample(
         self,
@@ -368,9 +414,7 @@ class Synthesizer:
         own = model.plan.proper or len(model.fits) > 1
         if own and m > len(model.fits):
             raise OptionError(f"m={m}: models of {len(model.fits)} copies were fitted. Fit again with m={m}.")
-        if model.kept and k != self.n_rows_:
-            names = [model.variables[slot].name for slot in model.kept]
-            raise OptionError(f"k={k}: column(s) {', '.join(map(repr, names))} are kept, so k must be {self.n_rows_}.")
+        _refuse_other_k(k, self.n_rows_, [model.variables[slot].name for slot in model.kept])
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
         design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial, model.fit_rows, own)
         executor = _executor(self.threads, self.client)
@@ -381,14 +425,10 @@ class Synthesizer:
             return Synthesis(tables, model.frame, design, entropy, _describe(model, self.rare_levels_))
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model, self.rare_levels_))
-        try:
+        with output, _progress(self.progress, "draw", m * k, "row") as tick:
             output.begin(synthesis._run() | {"model": fingerprint(model)})
-            with _progress(self.progress, "draw", m * k, "row") as tick:
-                write_copies(model, m, k, entropy, output, executor, tick)
+            write_copies(model, m, k, entropy, output, executor, tick)
             output.finish(synthesis.audit)
-        except BaseException:
-            output.interrupt()
-            raise
         return synthesis
 
     def summary(self) -> pl.DataFrame:
@@ -699,6 +739,11 @@ def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]
             }
         )
     return records
+
+
+def _refuse_other_k(k: int, n: int, kept: list[str]) -> None:
+    if kept and k != n:
+        raise OptionError(f"k={k}: column(s) {', '.join(map(repr, kept))} are kept, so k must be {n}.")
 
 
 def _refuse_beyond_memory(schema: pa.Schema, m: int, k: int, memory: int) -> None:

@@ -65,6 +65,17 @@ def test_the_same_bytes_from_files(tmp_path, client, people, options, limit, mon
     assert files(tmp_path / "cluster") == files(tmp_path / "threads")
 
 
+def test_partitions_of_a_cluster(tmp_path, client, people):
+    """Each partition is fitted where it is; threads give the same bytes."""
+    data = dd.from_pandas(pl.read_parquet(people / "*.parquet").to_pandas(), npartitions=3, sort=False)
+    for name, table in {"frame": data, "files": people}.items():
+        options = {"m": 2, "random_state": 1, "fit": "partition"}
+        syn = fs.synthesize(table, **options, out=tmp_path / name, client=client)
+        assert [len(syn.arrow(i)) for i in range(2)] == [1603, 1603]
+    fs.synthesize(people, **options, out=tmp_path / "threads")
+    assert files(tmp_path / "files") == files(tmp_path / "threads")
+
+
 def test_a_table_in_memory_and_copies_in_memory(client, mixed):
     syn = fs.synthesize(mixed, m=2, random_state=1, client=client)
     expected = fs.synthesize(mixed, m=2, random_state=1)

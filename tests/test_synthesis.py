@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import json
 import re
 import tempfile
@@ -551,3 +552,87 @@ def test_rare_levels_are_counted(tmp_path):
     assert s.sample().audit["columns"][1]["n_rare_levels"] == 2
     s.save(tmp_path / "model")
     assert fs.Synthesizer.load(tmp_path / "model").rare_levels_ == s.rare_levels_
+
+
+def in_files(frame, folder, cuts):
+    """Write runs of rows as files of their own."""
+    for i, (start, stop) in enumerate(itertools.pairwise([0, *cuts, frame.height])):
+        frame[start:stop].write_parquet(folder / f"{i}.parquet")
+    return folder
+
+
+@pytest.fixture
+def relation():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=4_000)
+    label = np.where(np.arange(4_000) < 3_000, "early", rng.choice(["late", "early"], 4_000))
+    return pl.DataFrame({"x": x, "y": 0.8 * x + 0.6 * rng.normal(size=4_000), "label": label})
+
+
+def test_every_partition_draws_its_share(tmp_path, relation, monkeypatch):
+    monkeypatch.setattr(run, "LEAST_PARTITION", 500)
+    (tmp_path / "in").mkdir()
+    path = in_files(relation, tmp_path / "in", [800, 800, 803, 2_000, 3_000, 3_950])
+    for name, options in {"a": {}, "b": {"threads": 1, "memory_limit": 1}}.items():
+        syn = fs.synthesize(path, m=2, random_state=1, fit="partition", out=tmp_path / name, **options)
+    written = [{p.name: p.read_bytes() for p in (tmp_path / name).rglob("*.parquet")} for name in "ab"]
+    assert len(written[0]) == 4  # partitions of 800, 1,200, 1,000 and 1,000 rows
+    assert written[0] == written[1]
+    copy = syn[1]
+    assert copy.height == 4_000
+    assert copy.schema == relation.schema
+    # The partition that has the other level draws it, in its rows; the others cannot.
+    assert copy["label"][:3_000].unique().to_list() == ["early"]
+    assert abs((copy["label"][3_000:] == "late").mean() - 0.5) < 0.1
+    assert abs(np.corrcoef(copy["x"], copy["y"])[0, 1] - 0.8) < 0.05
+    assert fs.pool(syn.analyse(lambda d: (d["y"].mean(), d["y"].var() / d.height))).rule == "raab2016"
+    (tmp_path / "a" / "copy_2" / "part_3.parquet").unlink()
+    fs.synthesize(path, m=2, random_state=1, fit="partition", out=tmp_path / "a", resume=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "a").rglob("*.parquet")} == written[0]
+    with pytest.raises(OutputError, match="differs in"):
+        fs.synthesize(path, m=2, random_state=1, out=tmp_path / "a", resume=True)
+
+
+def test_partitions_with_other_options(tmp_path, relation, monkeypatch):
+    monkeypatch.setattr(run, "LEAST_PARTITION", 500)
+    columns = {"x": fs.Column(method="keep"), "y": fs.Column(passive="x * 2")}
+    options = {"m": 2, "random_state": 1, "fit": "partition"}
+    for name, frame in {"in memory": relation.with_columns(y=pl.col("x") * 2)}.items():
+        syn = fs.synthesize(frame, **options, columns=columns, out=tmp_path / name)
+        assert_frame_equal(syn[0].select("x", "y"), frame.select("x", "y"))
+    proper = fs.synthesize(relation, **options, proper=True, k=77, out=tmp_path / "proper")
+    assert [len(copy) for copy in proper] == [77, 77]
+    assert fs.pool(proper.analyse(lambda d: (d["y"].mean(), 1.0))).reason != ""
+
+
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        ([0, 10], [(0, 1, 10)]),
+        ([0, 4, 8, 12, 30], [(0, 2, 8), (2, 4, 22)]),
+        ([0, 0, 7, 7, 14, 15], [(0, 2, 7), (2, 5, 8)]),
+        ([0, 3], [(0, 1, 3)]),
+        ([0, 20, 22], [(0, 2, 22)]),
+    ],
+)
+def test_small_pieces_join_to_partitions(starts, expected, monkeypatch):
+    monkeypatch.setattr(run, "LEAST_PARTITION", 6)
+    shares = run.partitions(starts, 100)
+    assert [(s.pieces.start, s.pieces.stop, s.n_rows) for s in shares] == expected
+    assert sum(s.k for s in shares) == 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fit": "partition"}, "say with out="),
+        ({"fit": "parts"}, "fit='parts'"),
+        ({"fit": "partition", "out": True, "fit_rows": 9}, "leave out fit_rows"),
+        ({"fit": "partition", "out": True, "columns": {"x": fs.Column(method="keep")}, "k": 5}, "k must be 4000"),
+    ],
+)
+def test_misuse_of_partitions(tmp_path, relation, options, message):
+    if options.get("out"):
+        options = options | {"out": tmp_path / "out"}
+    with pytest.raises(OptionError, match=message):
+        fs.synthesize(relation, **options)
