@@ -76,6 +76,8 @@ cdef extern from "_tree_kernels.h" nogil:
     int64_t fs_first_largest(const double* score, int64_t n)
     int64_t fs_walk_classes(const uint32_t* key, int64_t n, int64_t lanes, int64_t minbucket, const uint32_t* mates,
                             const int32_t* size, int32_t squares, double* best)
+    int64_t fs_walk_counts(const uint32_t* key, int64_t n, int64_t lanes, int64_t minbucket, const int32_t* class_id,
+                           const int32_t* size, int32_t squares, int32_t* left, double* best)
     void fs_level_scores(const int32_t* table, const uint16_t* level, int64_t groups, int64_t k, const double* total,
                          double n, int64_t iterations, double* v, double* u, double* size, double* key)
     int64_t fs_partition_bytes(uint8_t* base, int64_t n, int64_t stride, int64_t at, uint16_t shift, uint16_t threshold)
@@ -99,6 +101,8 @@ PREDICTOR = np.dtype(
                      "used_right", "direct")
     ]
 )
+
+BLOCK = np.dtype([(name, "<i8") for name in ("first", "last", "n_bins", "lane", "n_lanes", "fine", "n_fine")])
 
 cdef enum:
     _LEAF = 0xFFFF
@@ -128,8 +132,13 @@ cdef int64_t _TINY_POWER_ITERATIONS = 2
 # Largest nodes that are sorted by a network instead of counted in a histogram.
 cdef int64_t _TINY = 64
 cdef int64_t _TINY_CLASSES = 32
-# A histogram larger than this is slower than the direct search.
+cdef int64_t _TINY_BLOCKED = 128
+# A class histogram larger than this is slower than the direct search.
 cdef int64_t _HISTOGRAM_BYTES = 256 * 1024
+# More predictors than this are searched block by block, if there are not very many classes.
+cdef int64_t _MANY = 64
+cdef int64_t _BLOCK = 32
+cdef int64_t _BLOCKED_CLASSES = 32
 # Bits of the target in a record, and the range below which a node's targets are scaled anew.
 cdef int64_t _Y_BITS = 28
 cdef int64_t _Y_COARSE = 1 << 12
@@ -161,6 +170,17 @@ cdef packed struct predictor_t:
     int32_t direct      # searched directly: unordered with more than 256 levels, or too many classes
 
 
+# Predictors first ... last - 1, where their lanes start in all_lanes, and those with 16-bit codes in all_fine.
+cdef packed struct block_t:
+    int64_t first
+    int64_t last
+    int64_t n_bins
+    int64_t lane
+    int64_t n_lanes
+    int64_t fine
+    int64_t n_fine
+
+
 # Everything a fit works on. Rows are kept as records that are reordered while the tree grows, so a node is always
 # a contiguous run of them:
 #
@@ -177,6 +197,11 @@ cdef packed struct predictor_t:
 #
 # A histogram is one segment of bins for each predictor, {sum of y, rows} for a numeric target and rows by class
 # else. It is built for the smaller child only; the larger child's is the parent's less that.
+#
+# The histogram of hundreds of predictors leaves the cache, so they are cut into blocks, which are searched one after
+# the other in every node. Nothing is handed down then, and nodes are sorted by a network up to twice the size:
+#
+#     | predictors of block 0 | block 1 | ... |      lanes:  | block 0, its missing lanes, pad | block 1 ... |
 cdef struct work_t:
     int64_t p
     int64_t stride
@@ -185,7 +210,19 @@ cdef struct work_t:
     int64_t minbucket
     int64_t n_classes        # 0 for a numeric target
     int64_t k                # classes rounded up to 4, bins are padded with zeros
-    int64_t n_bins
+    int64_t n_bins           # of the largest block
+    int64_t n_blocks
+    int64_t tiny             # largest node that is sorted by a network
+    # of the current block: its predictors, and its lanes: one for each, and one for each with missing values
+    int64_t first
+    int64_t last
+    int64_t n_lanes
+    const int32_t* lane_predictor
+    int64_t n_fine           # predictors with 16-bit codes
+    const int32_t* fine
+    const block_t* block
+    const int32_t* all_lanes
+    const int32_t* all_fine
     int64_t n_wide
     int64_t n_direct
     int64_t n_unordered      # others than direct ones
@@ -212,24 +249,23 @@ cdef struct work_t:
     double* score
     int32_t* run_bin         # bin at each place, segments of unordered predictors are ordered
     # tiny nodes
-    uint32_t* lane_key       # (64, lanes)
+    uint32_t* lane_key       # (128, lanes)
     float* lane_score
     float* lane_most
     int32_t* lane_sum
-    float* weight            # (65, 64) by rows and place: 1 / (n_left n_right), 0 where a side is too small
-    int64_t lanes
-    int64_t n_lanes          # lanes in use: p, and one for each predictor with missing values
-    int32_t* lane_predictor
+    float* weight            # (129, 128) by rows and place: 1 / (n_left n_right), 0 where a side is too small
+    int64_t lanes            # room for the lanes of a block, in eights
     double* level_size       # (256)
     # the classes of a tiny node, numbered anew, and rows by level and class
     int64_t tiny_k
-    double* tiny_total       # (32)
-    int32_t* tiny_table      # (32, 32)
+    double* tiny_total       # (132)
+    int32_t* tiny_left       # (132) zero between uses
+    int32_t* tiny_table      # (128, 132)
     uint8_t* group_of        # (256) zero between uses
-    uint16_t* identity       # (64) 0, 1, 2, ...
+    uint16_t* identity       # (128) 0, 1, 2, ...
     uint8_t* rank            # (p, 256) order of the levels of unordered predictors in the current node
     uint8_t* network         # steps of all sorting networks
-    int64_t* network_start   # (66)
+    int64_t* network_start   # (130)
     # direct search
     uint16_t* node_code      # (n)
     int64_t* node_y          # (n)
@@ -606,27 +642,33 @@ cdef void search_directly(work_t* w, int64_t lo, int64_t hi, bint everything, sp
 
 # ---- histograms
 
+cdef void enter_block(work_t* w, int64_t block) noexcept nogil:
+    w.first = w.block[block].first
+    w.last = w.block[block].last
+    w.n_lanes = w.block[block].n_lanes
+    w.lane_predictor = w.all_lanes + w.block[block].lane
+    w.n_fine = w.block[block].n_fine
+    w.fine = w.all_fine + w.block[block].fine
+
+
+cdef void add_rows(work_t* w, int64_t lo, int64_t hi, int64_t slot, int32_t sign) noexcept nogil:
+    """Add the rows [lo, hi) to a histogram of the current block, or take them out one by one (sign = -1)."""
+    cdef const uint8_t* record = w.record + lo * w.stride + w.first
+    cdef const int32_t* offset = w.offset + w.first
+    cdef int64_t p = w.last - w.first, y_at = w.y_at - w.first
+    if w.n_classes > 0:
+        fs_add_classes(record, hi - lo, w.stride, y_at, p, offset, sign, w.k, w.counts + slot * w.k * w.n_bins)
+    else:
+        fs_add_numeric(record, hi - lo, w.stride, y_at, p, offset, <double>sign, w.numeric + slot * 2 * w.n_bins)
+
+
 cdef void build_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept nogil:
-    cdef double* numeric
-    cdef int32_t* counts
+    """Histogram of the rows [lo, hi) for the predictors of the current block."""
     if w.n_classes > 0:
-        counts = w.counts + slot * w.k * w.n_bins
-        memset(counts, 0, w.k * w.n_bins * sizeof(int32_t))
-        fs_add_classes(w.record + lo * w.stride, hi - lo, w.stride, w.y_at, w.p, w.offset, 1, w.k, counts)
+        memset(w.counts + slot * w.k * w.n_bins, 0, w.k * w.n_bins * sizeof(int32_t))
     else:
-        numeric = w.numeric + slot * 2 * w.n_bins
-        memset(numeric, 0, 2 * w.n_bins * sizeof(double))
-        fs_add_numeric(w.record + lo * w.stride, hi - lo, w.stride, w.y_at, w.p, w.offset, 1.0, numeric)
-
-
-cdef void take_rows_out(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept nogil:
-    """Subtract rows from a histogram one by one: for a child too small to have a histogram of its own."""
-    if w.n_classes > 0:
-        fs_add_classes(w.record + lo * w.stride, hi - lo, w.stride, w.y_at, w.p, w.offset, -1, w.k,
-                       w.counts + slot * w.k * w.n_bins)
-    else:
-        fs_add_numeric(w.record + lo * w.stride, hi - lo, w.stride, w.y_at, w.p, w.offset, -1.0,
-                       w.numeric + slot * 2 * w.n_bins)
+        memset(w.numeric + slot * 2 * w.n_bins, 0, 2 * w.n_bins * sizeof(double))
+    add_rows(w, lo, hi, slot, 1)
 
 
 cdef void subtract_histogram(work_t* w, int64_t slot, int64_t part) noexcept nogil:
@@ -661,7 +703,7 @@ cdef void narrow_bins(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept 
     cdef uint8_t* row
     cdef double* numeric
     cdef int32_t* counts
-    for f in range(w.p):
+    for f in range(w.first, w.last):
         at = &w.predictor[f]
         if at.wide < 0 or w.shift[at.wide] == 0:
             continue
@@ -772,7 +814,7 @@ cdef int64_t run_segment(work_t* w, int64_t slot, int64_t f, int64_t at_place, b
 
 
 cdef void search_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot, split_t* best) noexcept nogil:
-    """Best cut of a node by its histogram. O(bins), and one pass over the rows for a wide predictor.
+    """Best cut of a node by the histogram of the current block. O(bins), and one pass over the rows for a wide predictor.
 
     1. running sums of all predictors, and once more with missing held right where some are missing
     2. scores of all places at once
@@ -785,9 +827,11 @@ cdef void search_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot, spli
     cdef double total = 0, coarse = -1, score
     cdef int64_t k, b
     cdef predictor_t* at
-    for f in range(w.p):
+    for f in range(w.first, w.last):
         if not w.predictor[f].direct and (narrowest < 0 or w.predictor[f].bins < w.predictor[narrowest].bins):
             narrowest = f
+    if narrowest < 0:
+        return
     at = &w.predictor[narrowest]
     if w.n_classes > 0:
         for k in range(w.k):
@@ -799,7 +843,7 @@ cdef void search_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot, spli
         for b in range(at.bins):
             total += w.numeric[(slot * w.n_bins + at.offset + b) * 2]
     # 1.
-    for f in range(w.p):
+    for f in range(w.first, w.last):
         at = &w.predictor[f]
         at.place = <int32_t>place
         at.used = 0
@@ -818,7 +862,7 @@ cdef void search_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot, spli
     else:
         fs_scores(w.run_sum, w.run_count, n_places, n, total, w.minbucket, w.score)
     # 3.
-    for f in range(w.p):
+    for f in range(w.first, w.last):
         at = &w.predictor[f]
         for i in range(2):
             start = at.place + (at.used if i else 0)
@@ -1009,21 +1053,26 @@ cdef void sort_lanes(work_t* w, int64_t lo, int64_t n, const uint32_t* low_bits)
     A lane of an unordered predictor holds ranks of its levels, a second lane of one with missing values holds missing
     as the largest code, and one that is searched directly holds nothing.
     """
-    cdef int64_t i, f, lane, code, lanes = w.lanes
+    cdef int64_t i, f, lane, code, lanes = w.lanes, p = w.last - w.first
     cdef uint32_t* key
     cdef const uint8_t* row
     cdef const predictor_t* at
+    cdef uint16_t fine
     for i in range(n):
         row = w.record + (lo + i) * w.stride
         key = w.lane_key + i * lanes
-        for f in range(w.p):
-            key[f] = (<uint32_t>row[f] << 16) | low_bits[i]
-        for f in range(w.p, lanes):
+        for f in range(p):
+            key[f] = (<uint32_t>row[w.first + f] << 16) | low_bits[i]
+        for f in range(p, lanes):
             key[f] = low_bits[i]
+        for f in range(w.n_fine):
+            at = &w.predictor[w.fine[f]]
+            memcpy(&fine, row + at.fine_at, 2)
+            key[w.fine[f] - w.first] = (<uint32_t>fine << 16) | low_bits[i]
     for lane in range(w.n_lanes):
         f = w.lane_predictor[lane]
         at = &w.predictor[f]
-        if not (at.direct or at.unordered or at.fine_at >= 0 or lane >= w.p):
+        if not (at.direct or at.unordered or lane >= p):
             continue
         for i in range(n):
             key = w.lane_key + i * lanes + lane
@@ -1033,14 +1082,14 @@ cdef void sort_lanes(work_t* w, int64_t lo, int64_t n, const uint32_t* low_bits)
                 code = w.rank[f * 256 + (key[0] >> 16)]
             else:
                 code = code_of(w, lo + i, f)
-                if lane >= w.p and code == 0:
+                if lane >= p and code == 0:
                     code = 0xFFFF
             key[0] = (<uint32_t>code << 16) | low_bits[i]
     fs_sort_lanes(w.lane_key, lanes, w.network + 2 * w.network_start[n], w.network_start[n + 1] - w.network_start[n])
 
 
 cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept nogil:
-    """Best cut of a node of at most 64 rows with a numeric target: exact but for y, which has 15 bits here.
+    """Best cut of a tiny node with a numeric target: exact but for y, which has 15 bits here.
 
     Every lane is one predictor, every row of the matrix one row of the node; the y rides in the key:
 
@@ -1049,14 +1098,10 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
     1. fill, 2. sort all lanes at once by a network, 3. score all cuts in single precision,
     4. score those exactly that can be best.
     """
-    cdef int64_t i, j, f, lane, n = hi - lo, lanes = w.lanes, s = 0, total = 0, shift = 0
-    cdef int64_t low, high, smallest = y_of(w, lo), largest = smallest
-    cdef int32_t[64] y
-    cdef uint32_t[64] low_bits
-    cdef const predictor_t* at
-    cdef float most = -1
-    cdef double d, score, unit
-    cdef bint missing
+    cdef int64_t i, j, f, b, n = hi - lo, s = 0, total = 0, shift = 0
+    cdef int64_t smallest = y_of(w, lo), largest = smallest
+    cdef int32_t[128] y
+    cdef uint32_t[128] low_bits
     for i in range(n):
         j = y_of(w, lo + i)
         y[i] = <int32_t>j
@@ -1065,35 +1110,47 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
         largest = max(largest, j)
     while ((largest - smallest) >> shift) > 0x7FFF:
         shift += 1
-    unit = <double>(1 << shift)
-    for f in range(w.p):
-        if w.predictor[f].unordered and not w.predictor[f].direct:
-            rank_levels(w, lo, n, f, y, s)
-    # 1. and 2.
     for i in range(n):
         low_bits[i] = <uint32_t>((y[i] - smallest) >> shift)
         total += low_bits[i]
-    sort_lanes(w, lo, n, low_bits)
-    # 3.
-    fs_score_lanes(w.lane_key, n, lanes, <int32_t>total, w.weight + n * 64, w.lane_sum, w.lane_score, w.lane_most)
+    for b in range(w.n_blocks):
+        enter_block(w, b)
+        for f in range(w.first, w.last):
+            if w.predictor[f].unordered and not w.predictor[f].direct:
+                rank_levels(w, lo, n, f, y, s)
+        # 1. and 2.
+        sort_lanes(w, lo, n, low_bits)
+        # 3.
+        fs_score_lanes(w.lane_key, n, w.lanes, <int32_t>total, w.weight + n * 128, w.lane_sum, w.lane_score, w.lane_most)
+        # 4.
+        best_lane(w, n, total, <double>(1 << shift), best)
+
+
+cdef void best_lane(work_t* w, int64_t n, int64_t total, double unit, split_t* best) noexcept nogil:
+    """Score exactly the cuts of the current block that can be best."""
+    cdef int64_t i, f, lane, s, low, high, lanes = w.lanes
+    cdef const predictor_t* at
+    cdef float most = -1
+    cdef double d, score
+    cdef bint missing, held
     for lane in range(w.n_lanes):
         most = max(most, w.lane_most[lane])
     if most < 0:
         return
     # Single precision has 24 bits, and three operations were rounded.
     most = most * (<float>1 - <float>1e-6)
-    # 4.
     for lane in range(w.n_lanes):
         if w.lane_most[lane] < most:
             continue
         f = w.lane_predictor[lane]
         at = &w.predictor[f]
+        held = lane >= w.last - w.first
         s = 0
         for i in range(n - 1):
             s += w.lane_key[i * lanes + lane] & 0xFFFF
             if w.lane_score[i * lanes + lane] < most:
                 continue
-            if lane >= w.p and (w.lane_key[(i + 1) * lanes + lane] >> 16) == 0xFFFF:
+            if held and (w.lane_key[(i + 1) * lanes + lane] >> 16) == 0xFFFF:
                 continue        # missing | rest, as in the ordinary lane
             d = <double>(n * s - (i + 1) * total) * unit
             score = d * d / <double>((i + 1) * (n - i - 1))
@@ -1109,65 +1166,72 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
                 best.threshold = <int32_t>low
             else:
                 missing = (w.lane_key[lane] >> 16) == 0
-                set_threshold(at, low, high, lane >= w.p, missing, best)
+                set_threshold(at, low, high, held, missing, best)
 
 
 cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept nogil:
-    """Best cut of a node of at most 32 rows with classes: sort lanes as above, then count by bit masks.
+    """Best cut of a tiny node with classes: sort lanes as above, then count.
 
         key[row, lane] = code << 16 | position of the row in the node
 
     When a row moves to the left, the sum of squared class counts there rises by 2 c + 1, c being the number of rows
-    of its class already there: a population count of (rows on the left) & (rows of the class). Independent of the
-    number of classes.
+    of its class already there. In nodes of up to 32 rows c is a population count of (rows on the left) & (rows of the
+    class); in larger ones it is kept by class. Either way the cost does not depend on the number of classes.
     """
-    cdef int64_t i, f, lane, place, n = hi - lo, lanes = w.lanes, c, low, high, first
+    cdef int64_t i, f, b, lane, place, n = hi - lo, lanes = w.lanes, c = 0, low, high
     cdef int32_t squares = 0
-    cdef uint32_t[32] mates         # rows of the same class
-    cdef int32_t[32] size           # their number
-    cdef int32_t[32] tiny_class     # classes numbered within the node
-    cdef uint32_t[32] position
+    cdef uint32_t[32] mask          # up to 32 rows: rows of each class as bits
+    cdef uint32_t[32] mates         # the same by row
+    cdef int32_t[128] size          # their number
+    cdef int32_t[128] tiny_class    # classes numbered within the node
+    cdef int32_t[128] rows          # rows of each
+    cdef uint32_t[128] position
     cdef const predictor_t* at
     cdef double score
     cdef bint missing
     for i in range(n):
-        w.total[y_of(w, lo + i)] |= <int64_t>1 << i
-    for i in range(n):
-        mates[i] = <uint32_t>w.total[y_of(w, lo + i)]
-        size[i] = <int32_t>popcount(mates[i])
-        squares += size[i]
+        position[i] = <uint32_t>i
+        low = y_of(w, lo + i)
+        if w.total[low] == 0:
+            rows[c] = 0
+            c += 1
+            w.total[low] = c
+        tiny_class[i] = <int32_t>(w.total[low] - 1)
+        rows[tiny_class[i]] += 1
     for i in range(n):
         w.total[y_of(w, lo + i)] = 0
-    if w.n_unordered > 0:
-        # Number the classes that the node has.
-        c = 0
+        size[i] = rows[tiny_class[i]]
+        squares += size[i]
+    for i in range((c + 3) // 4 * 4):
+        w.tiny_total[i] = rows[i] if i < c else 0
+    w.tiny_k = (c + 3) // 4 * 4
+    if n <= 32:
+        memset(mask, 0, sizeof(mask))
         for i in range(n):
-            first = lowest_bit(mates[i])
-            if first == i:
-                w.tiny_total[c] = size[i]
-                tiny_class[i] = <int32_t>c
-                c += 1
-            else:
-                tiny_class[i] = tiny_class[first]
-        while c % 4 != 0:
-            w.tiny_total[c] = 0
-            c += 1
-        w.tiny_k = c
-        for f in range(w.p):
+            mask[tiny_class[i]] |= <uint32_t>1 << i
+        for i in range(n):
+            mates[i] = mask[tiny_class[i]]
+    for b in range(w.n_blocks):
+        enter_block(w, b)
+        for f in range(w.first, w.last):
             if w.predictor[f].unordered and not w.predictor[f].direct:
                 rank_levels(w, lo, n, f, tiny_class, 0)
-    for i in range(n):
-        position[i] = <uint32_t>i
-    sort_lanes(w, lo, n, position)
-    for lane in range(w.n_lanes):
-        f = w.lane_predictor[lane]
-        at = &w.predictor[f]
-        if at.direct:
-            continue
-        # An equal score wins for an earlier predictor only: lanes of missing values come last.
-        score = best.score if best.predictor <= f else nextafter(best.score, -1)
-        place = fs_walk_classes(w.lane_key + lane, n, lanes, w.minbucket, mates, size, squares, &score)
-        if place >= 0:
+        sort_lanes(w, lo, n, position)
+        for lane in range(w.n_lanes):
+            f = w.lane_predictor[lane]
+            at = &w.predictor[f]
+            if at.direct:
+                continue
+            # An equal score wins for an earlier predictor only: lanes of missing values come last.
+            score = best.score if best.predictor <= f else nextafter(best.score, -1)
+            if n <= 32:
+                place = fs_walk_classes(w.lane_key + lane, n, lanes, w.minbucket, mates, size, squares, &score)
+            else:
+                place = fs_walk_counts(w.lane_key + lane, n, lanes, w.minbucket, tiny_class, size, squares,
+                                       w.tiny_left, &score)
+                memset(w.tiny_left, 0, c * sizeof(int32_t))
+            if place < 0:
+                continue
             best.score = score
             best.predictor = <int32_t>f
             low = w.lane_key[place * lanes + lane] >> 16
@@ -1178,19 +1242,7 @@ cdef void search_tiny_classes(work_t* w, int64_t lo, int64_t hi, split_t* best) 
                 best.threshold = <int32_t>low
             else:
                 missing = (w.lane_key[lane] >> 16) == 0
-                set_threshold(at, low, high, lane >= w.p, missing, best)
-
-
-cdef inline int64_t lowest_bit(uint32_t x) noexcept nogil:
-    """Position of the lowest set bit."""
-    return popcount((x & (~x + 1)) - 1)
-
-
-cdef inline int64_t popcount(uint32_t x) noexcept nogil:
-    """Number of set bits; without the instruction, which not every x86-64 has."""
-    x = x - ((x >> 1) & <uint32_t>0x55555555)
-    x = (x & <uint32_t>0x33333333) + ((x >> 2) & <uint32_t>0x33333333)
-    return (((x + (x >> 4)) & <uint32_t>0x0F0F0F0F) * <uint32_t>0x01010101) >> 24
+                set_threshold(at, low, high, lane >= w.last - w.first, missing, best)
 
 
 # ---- nodes
@@ -1238,9 +1290,10 @@ cdef bint scale_y(work_t* w, int64_t lo, int64_t hi) noexcept nogil:
 
 
 cdef split_t best_split(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept nogil:
-    """Best cut of the node [lo, hi), by the search that suits its size. ``slot`` is its histogram, or -1."""
+    """Best cut of the node [lo, hi), by the search that suits its size. ``slot`` is its histogram, or -1 if it has none."""
     cdef split_t best
     cdef bint all_direct = False
+    cdef int64_t block
     best.score = -1
     best.predictor = -1
     best.threshold = 0
@@ -1250,6 +1303,12 @@ cdef split_t best_split(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcep
         return best
     if slot >= 0:
         search_histogram(w, lo, hi, slot, &best)
+    elif w.use_histogram and hi - lo > w.tiny:
+        for block in range(w.n_blocks):
+            enter_block(w, block)
+            build_histogram(w, lo, hi, 0)
+            narrow_bins(w, lo, hi, 0)
+            search_histogram(w, lo, hi, 0, &best)
     elif is_pure(w, lo, hi):
         return best
     elif not w.use_histogram:
@@ -1428,13 +1487,35 @@ def _sorting_networks(rows):
 
 def _cut_weights(minbucket):
     """Weight of the cut after row r of a tiny node of n rows, by n and r."""
-    n, left = np.ogrid[0:65, 1:65]
+    n, left = np.ogrid[0:129, 1:129]
     right = n - left
     allowed = (left >= minbucket) & (right >= minbucket)
     return np.where(allowed, 1.0 / np.where(allowed, left * right, 1), 0.0).astype(np.float32)
 
 
-_NETWORK, _NETWORK_START = _sorting_networks(64)
+def _cut_into_blocks(predictors, p, size, inherit):
+    """Blocks of ``size`` predictors and, as the last one, all; predictors of their lanes, and those with 16-bit codes.
+
+    Sets the offsets of the predictors' bins in one histogram of all if ``inherit``, else in one for each block.
+    """
+    blocks, lanes, fine = [], [], []
+    bins = np.cumsum(predictors["bins"])
+    for first in range(0, max(p, 1), size):
+        block = predictors[first : min(first + size, p)]
+        block["offset"] = bins[first : first + len(block)] - block["bins"]
+        if not inherit:
+            block["offset"] -= block["offset"][0]
+        missing = np.flatnonzero((block["has_missing"] != 0) & (block["unordered"] == 0))
+        of_block = np.concatenate([np.arange(len(block)), missing]) + first
+        of_fine = np.flatnonzero(block["fine_at"] >= 0) + first
+        blocks.append((first, first + len(block), block["bins"].sum(), len(lanes), len(of_block), len(fine), len(of_fine)))
+        lanes.extend(of_block)
+        fine.extend(of_fine)
+    blocks.append((0, p, bins[p - 1] if inherit and p else 0, 0, 0, 0, 0))
+    return np.array(blocks, BLOCK), np.array(lanes or [0], np.int32), np.array(fine or [0], np.int32)
+
+
+_NETWORK, _NETWORK_START = _sorting_networks(_TINY_BLOCKED)
 
 
 # A node that waits while its smaller sibling is grown. Bins of wide predictors and the scale of y are the node's own.
@@ -1485,14 +1566,13 @@ def grow(
     cdef int64_t widest = max(np.max(n_codes), 256) if p else 256
     cdef int64_t groups = min(n, widest) + 1
     cdef int64_t k = (n_classes + 3) // 4 * 4, n_k = max(k, 1)
-    cdef int64_t f, h = 0, n_wide = 0, n_bins = 0, n_direct = 0, n_unordered = 0, n_lanes = p, n_fine = 0
+    cdef int64_t f, h = 0, n_wide = 0, n_direct = 0, n_unordered = 0
     predictors_ = np.zeros(max(p, 1), PREDICTOR)
     cdef predictor_t[::1] predictors = predictors_
     for f in range(p):
         predictors[f].n_codes = n_codes[f]
         predictors[f].unordered = (kinds[f] & 1) != 0
         predictors[f].has_missing = (kinds[f] & 2) != 0
-        n_fine += n_codes[f] > 256
     n_fine_at = (p + 1) // 2 * 2
     for f in range(p):
         predictors[f].wide = -1
@@ -1506,17 +1586,21 @@ def grow(
             if not predictors[f].unordered:
                 predictors[f].wide = n_wide
                 n_wide += 1
-        predictors[f].offset = n_bins
-        n_bins += predictors[f].bins
         n_direct += predictors[f].direct
         n_unordered += predictors[f].unordered and not predictors[f].direct
-        n_lanes += predictors[f].has_missing and not predictors[f].unordered
-    cdef bint use_histogram = n_direct < p and (n_classes == 0 or 4 * k * n_bins <= _HISTOGRAM_BYTES)
+    cdef bint blocked = p > _MANY and n_classes <= _BLOCKED_CLASSES
+    # Whether a node hands its histogram down, which is then one of all predictors.
+    cdef bint inherit = n_classes == 0 or not blocked
+    blocks_, all_lanes_, all_fine_ = _cut_into_blocks(predictors_, p, _BLOCK if blocked else max(p, 1), inherit)
+    cdef block_t[::1] blocks = blocks_
+    cdef int64_t n_bins = blocks_["n_bins"].max()
+    cdef bint use_histogram = n_direct < p and (n_classes == 0 or blocked or 4 * k * n_bins <= _HISTOGRAM_BYTES)
+    inherit = inherit and use_histogram
     cdef int64_t y_at = (n_fine_at + 2 * h + 3) // 4 * 4
     cdef int64_t stride = (y_at + 8 + 7) // 8 * 8
-    cdef int64_t lanes = (n_lanes + 7) // 8 * 8
-    cdef int64_t tiny = _TINY_CLASSES if n_classes > 0 else _TINY
-    cdef int64_t slots = n.bit_length() + 2 if use_histogram and n > tiny else 1
+    cdef int64_t lanes = (blocks_["n_lanes"].max() + 7) // 8 * 8
+    cdef int64_t tiny = _TINY_BLOCKED if blocked else _TINY_CLASSES if n_classes > 0 else _TINY
+    cdef int64_t slots = n.bit_length() + 2 if inherit and n > tiny else 1
     cdef bint any_direct = n_direct > 0 or not use_histogram
     cdef int64_t n_searched = n if any_direct else 1
     # Refining a wide predictor sorts the classes of up to all rows of a node.
@@ -1535,20 +1619,18 @@ def grow(
     run_ = np.empty((3, 2 * n_bins + 2), np.float64)
     run_class_ = np.empty((2 * n_bins + 2) * k if use_histogram and n_classes > 0 else 1, np.int32)
     run_bin_ = np.empty(2 * n_bins + 2, np.int32)
-    lane_key_ = np.zeros((64, max(lanes, 1)), np.uint32)
-    lane_score_ = np.zeros((64, max(lanes, 1)), np.float32)
+    lane_key_ = np.zeros((128, max(lanes, 1)), np.uint32)
+    lane_score_ = np.zeros((128, max(lanes, 1)), np.float32)
     lane_most_ = np.zeros(max(lanes, 1), np.float32)
     lane_sum_ = np.zeros(max(lanes, 1), np.int32)
     weight_ = _cut_weights(minbucket)
-    lane_predictor_ = np.concatenate(
-        [np.arange(p), np.flatnonzero((predictors_["has_missing"] != 0) & (predictors_["unordered"] == 0))]
-    ).astype(np.int32) if p else np.zeros(1, np.int32)
     rank_ = np.zeros(256 * max(p, 1) if n_unordered else 1, np.uint8)
     level_size_ = np.empty(256, np.float64)
-    tiny_total_ = np.zeros(32, np.float64)
-    tiny_table_ = np.zeros(32 * 32, np.int32)
+    tiny_total_ = np.zeros(132, np.float64)
+    tiny_left_ = np.zeros(132, np.int32)
+    tiny_table_ = np.zeros(128 * 132, np.int32)
     group_of_ = np.zeros(256, np.uint8)
-    identity_ = np.arange(64, dtype=np.uint16)
+    identity_ = np.arange(128, dtype=np.uint16)
     node_code_ = np.empty(n_searched, np.uint16)
     node_y_ = np.empty(n_searched, np.int64)
     by_code_ = np.zeros((2, wide), np.int64)
@@ -1559,7 +1641,7 @@ def grow(
     key_ = np.empty((2, max(groups, 257)), np.uint32)
     sorted_y_ = np.empty(n_sorted, np.int64)
     by_class_ = np.zeros((3, n_k), np.int64)
-    direction_ = np.zeros((3, max(n_k, 32)), np.float64)
+    direction_ = np.zeros((3, max(n_k, 132)), np.float64)
     slot_predictor_ = np.zeros(MAX_SLOTS + 1, np.int32)
     if p:
         slot_predictor_[np.asarray(features)] = np.arange(p, dtype=np.int32)
@@ -1580,12 +1662,14 @@ def grow(
     cdef float[::1] lane_most = lane_most_
     cdef int32_t[::1] lane_sum = lane_sum_
     cdef float[:, ::1] weight = weight_
-    cdef int32_t[::1] lane_predictor = lane_predictor_
+    cdef int32_t[::1] all_lanes = all_lanes_
+    cdef int32_t[::1] all_fine = all_fine_
     cdef uint8_t[::1] rank = rank_
     cdef uint8_t[:, ::1] network = _NETWORK
     cdef int64_t[::1] network_start = _NETWORK_START
     cdef double[::1] level_size = level_size_
     cdef double[::1] tiny_total = tiny_total_
+    cdef int32_t[::1] tiny_left = tiny_left_
     cdef int32_t[::1] tiny_table = tiny_table_
     cdef uint8_t[::1] group_of = group_of_
     cdef uint16_t[::1] identity = identity_
@@ -1641,13 +1725,17 @@ def grow(
     w.lane_sum = &lane_sum[0]
     w.weight = &weight[0, 0]
     w.lanes = lanes
-    w.n_lanes = n_lanes
-    w.lane_predictor = &lane_predictor[0]
+    w.all_lanes = &all_lanes[0]
+    w.all_fine = &all_fine[0]
+    w.block = &blocks[0]
+    w.n_blocks = blocks.shape[0] - 1
+    w.tiny = tiny
     w.rank = &rank[0]
     w.network = &network[0, 0]
     w.network_start = &network_start[0]
     w.level_size = &level_size[0]
     w.tiny_total = &tiny_total[0]
+    w.tiny_left = &tiny_left[0]
     w.tiny_table = &tiny_table[0]
     w.group_of = &group_of[0]
     w.identity = &identity[0]
@@ -1736,7 +1824,10 @@ def grow(
                 checked = hi - lo
                 if scale_y(&w, lo, hi) and slot >= 0:
                     build_histogram(&w, lo, hi, slot)
-            if use_histogram and hi - lo > tiny:
+            if inherit:
+                # of all predictors
+                enter_block(&w, w.n_blocks)
+            if inherit and hi - lo > tiny:
                 if slot < 0:
                     n_free -= 1
                     slot = free_slot[n_free]
@@ -1786,6 +1877,7 @@ def grow(
             large = 2 * child + 1 - small
             small_slot = -1
             if slot >= 0:
+                enter_block(&w, w.n_blocks)
                 lo = start[small]
                 hi = lo + count[small]
                 if count[large] <= tiny:
@@ -1798,7 +1890,7 @@ def grow(
                     build_histogram(&w, lo, hi, small_slot)
                     subtract_histogram(&w, slot, small_slot)
                 else:
-                    take_rows_out(&w, lo, hi, slot)
+                    add_rows(&w, lo, hi, slot, -1)
             # The larger child waits while the smaller is grown: at most log2(n) nodes wait.
             stack[depth].node = large
             stack[depth].slot = slot

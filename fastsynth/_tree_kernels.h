@@ -23,9 +23,6 @@
 #define FS_KEEP_LOOP
 #endif
 
-/* Rows of a tiny node, and lanes (predictors) that are worked on together. */
-#define FS_TINY 64
-#define FS_LANES 8
 
 /* A bin of a numeric histogram, {sum of y, rows}, is added to as a pair. */
 #if defined(__GNUC__)
@@ -186,7 +183,7 @@ FS_CLONES static void fs_sort_lanes(uint32_t *restrict key, int64_t lanes, const
 
 /* Walk down sorted lanes of keys code << 16 | y and score the cut after every row, in single precision: good enough to
  * tell the few cuts that can be best, which are then scored exactly. weight[j] = 1 / ((j + 1) (n - j - 1)), or 0 where a side
- * is too small. most[lane] is the lane's largest score. |n s - (j + 1) total| < 2^28 for n <= 64 and y < 2^15. */
+ * is too small. most[lane] is the lane's largest score. |n s - (j + 1) total| < 2^29 for n <= 128 and y < 2^15. */
 FS_CLONES static void fs_score_lanes(const uint32_t *restrict key, int64_t rows, int64_t lanes, int32_t total,
                                      const float *restrict weight, int32_t *restrict sums, float *restrict score,
                                      float *restrict most)
@@ -234,6 +231,34 @@ FS_CLONES static int64_t fs_walk_classes(const uint32_t *restrict key, int64_t n
         const int32_t c = r + 1;
         if (code != next && next != 0xFFFF && c >= minbucket && rows - c >= minbucket) {
             const double d = rows * rows * sq - 2 * rows * c * st + c * c * squares;
+            const double score = d / (double)(c * (rows - c));
+            if (score > *best) {
+                *best = score;
+                place = r;
+            }
+        }
+        code = next;
+    }
+    return place;
+}
+
+/* The same for larger nodes: class_id[position] is counted in left, which the caller sets to zero again. Below 2^31 for
+ * n <= 128. */
+static int64_t fs_walk_counts(const uint32_t *restrict key, int64_t n, int64_t lanes, int64_t minbucket,
+                              const int32_t *restrict class_id, const int32_t *restrict size, int32_t squares,
+                              int32_t *restrict left, double *best)
+{
+    int32_t sq = 0, st = 0;
+    int64_t place = -1;
+    const int32_t rows = (int32_t)n;
+    uint32_t code = key[0] >> 16;
+    for (int32_t r = 0; r + 1 < rows; r++) {
+        const uint32_t at = key[r * lanes] & 0xFFFF, next = key[(r + 1) * lanes] >> 16;
+        sq += 2 * left[class_id[at]]++ + 1;
+        st += size[at];
+        const int32_t c = r + 1;
+        if (code != next && next != 0xFFFF && c >= minbucket && rows - c >= minbucket) {
+            const double d = (double)(rows * rows * sq - 2 * rows * c * st + c * c * squares);
             const double score = d / (double)(c * (rows - c));
             if (score > *best) {
                 *best = score;
