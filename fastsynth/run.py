@@ -516,7 +516,7 @@ def generate(
         tick(jobs[i][3] - jobs[i][2])
         return batch
 
-    batches = executor.map(draw_block, model, jobs, done)
+    batches = executor.map(draw_rows, model, jobs, done)
     return [
         pa.Table.from_batches(batches[i : i + len(starts)], schema=model.frame.schema)
         for i in range(0, len(batches), len(starts))
@@ -555,20 +555,19 @@ def write_table(table: pa.Table, output: Output, names: list[str]) -> None:
 
 def draw_part(model: Model, entropy: int, copy: int, start: int, stop: int, folder: str, name: str) -> Part:
     """Draw rows [start, stop) of one copy and write them as a file."""
-    blocks = range(start, stop, BLOCK_ROWS)
-    batches = [draw_block(model, entropy, copy, block, min(block + BLOCK_ROWS, stop)) for block in blocks]
-    return write_part(folder, name, pa.Table.from_batches(batches, schema=model.frame.schema))
+    return write_part(folder, name, pa.Table.from_batches([draw_rows(model, entropy, copy, start, stop)]))
 
 
-def draw_block(model: Model, entropy: int, copy: int, start: int, stop: int) -> pa.RecordBatch:
-    """Draw rows [start, stop) of one copy: every column at the synthetic earlier ones.
+def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> pa.RecordBatch:
+    """Draw rows [start, stop) of one copy: every column at the synthetic earlier ones. ``start`` is that of a block.
 
-    The codes of the block are kept row by row, because a tree walk reads many columns of one row::
+    The codes are kept row by row, because a tree walk reads many columns of one row::
 
         codes[row, slot]    | age sex job ... |   filled from left to right in visit sequence
+
+    A column is drawn for all rows before the next, so that its tree comes to the cache once.
     """
-    n = stop - start
-    codes = np.zeros((n, len(model.variables)), np.uint16)
+    codes = np.zeros((stop - start, len(model.variables)), np.uint16)
     arrays: list[Any] = [None] * len(model.variables)
     fit = model.fits[copy if len(model.fits) > 1 else 0]
     for step in model.plan.steps:
@@ -584,12 +583,22 @@ def draw_block(model: Model, entropy: int, copy: int, start: int, stop: int) -> 
         if step.action == "keep":
             ranks = model.kept[step.slot][start:stop]
         else:
-            column = fit[step.slot]
-            words = random_words(entropy, (DRAW, copy, step.slot, start // BLOCK_ROWS), n * column.n_words)
-            ranks = column.draw(codes, words, variable.rank_dtype)
+            ranks = _draw_ranks(fit[step.slot], codes, (DRAW, copy, step.slot), entropy, start, variable.rank_dtype)
         codes[:, step.slot] = variable.codes(ranks)
         arrays[step.slot] = variable.decode(ranks)
     return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema)
+
+
+def _draw_ranks(
+    column: ColumnModel, codes: Codes, key: tuple[int, ...], entropy: int, start: int, dtype: type[np.uint16 | np.uint32]
+) -> Ranks:
+    """Draw one column block by block: each block of rows has a random stream of its own."""
+    ranks = []
+    for low in range(0, len(codes), BLOCK_ROWS):
+        block = codes[low : low + BLOCK_ROWS]
+        words = random_words(entropy, (*key, (start + low) // BLOCK_ROWS), len(block) * column.n_words)
+        ranks.append(column.draw(block, words, dtype))
+    return np.concatenate(ranks)
 
 
 def _sub_schema(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
