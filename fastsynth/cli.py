@@ -16,7 +16,7 @@ from fastsynth.disclosure import identical_rows
 from fastsynth.errors import ClusterError, FastsynthError, OptionError
 from fastsynth.methods import METHODS, Cart
 from fastsynth.model_file import check_new_file
-from fastsynth.output import Output
+from fastsynth.output import Output, copy_name
 from fastsynth.plan import Column, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import plot_marginals
@@ -28,6 +28,7 @@ from fastsynth.version import __version__
 CONFIG_KEYS = (
     "m",
     "k",
+    "fit",
     "method",
     "columns",
     "visit_sequence",
@@ -83,6 +84,7 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "fit_rows": click.option("--fit-rows", type=int, help="Rows that models are fitted on (all)."),
         "fresh_rows": click.option("--fresh-rows", is_flag=True, default=None, help="Other rows for each copy."),
         "memory_limit": click.option("--memory-limit", help="Such as '6 GB' (four fifths of the memory)."),
+        "fit": click.option("--fit", help="'partition' fits pieces of large tables by themselves ('whole')."),
         "resume": click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder."),
         "random_state": click.option("--random-state", type=int, help="Same number, same copies."),
         "threads": click.option("--threads", type=int, help="Threads (all processors)."),
@@ -106,7 +108,7 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 @main.command("synthesize")
 @click.argument("source", metavar="IN...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, help="New or empty folder for the copies, or its URI.")
-@_options(*FIT_OPTIONS, "k", "resume")
+@_options(*FIT_OPTIONS, "k", "fit", "resume")
 def synthesize_command(source: tuple[str, ...], out: str, config: Path | None, resume: bool, **given: Any) -> None:
     """Write m synthetic copies of Parquet, Arrow IPC or CSV files (or folders of them) as Parquet."""
     Output(out, resume)
@@ -123,7 +125,8 @@ def fit(source: tuple[str, ...], out: Path, config: Path | None, **given: Any) -
     """Fit Parquet, Arrow IPC or CSV files and save the model. It holds real values: keep it like the data."""
     check_new_file(out)
     options = _read_options(config, given)
-    options.pop("k", None)  # rows are an option of sampling
+    for name in ("k", "fit"):  # options of synthesize
+        options.pop(name, None)
     table = _open(source, options)
     synthesizer = Synthesizer(**options).fit(table)
     synthesizer.save(out)
@@ -211,10 +214,7 @@ _R_NAMES = {
 
 
 def _report(synthesis: Synthesis, out: str) -> None:
-    names = [
-        of_copy[0] if len(of_copy) == 1 else Path(of_copy[0]).parts[0]
-        for of_copy in part_names(synthesis.m, synthesis.k)
-    ]
+    names = [copy_name(parts) for parts in part_names(synthesis.m, synthesis.k)]
     click.echo(
         f"{synthesis.m} copies of {synthesis.k:,} rows: {out}/{names[0]}" + (f" ... {names[-1]}" * (len(names) > 1))
     )

@@ -305,13 +305,24 @@ def _encode_dictionary(name: str, column: pa.ChunkedArray, keep_unused: bool) ->
     pandas.
     """
     # Dictionary codes are local to a chunk until the dictionaries are unified.
-    array = column.unify_dictionaries().combine_chunks()
+    array = _unify(name, column)
     indices = pc.fill_null(array.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     counts = np.bincount(indices + 1, minlength=len(array.dictionary) + 1)
     variable, levels = _dictionary_variable(name, array.type, array.dictionary, counts, keep_unused)
     rank_of = np.zeros(len(array.dictionary) + 1, np.uint16)
     rank_of[levels] = np.arange(1, len(levels) + 1, dtype=np.uint16)
     return variable, rank_of[indices]
+
+
+def _unify(name: str, column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """One dictionary for all chunks."""
+    try:
+        return column.unify_dictionaries().combine_chunks()
+    except pa.ArrowInvalid:
+        raise DataError(
+            f"Column {name!r} has more categories than its index type ({column.type.index_type}) can number. Cast it "
+            "to a larger one."
+        ) from None
 
 
 def _dictionary_variable(
@@ -367,8 +378,9 @@ class Tally:
         if pa.types.is_null(self.dtype):
             return
         if pa.types.is_dictionary(self.dtype):
-            array = column.unify_dictionaries().combine_chunks()
-            self._dictionaries[start] = array.dictionary
+            array = _unify(self.name, column)
+            # No rows begin where the next ones do: they may not take the place of their categories.
+            self._dictionaries[start if len(column) else -1] = array.dictionary
             indices = array.indices.cast(pa.int64()).drop_null().to_numpy(zero_copy_only=False)
             values, rows = _plain(array.dictionary), np.bincount(indices, minlength=len(array.dictionary))
         else:
@@ -432,7 +444,7 @@ class Tally:
             pa.DictionaryArray.from_arrays(no_rows, self._dictionaries[start], ordered=self.dtype.ordered)
             for start in sorted(self._dictionaries)
         ]
-        dictionary = pa.chunked_array(chunks, self.dtype).unify_dictionaries().chunk(0).dictionary
+        dictionary = _unify(self.name, pa.chunked_array(chunks, self.dtype)).dictionary
         places = pc.index_in(_plain(dictionary), value_set=values).to_numpy()
         counts = np.append(self.n_null, rows[places])
         variable, levels = _dictionary_variable(self.name, self.dtype, dictionary, counts, keep_unused)
@@ -516,7 +528,16 @@ def _clean(storage: Any) -> Any:
 
 def _plain(array: pa.Array) -> pa.Array:
     """Categories as the plain values they stand for."""
-    return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else _storage(array)
+    # Arrow casts not every dictionary to its values, but takes from all.
+    return _storage(array.dictionary).take(array.indices) if pa.types.is_dictionary(array.type) else _storage(array)
+
+
+def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Rows of a table; views of text, which Arrow cannot take from, become text."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_string_view(field.type):
+            table = table.set_column(i, field.with_type(pa.large_string()), table.column(i).cast(pa.large_string()))
+    return table.take(pa.array(rows))
 
 
 def _numbers(storage: pa.Array) -> NDArray[np.float64]:

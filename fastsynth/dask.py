@@ -7,7 +7,9 @@ back their names, numbers of rows and checksums only.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,7 +17,7 @@ import pyarrow as pa
 from distributed import CancelledError, Client, KilledWorker, as_completed
 
 from fastsynth.errors import ClusterError, DataError
-from fastsynth.source import Frame
+from fastsynth.source import Frame, check_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,10 +121,18 @@ class DaskSource:
     """
 
     def __init__(self, data: Any, client: Client) -> None:
+        check_names(list(data.columns))
         self._partitions = client.compute(data.to_delayed())
         described = client.gather(client.map(_describe, self._partitions, pure=False))
         self.frame = Frame("pandas", False, _common_schema([schema for schema, _ in described]))
         self.starts = [0, *np.cumsum([rows for _, rows in described]).tolist()]
+
+    def without(self, names: Sequence[str]) -> DaskSource:
+        """The same rows without some columns."""
+        slim = copy.copy(self)
+        schema = self.frame.schema
+        slim.frame = replace(self.frame, schema=pa.schema([f for f in schema if f.name not in names], schema.metadata))
+        return slim
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers get partitions with their jobs.
@@ -150,7 +160,14 @@ class DaskSource:
 
 
 def _describe(partition: pd.DataFrame) -> tuple[pa.Schema, int]:
-    return pa.Schema.from_pandas(partition, preserve_index=False), len(partition)
+    try:
+        return pa.Schema.from_pandas(partition, preserve_index=False), len(partition)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        # Arrow's own message quotes a value.
+        raise DataError(
+            f"A partition has a column that Arrow cannot hold ({type(error).__name__}). Give every column one type of "
+            "plain values with astype."
+        ) from None
 
 
 def _common_schema(schemas: list[pa.Schema]) -> pa.Schema:

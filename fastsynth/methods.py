@@ -35,11 +35,15 @@ class Cart:
         at least this share of the root's. rpart instead prunes afterwards, for categories on the number of
         misclassified rows, which removes every split that only sharpens probabilities: so synthpop and mice lose
         the associations of rare outcomes. ``cp=0`` also keeps splits without gain.
+    refill : bool, default False
+        With ``fit_rows``, draw from leaves that hold eight times as many rows as the tree was grown on: more people in
+        each leaf. Leaves that are too wide for all these rows bias relations towards zero (slopes of trees grown on 200
+        of 1,000 rows: 27 % too small with, 6 % without), and no combining rule mends that.
 
     Raises
     ------
     OptionError
-        minbucket is not a positive integer, cp is negative or not a finite number.
+        minbucket is not a positive integer, cp is negative or not a finite number, refill is not a bool.
 
     Notes
     -----
@@ -54,11 +58,12 @@ class Cart:
     Examples
     --------
     >>> Cart(minbucket=10)
-    Cart(minbucket=10, cp=1e-08)
+    Cart(minbucket=10, cp=1e-08, refill=False)
     """
 
     minbucket: int = 5
     cp: float = 1e-8
+    refill: bool = False
     name: ClassVar[str] = "cart"
 
     def __post_init__(self) -> None:
@@ -66,6 +71,8 @@ class Cart:
         if not isinstance(self.cp, numbers.Real) or not math.isfinite(self.cp) or self.cp < 0:
             raise OptionError(f"cp={self.cp!r}: must be a number of at least 0 (1e-8 is the default).")
         object.__setattr__(self, "cp", float(self.cp))
+        if not isinstance(self.refill, bool):
+            raise OptionError(f"refill={self.refill!r}: must be True or False.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,11 @@ def part_name(copy: int, m: int, part: int, n_parts: int) -> str:
     return f"{name}.parquet" if n_parts == 1 else f"{name}/part_{part + 1:0{len(str(n_parts))}}.parquet"
 
 
+def copy_name(parts: list[str]) -> str:
+    """What holds the parts of a copy: a file, or a folder of them."""
+    return parts[0] if len(parts) == 1 else parts[0].partition("/")[0]
+
+
 def write_part(folder: str, name: str, table: pa.Table) -> Part:
     """Write one part. Safe to repeat: the file is there as a whole or not at all."""
     sink = pa.BufferOutputStream()
@@ -63,9 +68,14 @@ def _write(folder: str, name: str, content: Any) -> None:
         parent, _, base = f"{inside}/{name}".rpartition("/")
         system.create_dir(parent, recursive=True)
         temporary = f"{parent}/{TEMPORARY}{secrets.token_hex(4)}-{base}"
-        with system.open_output_stream(temporary) as stream:
-            stream.write(content)
-        system.move(temporary, f"{parent}/{base}")
+        try:
+            with system.open_output_stream(temporary) as stream:
+                stream.write(content)
+            system.move(temporary, f"{parent}/{base}")
+        except BaseException:
+            if system.get_file_info(temporary).type == pafs.FileType.File:
+                system.delete_file(temporary)
+            raise
     except (OSError, pa.ArrowException) as error:
         raise OutputError(f"Cannot write to {folder!r} ({type(error).__name__}).") from None
 
@@ -83,7 +93,7 @@ class Output:
     Attributes
     ----------
     finished : dict of str to Part
-        Parts by name; those found on the disk have the right checksum.
+        Parts by name; after ``begin`` those found on the disk have the right checksum.
     run : dict
         What run this is, as the manifest says; empty for a new one.
 
@@ -95,7 +105,7 @@ class Output:
 
     def __init__(self, folder: str | os.PathLike[str], resume: bool = False) -> None:
         # Workers of a cluster may run in another folder.
-        self.folder = os.fspath(folder) if "://" in os.fspath(folder) else os.path.abspath(folder)
+        self.folder = os.fspath(folder).rstrip("/") if "://" in os.fspath(folder) else os.path.abspath(folder)
         self.finished: dict[str, Part] = {}
         self.run: dict[str, Any] = {}
         self._written = 0.0
@@ -113,7 +123,7 @@ class Output:
         self._resumed = resume and MANIFEST in files
         if self._resumed:
             self._read_manifest()
-        elif files:
+        elif not all(map(self._temporary, files)):
             hint = " It holds an unfinished run: resume=True goes on with it." if self._unfinished(files) else ""
             raise OutputError(
                 f"Folder {self.folder!r} is not empty. Name a new or empty one; nothing was written.{hint}"
@@ -123,6 +133,9 @@ class Output:
         selector = pafs.FileSelector(self._inside, recursive=True, allow_not_found=True)
         found = self._system.get_file_info(selector)
         return [item.path[len(self._inside) + 1 :] for item in found if item.type == pafs.FileType.File]
+
+    def _temporary(self, name: str) -> bool:
+        return name.rpartition("/")[2].startswith(TEMPORARY)
 
     def _unfinished(self, files: list[str]) -> bool:
         return MANIFEST in files and AUDIT not in files
@@ -136,19 +149,17 @@ class Output:
         try:
             manifest = json.loads(self._read(MANIFEST))
             self.run = manifest["run"]
-            parts = [Part(**part) for part in manifest["parts"]]
+            self.finished = {part["name"]: Part(**part) for part in manifest["parts"]}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{MANIFEST} in {self.folder!r} cannot be read ({type(error).__name__}). Name a new folder."
             ) from None
-        for part in parts:
-            # A part that is gone or damaged is simply drawn again.
-            try:
-                whole = hashlib.sha256(self._read(part.name)).hexdigest() == part.sha256
-            except OSError:
-                whole = False
-            if whole:
-                self.finished[part.name] = part
+
+    def _is_whole(self, part: Part) -> bool:
+        try:
+            return hashlib.sha256(self._read(part.name)).hexdigest() == part.sha256
+        except OSError:
+            return False
 
     def begin(self, run: dict[str, Any]) -> None:
         """Say what run this is; refuse to go on with another one."""
@@ -159,6 +170,8 @@ class Output:
                 "together. Repeat the call that began it, or name a new folder."
             )
         self.run = run
+        # A part that is gone or damaged is simply drawn again.
+        self.finished = {name: part for name, part in self.finished.items() if self._is_whole(part)}
         self._write_manifest()
 
     def add(self, part: Part) -> None:
@@ -185,17 +198,20 @@ class Output:
         """Write what was done, and take away what interrupted runs left."""
         self._write_manifest()
         for name in self._files():
-            if name.rpartition("/")[2].startswith(TEMPORARY):
+            if self._temporary(name):
                 self._system.delete_file(f"{self._inside}/{name}")
         _write(self.folder, AUDIT, (json.dumps(audit, indent=2) + "\n").encode())
 
     def discard(self) -> None:
-        """Take everything away again."""
+        """Take away again what was written."""
         if self._created:
             if self._system.get_file_info(self._inside).type == pafs.FileType.Directory:
                 self._system.delete_dir(self._inside)
-        else:
-            self._system.delete_dir_contents(self._inside)
+            return
+        for name in {*self.finished, MANIFEST, AUDIT} & set(self._files()):
+            self._system.delete_file(f"{self._inside}/{name}")
+        for name in {part.partition("/")[0] for part in self.finished if "/" in part}:
+            self._system.delete_dir(f"{self._inside}/{name}")
 
 
 def _check_writable(folder: str) -> None:

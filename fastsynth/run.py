@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth import association
-from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, check_size, encode
+from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, check_size, encode, take
 from fastsynth.errors import PlanError
-from fastsynth.methods import ColumnModel, fit_column, fit_margin, refill
+from fastsynth.methods import Cart, ColumnModel, fit_column, fit_margin, refill
 from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.plan import Plan, Step
 from fastsynth.source import Frame, Source, TableSource
@@ -36,7 +36,7 @@ BLOCK_ROWS = 65_536
 PART_ROWS = 8 * BLOCK_ROWS
 # Rows of the real table on which passive expressions are tried before anything is drawn.
 TRIAL_ROWS = 10_000
-# With ``fit_rows``, leaves are filled from this many times as many rows, if there are.
+# With ``Cart(refill=True)``, leaves are filled from this many times ``fit_rows`` rows, if there are.
 FILL = 8
 # Pieces are put together to partitions of at least this many rows: models of a few rows would give them away.
 LEAST_PARTITION = 10_000
@@ -295,7 +295,7 @@ def code_piece(
         low, high = start, stop
         if rows is not None:
             low, high = (int(i) for i in np.searchsorted(rows, [start, stop]))
-            batch = batch.take(pa.array(rows[low:high].astype(np.int64) - start))
+            batch = take(batch, rows[low:high].astype(np.int64) - start)
         codes, ranks = np.empty((len(variables), high - low), np.uint16), {}
         for slot, variable in enumerate(variables):
             of_rows = variable.rank(batch.column(slot))
@@ -343,7 +343,7 @@ class Rows:
         For each fit the rows that trees are grown on, as places in ``coded``. One fit for all copies, or with
         ``proper`` or ``fresh`` one for each.
     leaves : list of ndarray, dtype=uint32, or None
-        For each fit the rows that leaves are filled with, those of the shape among them; None for the same.
+        For each fit the rows that leaves are filled with, those of the shape among them; None: no more than those.
     """
 
     coded: NDArray[np.uint32] | None
@@ -351,10 +351,10 @@ class Rows:
     leaves: list[NDArray[np.uint32]] | None
 
 
-def choose_rows(n: int, fit_rows: int | None, proper: bool, fresh: bool, m: int, entropy: int) -> Rows:
+def choose_rows(n: int, fit_rows: int | None, proper: bool, fresh: bool, m: int, entropy: int, fill: int = 1) -> Rows:
     """Choose the rows that models are fitted on: all n, bootstrap samples, or the rows with the smallest hashes.
 
-    Trees are grown on the ``fit_rows`` rows with the smallest hashes, and their leaves filled with the eight times as
+    Trees are grown on the ``fit_rows`` rows with the smallest hashes. Leaves may be filled with the ``fill`` times as
     many rows with the smallest ones: a leaf gets a uniform sample of all its rows, and nobody has to look at the rest.
     A bootstrap sample is a draw of the population, so its leaves keep their rows.
     """
@@ -368,9 +368,10 @@ def choose_rows(n: int, fit_rows: int | None, proper: bool, fresh: bool, m: int,
         return Rows(None, [np.arange(n, dtype=np.uint32)], None)
     copies = range(m if fresh else 1)
     shapes = [_subsample(n, fit_rows, copy, entropy) for copy in copies]
-    leaves = [_subsample(n, min(FILL * fit_rows, n), copy, entropy) for copy in copies]
+    leaves = shapes if fill == 1 else [_subsample(n, min(fill * fit_rows, n), copy, entropy) for copy in copies]
     coded = leaves[0] if len(leaves) == 1 else np.unique(np.concatenate(leaves))
-    return Rows(coded, [_places(coded, rows) for rows in shapes], [_places(coded, rows) for rows in leaves])
+    filling = None if fill == 1 else [_places(coded, rows) for rows in leaves]
+    return Rows(coded, [_places(coded, rows) for rows in shapes], filling)
 
 
 def _places(among: NDArray[np.uint32], rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -429,16 +430,17 @@ def fit_plan(
 
     Simple synthesis fits once for all copies; proper synthesis fits each copy on a bootstrap sample of the rows. With
     ``fit_rows`` trees are grown on so many rows, all copies on the same ones or with ``fresh`` each on its own; columns
-    without predictors are drawn from all rows nevertheless.
+    without predictors are drawn from all rows nevertheless, but for proper synthesis.
     """
     n = learned.n_rows
-    rows = choose_rows(n, fit_rows, plan.proper, fresh, m, entropy)
     drawn = [step for step in plan.steps if step.action == "draw"]
+    fill = FILL if any(map(_refills, drawn)) else 1
+    rows = choose_rows(n, fit_rows, plan.proper, fresh, m, entropy, fill)
     kept = [step.slot for step in plan.steps if step.action == "keep"]
     n_coded = n if rows.coded is None else len(rows.coded)
     needed = n_coded * sum(2 + (v.bins is not None) * v.rank_dtype().itemsize for v in learned.variables)
     mapped = learned.table is None and needed > CODES_SHARE * memory
-    at_most = max(1, int((memory - (0 if mapped else needed)) // (FIT_BYTES * max(map(len, rows.shapes)))))
+    at_most = fits_at_once(memory - (0 if mapped else needed), max(map(len, rows.shapes)), FIT_BYTES)
     fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in rows.shapes)
     jobs = [(copy, step) for copy in range(len(rows.shapes)) for step in drawn]
     if fit_rows is not None and not plan.proper:
@@ -460,12 +462,21 @@ def fit_plan(
     return Model(plan, learned.variables, learned.source.frame, n, fit_rows, fits, all_ranks)
 
 
+def fits_at_once(memory: int, rows: int, bytes_a_row: int) -> int:
+    """How many tasks of so many rows the memory has room for, at least one."""
+    return max(1, int(memory // max(rows * bytes_a_row, 1)))
+
+
+def _refills(step: Step) -> bool:
+    return isinstance(step.method, Cart) and step.method.refill
+
+
 def fit_step(shared: tuple[EncodedTable, Rows, int], copy: int, step: Step) -> ColumnModel:
     """Fit one column on the rows of one fit."""
     table, rows, entropy = shared
     assert step.method is not None
     model = fit_column(table, step.slot, step.predictors, step.method, rows.shapes[copy])
-    if rows.leaves is None:
+    if rows.leaves is None or not _refills(step):
         return model
     assert rows.coded is not None
     filling = rows.leaves[copy]
@@ -478,28 +489,39 @@ def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint6
     return np.random.PCG64DXSM(np.random.SeedSequence(entropy, spawn_key=key)).random_raw(n)
 
 
-def fingerprint(model: Model, rows: Sequence[NDArray[np.int64]] = ()) -> str:
+def fingerprint(
+    plan: Plan, variables: Sequence[Variable], schema: pa.Schema, arrays: Iterable[NDArray[Any]], cuts: object = None
+) -> str:
     """Eight digits that differ, but for chance, when data or options do; too few to tell anything of either.
 
-    ``rows`` of each rank of each column stand for the data where there is no model of all.
+    ``arrays`` stand for the rows: what models hold, or the rows of each rank.
     """
-    digest = hashlib.sha256()
-    for of_column in rows:
-        digest.update(np.ascontiguousarray(of_column).data)
+    digest = hashlib.sha256(schema.serialize())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    for variable in variables:
+        sink = pa.BufferOutputStream()
+        batch = pa.record_batch([variable.values], ["values"])
+        with pa.ipc.new_stream(sink, batch.schema) as stream:
+            stream.write_batch(batch)
+        digest.update(sink.getvalue())
+    for step in plan.steps:
+        digest.update(f"{step.name} {step.action} {step.method} {step.predictors}".encode())
+        if step.expression is not None:
+            digest.update(step.expression.meta.serialize())
+    digest.update(repr((plan.proper, cuts)).encode())
+    return digest.hexdigest()[:8]
+
+
+def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
+    """Every array of a model, in a fixed order."""
     for fit in model.fits:
         for slot in sorted(fit):
             for tree in (fit[slot].missing, fit[slot].values):
                 if tree is not None:
-                    for array in (tree.nodes, tree.count, tree.level_mask, tree.levels, tree.donors):
-                        digest.update(np.ascontiguousarray(array).data)
+                    yield from (tree.nodes, tree.count, tree.level_mask, tree.levels, tree.donors)
     for slot in sorted(model.kept):
-        digest.update(np.ascontiguousarray(model.kept[slot]).data)
-    for variable in model.variables:
-        for buffer in variable.values.buffers():
-            digest.update(b"" if buffer is None else buffer)
-    for step in model.plan.steps:
-        digest.update(f"{step.name} {step.action} {step.method} {step.predictors} {step.expression}".encode())
-    return digest.hexdigest()[:8]
+        yield model.kept[slot]
 
 
 # Draw
@@ -541,9 +563,9 @@ def write_copies(model: Model, m: int, k: int, entropy: int, output: Output, exe
     executor.map(draw_part, model, jobs, done)
 
 
-def part_names(m: int, k: int) -> list[list[str]]:
-    """Names of the parts of each copy."""
-    n_parts = -(-k // PART_ROWS)
+def part_names(m: int, k: int, n_parts: int | None = None) -> list[list[str]]:
+    """Names of the parts of each copy; partitions have one part each."""
+    n_parts = -(-k // PART_ROWS) if n_parts is None else n_parts
     return [[part_name(copy, m, part, n_parts) for part in range(n_parts)] for copy in range(m)]
 
 
@@ -590,7 +612,12 @@ def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> p
 
 
 def _draw_ranks(
-    column: ColumnModel, codes: Codes, key: tuple[int, ...], entropy: int, start: int, dtype: type[np.uint16 | np.uint32]
+    column: ColumnModel,
+    codes: Codes,
+    key: tuple[int, ...],
+    entropy: int,
+    start: int,
+    dtype: type[np.uint16] | type[np.uint32],
 ) -> Ranks:
     """Draw one column block by block: each block of rows has a random stream of its own."""
     ranks = []
@@ -636,7 +663,7 @@ def evaluate(step: Step, parents: pa.Table, schema: pa.Schema) -> pa.Array:
         ) from None
 
 
-def try_passive(source: Source, plan: Plan) -> dict[str, int]:
+def try_passive(source: Source, plan: Plan, executor: Executor) -> dict[str, int]:
     """Try every passive expression on up to 10,000 real rows spread over the table, before anything is fitted.
 
     Returns
@@ -657,7 +684,7 @@ def try_passive(source: Source, plan: Plan) -> dict[str, int]:
     }
     if not names:
         return {}
-    table = trial_rows(source, sorted(names))
+    table = trial_rows(source, names, executor)
     differences = {}
     for step in plan.steps:
         if step.action == "passive":
@@ -669,16 +696,21 @@ def try_passive(source: Source, plan: Plan) -> dict[str, int]:
     return differences
 
 
-def trial_rows(source: Source, names: list[str]) -> pa.Table:
-    """Up to 10,000 rows spread evenly over the table."""
+def trial_rows(source: Source, names: set[str], executor: Executor) -> pa.Table:
+    """Some columns of up to 10,000 rows spread evenly over the table."""
+    slim = source.without([name for name in source.frame.schema.names if name not in names])
     spread = spread_rows(source.starts[-1], TRIAL_ROWS)
-    taken = []
-    for piece in range(len(source.starts) - 1):
-        start = source.starts[piece]
-        for batch in source.batches(piece):
-            low, high = np.searchsorted(spread, [start, start + len(batch)])
-            taken.append(batch.select(names).take(pa.array(spread[low:high] - start)))
-            start += len(batch)
+    return pa.concat_tables(executor.map(take_piece, (slim, spread), slim.jobs(), lambda _, rows: rows))
+
+
+def take_piece(shared: tuple[Source, NDArray[np.int64]], piece: int, *held: Any) -> pa.Table:
+    """Those of the rows that are in a piece."""
+    source, rows = shared
+    start, taken = source.starts[piece], [source.frame.schema.empty_table()]
+    for batch in source.batches(piece, *held):
+        low, high = np.searchsorted(rows, [start, start + len(batch)])
+        taken.append(take(batch, rows[low:high] - start).cast(source.frame.schema))
+        start += len(batch)
     return pa.concat_tables(taken)
 
 
@@ -745,18 +777,19 @@ def write_partitions(
     names: list[list[str]],
     m: int,
     entropy: int,
+    memory: int,
     output: Output,
     executor: Executor,
     tick: Tick,
 ) -> None:
     """Fit every partition by itself and write its part of every copy; what is finished is passed over."""
-    jobs = []
+    jobs, pieces = [], learned.source.jobs()
     for number, share in enumerate(shares):
         todo = [names[copy][number] for copy in range(m)]
         if all(name in output.finished for name in todo):
             tick(m * share.k)
             continue
-        held = [learned.source.jobs()[piece][1:] for piece in share.pieces]
+        held = [pieces[piece][1:] for piece in share.pieces]
         # What a cluster holds of a piece is handed over as an argument of its own.
         jobs.append((number, share, todo, *itertools.chain.from_iterable(held)))
 
@@ -766,7 +799,10 @@ def write_partitions(
         tick(m * jobs[i][1].k)
 
     shared = (learned.source, learned.variables, plan, m, entropy, output.folder)
-    executor.map(synthesise_partition, shared, jobs, done)
+    # Codes and ranks twice, models, and a part that is drawn.
+    bytes_a_row = FIT_BYTES + 40 * len(learned.variables)
+    at_most = fits_at_once(memory, max(max(share.n_rows, share.k) for share in shares), bytes_a_row)
+    executor.map(synthesise_partition, shared, jobs, done, at_most)
 
 
 def synthesise_partition(

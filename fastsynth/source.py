@@ -81,6 +81,9 @@ class Source(Protocol):
     frame: Frame
     starts: list[int]
 
+    def without(self, names: Sequence[str]) -> Source:
+        """The same rows without some columns."""
+
     def batches(self, piece: int, *held: Any) -> Iterator[pa.Table]:
         """Read the rows of a piece in their order, about a million at a time."""
 
@@ -121,14 +124,21 @@ class FileSource:
     Parameters
     ----------
     files : pyarrow.dataset.FileSystemDataset
+
+    Attributes
+    ----------
+    temporary : bool
+        Whether the files are temporary ones of this process.
     """
 
     def __init__(self, files: ds.FileSystemDataset) -> None:
+        self.temporary = False
         self.frame = Frame("polars", False, files.schema)
         self._schema = files.schema
         self.pieces = Pieces()
         sizes = []
         for fragment in sorted(files.get_fragments(), key=lambda f: f.path):
+            _check_columns(fragment, files.schema)
             for part, rows in _split(fragment):
                 self.pieces.append(part)
                 sizes.append(rows)
@@ -172,14 +182,23 @@ class FileSource:
                         continue
                     column = pa.repeat(pa.scalar(value, schema.field(name).type), len(table))
                     table = table.append_column(schema.field(name), column)
-                absent = {f.name: pa.nulls(len(table), f.type) for f in schema if f.name not in table.column_names}
-                for name, column in absent.items():
-                    table = table.append_column(schema.field(name), column)
                 yield table.select(schema.names).cast(schema)
         except (OSError, pa.ArrowException) as error:
             raise DataError(
                 f"Cannot read {fragment.path!r} ({type(error).__name__}). Is it whole, with the types of the others?"
             ) from None
+
+
+def _check_columns(fragment: ds.Fragment, schema: pa.Schema) -> None:
+    from pyarrow.dataset import get_partition_keys
+
+    here = {*fragment.physical_schema.names, *get_partition_keys(fragment.partition_expression)}
+    lacking = [name for name in schema.names if name not in here]
+    if lacking:
+        raise DataError(
+            f"{fragment.path!r} lacks column(s) {', '.join(map(repr, lacking))} that other files have. Give all files "
+            "the same columns, or name those that belong together."
+        )
 
 
 def _split(fragment: ds.Fragment) -> Iterator[tuple[ds.Fragment, int]]:
@@ -313,6 +332,7 @@ def _open_files(paths: list[str]) -> FileSource:
     system, _, base = files[0]
     names = [path for _, path, _ in files]
     kind = kinds.pop()
+    _check_paths(files, kind)
     try:
         if kind == "csv":
             return _convert_csv(names)
@@ -321,18 +341,51 @@ def _open_files(paths: list[str]) -> FileSource:
             options.partitioning_factory = ds.HivePartitioning.discover()
         form = ds.ParquetFileFormat() if kind == "parquet" else ds.IpcFileFormat()
         factory = ds.FileSystemDatasetFactory(system, sorted(names), form, options)
-        return FileSource(_checked_dataset(factory.finish()))
+        schema = factory.inspect(fragments=None)
+        check_names(schema.names)
+        return FileSource(factory.finish(schema))
     except DataError:
         raise
+    except pa.ArrowTypeError:
+        raise _other_types(form, system, sorted(names)) from None
     except Exception as error:
         # Parsers quote the cell they stumble on, so their message is not passed on.
         where = f"{names[0]!r}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         raise DataError(f"Cannot read {where} as {kind} ({type(error).__name__}). Is the file whole?") from None
 
 
-def _checked_dataset(files: ds.FileSystemDataset) -> ds.FileSystemDataset:
-    _check_names(files.schema.names)
-    return files
+def _other_types(form: ds.FileFormat, system: pafs.FileSystem, names: list[str]) -> DataError:
+    """Name the first file and column whose type is not that of the files before."""
+    types: dict[str, pa.DataType] = {}
+    for name in names:
+        for field in form.inspect(name, system):
+            known = types.setdefault(field.name, field.type)
+            if pa.types.is_null(known):
+                types[field.name] = field.type
+            elif field.type not in (known, pa.null()):
+                return DataError(
+                    f"Column {field.name!r} is {field.type} in {name!r} and {known} in files before it. Give it one "
+                    "type."
+                )
+    return DataError(f"Files from {names[0]!r} on have columns of one name and different types.")
+
+
+def _check_paths(files: list[tuple[pafs.FileSystem, str, str | None]], kind: str | None) -> None:
+    """Refuse files that would be read twice, or without the columns that are in the names of their folders."""
+    names = [path for _, path, _ in files]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{twice[0]!r} would be read more than once: the paths name it more than once.")
+    if any(system != files[0][0] for system, _, _ in files):
+        raise DataError("The paths belong to different file systems. Bring the files to one.")
+    if kind == "csv" and not isinstance(files[0][0], pafs.LocalFileSystem):
+        raise DataError("CSV is read from local files only. Convert it to Parquet, or copy it.")
+    partitioned = [name for name in names if "=" in name.rpartition("/")[0]]
+    if partitioned and (kind == "csv" or len({base for _, _, base in files}) > 1):
+        raise DataError(
+            f"{partitioned[0]!r} is in a folder that names a column's value (year=2021): such columns are read from "
+            "Parquet and Arrow files below one folder. Give that folder."
+        )
 
 
 def _expand(path: str) -> list[tuple[pafs.FileSystem, str, str | None]]:
@@ -381,7 +434,7 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
 def _read_csv(path: Path) -> pa.Table:
     try:
         # All rows decide the types, so that the result does not depend on which come first.
-        frame = pl.read_csv(path, infer_schema_length=None)
+        frame = pl.read_csv(path, infer_schema_length=None, glob=False)
         _check_csv(frame.lazy())
         return frame.to_arrow()
     except DataError:
@@ -394,12 +447,13 @@ def _convert_csv(paths: list[str]) -> FileSource:
     """CSV is read once, into temporary Parquet files: it has no types, and no piece of it can be read alone."""
     import pyarrow.dataset as ds
 
-    frame = pl.scan_csv(sorted(paths), infer_schema_length=None)
+    frame = pl.scan_csv(sorted(paths), infer_schema_length=None, glob=False)
     _check_csv(frame)
     folder = tempfile.mkdtemp(prefix="fastsynth-")
     try:
         frame.sink_parquet(Path(folder) / "table.parquet", compression="lz4", row_group_size=PIECE_ROWS)
         source = FileSource(ds.dataset(folder, format="parquet"))
+        source.temporary = True
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -439,7 +493,7 @@ def _check_csv(frame: pl.LazyFrame) -> None:
 
 
 def _in_memory(data: Any) -> tuple[pa.Table, Frame]:
-    _check_names(_names(data))
+    check_names(_names(data))
     if isinstance(data, Mapping | list | np.ndarray) or not (_is_table(data) or hasattr(data, "__arrow_c_stream__")):
         raise DataError(
             f"Cannot read a {type(data).__name__} as a table. Allowed are polars, pandas and pyarrow tables, anything "
@@ -450,7 +504,7 @@ def _in_memory(data: Any) -> tuple[pa.Table, Frame]:
     except Exception:
         # The library's own message may quote values of the table.
         raise _unreadable(data) from None
-    _check_names(table.column_names)
+    check_names(table.column_names)
     return table, Frame(backend, lazy, table.schema)
 
 
@@ -495,7 +549,8 @@ def _unreadable(data: Any) -> DataError:
     )
 
 
-def _check_names(names: list[Any]) -> None:
+def check_names(names: list[Any]) -> None:
+    """Refuse column names that are no text or used twice."""
     other = [name for name in names if not isinstance(name, str) or not name]
     if other:
         raise DataError(

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from fastsynth import model_file
 from fastsynth.errors import NotFittedError, OptionError, check_count
 from fastsynth.methods import Method
-from fastsynth.output import Output, part_name
+from fastsynth.output import Output, copy_name
 from fastsynth.plan import Column, Plan, Predictors, make_plan
 from fastsynth.pooling import Analyses, Design
 from fastsynth.run import (
@@ -35,6 +35,7 @@ from fastsynth.run import (
     fit_plan,
     generate,
     learn,
+    model_arrays,
     part_names,
     partitions,
     strongest_predictors,
@@ -115,9 +116,9 @@ def synthesize(
         Fit each copy to its own bootstrap sample of the rows (as synthpop's ``proper``).
     fit_rows : int, optional
         Fit models on this many rows, those with the smallest hash of random state and row number; with ``proper`` on
-        as many drawn with replacement. Columns without predictors, and the lists of categories, still come from all
-        rows. ``pool`` then uses the rule for subsampled fits. The default, and what counts as not fewer than there
-        are, is all rows.
+        as many drawn with replacement. Columns without predictors (not with ``proper``) and the lists of categories
+        still come from all rows. ``pool`` then uses the rule for subsampled fits. The default, and what counts as not
+        fewer than there are, is all rows.
     fresh_rows : bool, default False
         Whether each copy is fitted on ``fit_rows`` rows of its own: m times the work, and shorter intervals than with
         rows that all copies share.
@@ -145,6 +146,7 @@ def synthesize(
     resume : bool, default False
         Go on with what an interrupted run of the same call left in ``out``. Models are fitted again (they hold real
         values and are never kept there); finished parts are not drawn again, and the result is the same, byte for byte.
+        Other data or options are refused; with ``fit="partition"`` data are told apart by the values of each column.
     progress : bool or callable, optional
         True shows a bar, False nothing; the default shows one on a terminal. A callable gets
         ``(stage, done, total)``.
@@ -213,7 +215,7 @@ def synthesize(
         random_state = output.run.get("random_state")
     synthesizer.random_state = _entropy(random_state)
     if fit == "whole":
-        return synthesizer.fit(data)._sample(m=None, k=k, random_state=None, output=output)
+        return synthesizer._fit(data, k, output is None)._sample(m=None, k=k, random_state=None, output=output)
     if fit != "partition":
         raise OptionError(f"fit={fit!r}: allowed are 'whole' and 'partition'.")
     if output is None:
@@ -228,21 +230,23 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     m = check_count("m", synthesizer.m)
     entropy = _entropy(synthesizer.random_state)
     executor = _executor(synthesizer.threads, synthesizer.client)
-    parse_memory(synthesizer.memory_limit)
+    memory = parse_memory(synthesizer.memory_limit)
     # Files are never read as a whole here: their pieces are what is fitted.
     learned, plan = synthesizer._plan(data, executor, 0)
     n = learned.n_rows
     k = n if k is None else k
-    _refuse_other_k(k, n, [step.name for step in plan.steps if step.action == "keep"])
+    _refuse_other_k(k, n, plan)
     shares = partitions(learned.source.starts, k)
     model = Model(plan, learned.variables, learned.source.frame, n, None, ({},), {})
-    names = [[part_name(copy, m, part, len(shares)) for part in range(len(shares))] for copy in range(m)]
+    names = part_names(m, k, len(shares))
     design = Design(n, k, m, plan.proper, plan.partial)
     copies = [FileCopy(output.folder, of_copy) for of_copy in names]
-    synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model, synthesizer.rare_levels_))
+    records = _describe(model, synthesizer.rare_levels_)
+    synthesis = Synthesis(copies, model.frame, design, entropy, records, len(shares))
+    digits = fingerprint(plan, model.variables, model.frame.schema, learned.rows, shares)
     with output, _progress(synthesizer.progress, "fit and draw", m * k, "row") as tick:
-        output.begin(synthesis._run() | {"model": fingerprint(model, learned.rows), "partitions": len(shares)})
-        write_partitions(learned, plan, shares, names, m, entropy, output, executor, tick)
+        output.begin(synthesis._run() | {"model": digits, "partitions": len(shares)})
+        write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
         output.finish(synthesis.audit)
     return synthesis
 
@@ -326,6 +330,10 @@ class Synthesizer:
         Synthesizer
             Itself.
         """
+        return self._fit(data, None, False)
+
+    def _fit(self, data: Any, k: int | None, in_memory: bool) -> Synthesizer:
+        """Fit; what cannot be sampled afterwards is refused before."""
         m = check_count("m", self.m)
         entropy = _entropy(self.random_state)
         memory = parse_memory(self.memory_limit)
@@ -337,6 +345,10 @@ class Synthesizer:
             raise OptionError("fresh_rows=True: say with fit_rows how many rows each copy is fitted on.")
         learned, plan = self._plan(data, executor, memory)
         n = learned.n_rows
+        if k is not None:
+            _refuse_other_k(k, n, plan)
+        if in_memory:
+            _refuse_beyond_memory(learned.source.frame.schema, m, k or n, memory)
         if fit_rows is not None and fit_rows >= n:
             fit_rows = None
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
@@ -362,7 +374,7 @@ class Synthesizer:
             proper=self.proper,
             strongest=partial(strongest_predictors, learned, executor),
         )
-        self.passive_differences_ = try_passive(source, plan)
+        self.passive_differences_ = try_passive(source, plan, executor)
         self.rare_levels_ = {
             v.name: int(np.count_nonzero((rows[v.first :] > 0) & (rows[v.first :] < RARE_ROWS)))
             for v, rows in zip(learned.variables, learned.rows, strict=True)
@@ -411,12 +423,12 @@ class Synthesizer:
         model = self._fitted()
         m = check_count("m", self.m if m is None else m)
         k = check_count("k", self.n_rows_ if k is None else k)
-        own = model.plan.proper or len(model.fits) > 1
-        if own and m > len(model.fits):
+        fresh = not model.plan.proper and len(model.fits) > 1
+        if (model.plan.proper or fresh) and m > len(model.fits):
             raise OptionError(f"m={m}: models of {len(model.fits)} copies were fitted. Fit again with m={m}.")
-        _refuse_other_k(k, self.n_rows_, [model.variables[slot].name for slot in model.kept])
+        _refuse_other_k(k, self.n_rows_, model.plan)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
-        design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial, model.fit_rows, own)
+        design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial, model.fit_rows, fresh)
         executor = _executor(self.threads, self.client)
         if output is None:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
@@ -426,7 +438,8 @@ class Synthesizer:
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model, self.rare_levels_))
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
-            output.begin(synthesis._run() | {"model": fingerprint(model)})
+            digits = fingerprint(model.plan, model.variables, model.frame.schema, model_arrays(model))
+            output.begin(synthesis._run() | {"model": digits})
             write_copies(model, m, k, entropy, output, executor, tick)
             output.finish(synthesis.audit)
         return synthesis
@@ -567,11 +580,7 @@ class FileCopy:
 
     def scan(self) -> pl.LazyFrame:
         """All of it, not yet read."""
-        return pl.scan_parquet(self.paths())
-
-
-def _whole(copy: pa.Table | FileCopy) -> pa.Table:
-    return copy.read() if isinstance(copy, FileCopy) else copy
+        return pl.scan_parquet(self.paths(), glob=False)
 
 
 class Synthesis(Sequence[Any]):
@@ -597,10 +606,12 @@ class Synthesis(Sequence[Any]):
         design: Design,
         random_state: int,
         records: list[dict[str, Any]],
+        partitions: int | None = None,
     ) -> None:
         self._copies = copies
         self._frame = frame
         self._records = records
+        self._partitions = partitions
         self.design = design
         self.random_state_ = random_state
 
@@ -624,11 +635,11 @@ class Synthesis(Sequence[Any]):
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
-            return [self._frame.native(_whole(copy)) for copy in self._copies[i]]
-        return self._frame.native(_whole(self._copies[i]))
+            return [self._frame.native(self._whole(copy)) for copy in self._copies[i]]
+        return self._frame.native(self._whole(self._copies[i]))
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._frame.native(_whole(copy)) for copy in self._copies)
+        return (self._frame.native(self._whole(copy)) for copy in self._copies)
 
     def __repr__(self) -> str:
         kind = "proper" if self.design.proper else "simple"
@@ -636,9 +647,13 @@ class Synthesis(Sequence[Any]):
         size = f"k={self.k} rows x {len(self._frame.schema.names)} columns"
         return f"Synthesis: m={self.m} {whole} synthetic copies of {size} (n={self.n}, {kind})"
 
+    def _whole(self, copy: pa.Table | FileCopy) -> pa.Table:
+        # Parquet forgets whether text in a dictionary is large.
+        return copy.read().cast(self._frame.schema) if isinstance(copy, FileCopy) else copy
+
     def arrow(self, i: int) -> pa.Table:
         """Copy i as a pyarrow Table with the exact schema of the original."""
-        return _whole(self._copies[i])
+        return self._whole(self._copies[i])
 
     def scan(self, i: int) -> pl.LazyFrame:
         """Copy i as a polars LazyFrame; written copies are not read before they are needed."""
@@ -686,6 +701,8 @@ class Synthesis(Sequence[Any]):
             "partial": self.design.partial,
             "fit_rows": self.design.fit_rows,
             "fresh_rows": self.design.fresh,
+            "fit": "whole" if self._partitions is None else "partition",
+            "partitions": self._partitions,
             "random_state": self.random_state_,
             "columns": self._records,
         }
@@ -694,13 +711,14 @@ class Synthesis(Sequence[Any]):
         """What tells one run from another."""
         return {name: self.audit[name] for name in ("fastsynth", "n", "k", "m", "random_state")}
 
-    def write_parquet(self, folder: str | os.PathLike[str]) -> list[Path]:
+    def write_parquet(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write copies, manifest.json and audit.json into a new or empty folder, as ``synthesize(out=...)`` does.
 
         Returns
         -------
-        list of Path
-            The copies: files, or folders of parts for more than 524,288 rows. After an error the folder is as it was.
+        list of str
+            Paths of the copies: files, or folders of parts for more than 524,288 rows. After an error the folder is as
+            it was.
 
         Raises
         ------
@@ -712,12 +730,12 @@ class Synthesis(Sequence[Any]):
         try:
             output.begin(self._run())
             for copy, of_copy in zip(self._copies, names, strict=True):
-                write_table(_whole(copy), output, of_copy)
+                write_table(self._whole(copy), output, of_copy)
             output.finish(self.audit)
         except BaseException:
             output.discard()
             raise
-        return [Path(folder, of_copy[0] if len(of_copy) == 1 else of_copy[0].partition("/")[0]) for of_copy in names]
+        return [f"{output.folder}/{copy_name(of_copy)}" for of_copy in names]
 
 
 def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]:
@@ -741,7 +759,8 @@ def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]
     return records
 
 
-def _refuse_other_k(k: int, n: int, kept: list[str]) -> None:
+def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
+    kept = [step.name for step in plan.steps if step.action == "keep"]
     if kept and k != n:
         raise OptionError(f"k={k}: column(s) {', '.join(map(repr, kept))} are kept, so k must be {n}.")
 
@@ -765,13 +784,14 @@ def _executor(threads: int | None, client: Any) -> Executor:
 
 
 def _open(data: Any, client: Any, memory: int) -> Source:
-    if isinstance(data, TableSource | FileSource):
-        return data
     if client is not None and type(data).__module__.startswith("dask."):
         from fastsynth.dask import DaskSource
 
         return DaskSource(data, client)
-    return open_source(data, memory)
+    source = data if isinstance(data, TableSource | FileSource) else open_source(data, memory)
+    if client is not None and isinstance(source, FileSource) and source.temporary:
+        raise OptionError("Workers of a cluster cannot read CSV in pieces. Convert it to Parquet first.")
+    return source
 
 
 def _entropy(random_state: RandomState) -> int:

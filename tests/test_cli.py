@@ -86,8 +86,8 @@ def test_config_file(tmp_path, people):
     assert (copy["income"] == 2 * copy["age"]).all()
     audit = json.loads((tmp_path / "out" / "audit.json").read_text())
     methods = {c["column"]: c["method"] for c in audit["columns"]}
-    assert methods["age"] == "Cart(minbucket=6, cp=1e-08)"
-    assert methods["job"] == "Cart(minbucket=20, cp=1e-08)"
+    assert methods["age"] == "Cart(minbucket=6, cp=1e-08, refill=False)"
+    assert methods["job"] == "Cart(minbucket=20, cp=1e-08, refill=False)"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_minbucket_changes_the_method_and_no_more(tmp_path, people):
     (tmp_path / "c.toml").write_text("k = 50\nmethod = { name = 'cart', cp = 0.5 }")
     words = ["--config", tmp_path / "c.toml", "--minbucket", 7]
     assert call("fit", people, "-o", tmp_path / "m.fsyn", *words).exit_code == 0
-    assert fs.Synthesizer.load(tmp_path / "m.fsyn").summary()["method"][0] == "Cart(minbucket=7, cp=0.5)"
+    assert fs.Synthesizer.load(tmp_path / "m.fsyn").summary()["method"][0] == "Cart(minbucket=7, cp=0.5, refill=False)"
     (tmp_path / "c.toml").write_text("method = 'sample'")
     result = call("fit", people, "-o", tmp_path / "other.fsyn", *words)
     assert (result.exit_code, "option of method cart" in result.output) == (1, True)

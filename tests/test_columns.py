@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from decimal import Decimal
 
 import numpy as np
@@ -14,6 +15,7 @@ from polars.testing import assert_frame_equal
 from polars.testing.parametric import dataframes
 
 from fastsynth import columns
+from fastsynth.columns import Tally
 from fastsynth.errors import DataError
 from fastsynth.source import read_table
 
@@ -301,3 +303,25 @@ def test_too_many_categories_are_refused():
     frame = pl.DataFrame({"id": pl.Series(range(n)).cast(pl.String), "x": range(n)})
     with pytest.raises(DataError, match="70,000 categories"):
         columns.encode(*read_table(frame))
+
+
+def test_an_empty_piece_hides_no_categories():
+    """It begins where the next piece begins."""
+    dtype = pa.dictionary(pa.int32(), pa.string())
+    pieces = [(0, ["a", "b"]), (2, []), (2, ["c", "d"])]
+    for order in itertools.permutations(pieces):
+        tally = Tally("x", dtype)
+        for start, values in order:
+            piece = Tally("x", dtype)
+            piece.add(pa.chunked_array([pa.array(values, pa.string()).dictionary_encode()]), start)
+            tally.merge(piece)
+        variable, rows = tally.variable(keep_unused=False)
+        assert variable.decode(np.arange(5)).to_pylist() == [None, "a", "b", "c", "d"]
+        assert rows.tolist() == [0, 1, 1, 1, 1]
+
+
+def test_too_many_categories_for_the_index_are_refused():
+    chunks = [pa.array([f"{c}{i}" for i in range(100)]).dictionary_encode() for c in "ab"]
+    column = pa.chunked_array([chunk.cast(pa.dictionary(pa.int8(), pa.string())) for chunk in chunks])
+    with pytest.raises(DataError, match="index type"):
+        columns.encode(*read_table(pa.table({"x": column, "y": range(200)})))

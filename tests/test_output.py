@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import boto3
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 from polars.testing import assert_frame_equal
 
 import fastsynth as fs
-from fastsynth import output, run
+from fastsynth import output, run, source
 from fastsynth.errors import OptionError, OutputError
+from fastsynth.output import Output
 
 
 @pytest.fixture
@@ -216,3 +219,54 @@ def test_sample_writes_too(tmp_path, people):
     a = loaded.sample(k=50, out=tmp_path / "a")
     assert_frame_equal(a[0], s.sample(k=50)[0])
     loaded.sample(k=50, out=tmp_path / "a", resume=True)
+
+
+def test_what_an_interrupted_run_left_counts_as_empty(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"{output.TEMPORARY}1234-manifest.json").write_text("{")
+    Output(tmp_path / "out")
+
+
+@pytest.mark.parametrize("fit", ["whole", "partition"])
+def test_resume_refuses_what_is_not_the_same_run(tmp_path, people, small_parts, monkeypatch, fit):
+    """Other names of levels, literals of expressions, types of time and cuts of the rows are told apart."""
+    monkeypatch.setattr(run, "LEAST_PARTITION", 100)
+    people = people.with_columns(
+        job=pl.col("job").cast(pl.Categorical), day=pl.datetime(2020, 1, 1) + pl.duration(days="age"), old=pl.lit(0)
+    )
+    path = tmp_path / "a.parquet"
+
+    def synthesise(frame, sizes=(500, 500), high=60, **options):
+        table, start = frame.to_arrow(), 0
+        with pq.ParquetWriter(path, table.schema) as writer:
+            for size in sizes:
+                writer.write_table(table.slice(start, size), row_group_size=size)
+                start += size
+        columns = {"old": fs.Column(passive=pl.col("age").replace_strict([0, 89], [0, high], default=1))}
+        options = {"m": 2, "random_state": 4, "fit": fit, "columns": columns, "out": tmp_path / "out"} | options
+        monkeypatch.setattr(source, "PIECE_ROWS", 200)
+        return fs.synthesize(path, memory_limit=20_000_000 if fit == "whole" else None, **options)
+
+    calls = itertools.count()
+
+    def write(*arguments):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return output.write_part(*arguments)
+
+    monkeypatch.setattr(run, "write_part", write)
+    with pytest.raises(KeyboardInterrupt):
+        synthesise(people, threads=1)
+    names = people["job"].cast(pl.String).replace({"a": "x"}).cast(pl.Categorical)
+    others = [
+        {"frame": people.with_columns(job=names)},
+        {"frame": people.with_columns(day=pl.col("day").dt.replace_time_zone("UTC"))},
+        {"frame": people, "high": 61},
+        {"frame": people, "proper": True},
+    ]
+    if fit == "partition":
+        others.append({"frame": people, "sizes": (400, 600)})
+    for other in others:
+        with pytest.raises(OutputError, match="differs in"):
+            synthesise(**other, resume=True)
+    assert synthesise(people, resume=True).k == 1_000

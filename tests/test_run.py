@@ -79,11 +79,11 @@ def test_bootstrap_rows():
 @given(st.integers(2, 3_000), st.data(), st.integers(0, 2**64))
 def test_subsamples(n, data, entropy):
     size = data.draw(st.integers(1, n))
-    rows = run.choose_rows(n, size, False, False, 5, entropy)
+    rows = run.choose_rows(n, size, False, False, 5, entropy, run.FILL)
     assert len(rows.coded) == min(run.FILL * size, n)
     assert np.array_equal(rows.coded[rows.leaves[0]], rows.coded)
     # All copies share one choice, or each has its own; every choice is the smallest hashes.
-    rows = run.choose_rows(n, size, False, True, 3, entropy)
+    rows = run.choose_rows(n, size, False, True, 3, entropy, run.FILL)
     for copy in range(3):
         hashes = run._hash(np.arange(n, dtype=np.uint64), run.random_words(entropy, (run.SUBSAMPLE, copy), 1))
         assert np.array_equal(rows.coded[rows.shapes[copy]], np.sort(np.argsort(hashes)[:size]))

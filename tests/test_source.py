@@ -56,13 +56,16 @@ def write(people, folder, layout):
         pq.write_table(table[3:3], folder / "deep" / "2.parquet")
         pq.write_table(table[3:], folder / "deep" / "3.parquet", row_group_size=1111)
         return folder if layout == "folder" else folder / "**" / "*.par*"
+    if layout == "polars ipc":
+        people.write_ipc(folder / "people.arrow", record_batch_size=1_000)
+        return folder / "people.arrow"
     options = pa.ipc.IpcWriteOptions()
     with pa.ipc.new_file(folder / "people.arrow", table.schema, options=options) as file:
         file.write_table(table.unify_dictionaries(), max_chunksize=800)
     return str(folder / "people.arrow")
 
 
-LAYOUTS = ["row groups", "polars", "list", "folder", "glob", "ipc"]
+LAYOUTS = ["row groups", "polars", "list", "folder", "glob", "ipc", "polars ipc"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -184,3 +187,57 @@ def test_files_with_other_types_are_refused(tmp_path, people):
 def test_arrow_files_of_feather(tmp_path, people):
     feather.write_feather(people.to_arrow(), str(tmp_path / "a.feather"))
     assert_frame_equal(rows_of(open_source(tmp_path / "a.feather", 1)), people, categorical_as_str=True)
+
+
+def test_a_file_is_not_read_twice(tmp_path, people):
+    path = tmp_path / "year=2020" / "a.parquet"
+    path.parent.mkdir()
+    people.write_parquet(path)
+    for paths in ([path, path], [tmp_path, path], [path, str(tmp_path / "*/*.parquet")]):
+        with pytest.raises(DataError, match=r"a\.parquet.*more than once"):
+            open_source(paths)
+
+
+def test_columns_in_names_of_folders_are_not_lost(tmp_path, people):
+    for year in (2020, 2021):
+        (tmp_path / f"year={year}").mkdir()
+        people.write_parquet(tmp_path / f"year={year}" / "a.parquet")
+    with pytest.raises(DataError, match="Give that folder"):
+        open_source([tmp_path / "year=2020", tmp_path / "year=2021"])
+    people.write_csv(tmp_path / "year=2020" / "a.csv")
+    with pytest.raises(DataError, match="Give that folder"):
+        open_source(str(tmp_path / "*/*.csv"))
+
+
+def test_files_with_other_columns_are_refused(tmp_path, people):
+    people.write_parquet(tmp_path / "a.parquet")
+    for name, other in (("less", people.drop("age")), ("more", people.with_columns(more=1))):
+        other.write_parquet(tmp_path / "b.parquet")
+        with pytest.raises(DataError, match="lacks column") as error:
+            open_source(tmp_path)
+        assert ("b.parquet" in str(error.value)) == (name == "less")
+
+
+def test_a_column_may_be_null_throughout_a_file(tmp_path, people):
+    people.with_columns(income=pl.lit(None)).write_parquet(tmp_path / "a.parquet")
+    people.write_parquet(tmp_path / "b.parquet")
+    both = rows_of(open_source(tmp_path, 1))
+    assert both["income"][: people.height].null_count() == people.height
+    assert_frame_equal(both[people.height :], people)
+    assert both["income"].dtype == pl.Float64
+
+
+def test_names_of_csv_files_are_no_patterns(tmp_path, people):
+    people.write_csv(tmp_path / "a1.csv")
+    people[:10].write_csv(tmp_path / "a[1].csv")
+    for limit in (None, 1):
+        assert open_source(tmp_path / "a[1].csv", limit).starts[-1] == 10
+
+
+def test_csv_of_another_file_system_is_refused(people):
+    import fsspec
+
+    with fsspec.open("memory://bucket/a.csv", "w") as file:
+        file.write(people.write_csv())
+    with pytest.raises(DataError, match="local files only"):
+        open_source("memory://bucket/a.csv")

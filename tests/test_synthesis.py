@@ -9,6 +9,7 @@ import json
 import re
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_audit_is_json_without_values(mixed):
 def test_write_parquet(tmp_path, every_type):
     syn = fs.synthesize(every_type, m=2, random_state=1)
     files = syn.write_parquet(tmp_path / "new" / "out")
-    assert [f.name for f in files] == ["copy_1.parquet", "copy_2.parquet"]
+    assert [Path(f).name for f in files] == ["copy_1.parquet", "copy_2.parquet"]
     assert_frame_equal(pl.read_parquet(files[0]), syn[0])
     assert_frame_equal(pl.DataFrame(pq.read_table(files[1])), syn[1])
     assert json.loads((tmp_path / "new" / "out" / "audit.json").read_text())["m"] == 2
@@ -254,10 +255,10 @@ def test_write_parquet_into_the_working_folder_and_through_a_link(tmp_path, mixe
     syn = fs.synthesize(mixed, m=1, random_state=1)
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert syn.write_parquet(tmp_path / "link")[0].exists()
+    assert Path(syn.write_parquet(tmp_path / "link")[0]).exists()
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
-    assert syn.write_parquet(".")[0].exists()
+    assert Path(syn.write_parquet(".")[0]).exists()
 
 
 def test_numpy_integers_are_integers(tmp_path, mixed):
@@ -293,7 +294,7 @@ def test_scikit_learn_manners(mixed):
     with pytest.raises(NotFittedError, match="call fit"):
         s.sample()
     assert s.fit(mixed) is s
-    assert repr(s) == "Synthesizer(m=3, method=Cart(minbucket=7, cp=1e-08), random_state=1)"
+    assert repr(s) == "Synthesizer(m=3, method=Cart(minbucket=7, cp=1e-08, refill=False), random_state=1)"
 
 
 def test_two_doors_one_room(mixed):
@@ -423,6 +424,7 @@ def pieces(monkeypatch):
         {"proper": True},
         {"fit_rows": 200},
         {"fit_rows": 200, "fresh_rows": True},
+        {"fit_rows": 60, "method": fs.Cart(refill=True)},
         {"fit_rows": 150, "proper": True},
         {"fit_rows": 10_000},
     ],
@@ -486,6 +488,8 @@ def test_columns_without_predictors_and_levels_come_from_all_rows():
     first = s.model_.fits[0][0].values
     assert len(first.donors) == n
     assert (first.donors == 2).sum() == 20  # ranks are in the order of the values: null, often, rare
+    assert len(s.model_.fits[0][2].values.donors) == 100
+    s = fs.Synthesizer(m=1, random_state=1, fit_rows=100, method=fs.Cart(refill=True)).fit(frame)
     assert len(s.model_.fits[0][2].values.donors) == 800  # eight rows in a leaf for each that it was grown on
 
 
@@ -533,7 +537,7 @@ def test_temporary_files_go_also_after_an_error(tmp_path, mixed, pieces, monkeyp
 
     monkeypatch.setattr(run, "fit_step", fail)
     with pytest.raises(RuntimeError, match="stop"):
-        fs.synthesize(path, memory_limit=1_000)
+        fs.synthesize(path, memory_limit=1_000, out=tmp_path / "out")
     gc.collect()
     assert "codes" in seen
     assert list((tmp_path / "tmp").iterdir()) == []
