@@ -814,7 +814,7 @@ cdef int64_t run_segment(work_t* w, int64_t slot, int64_t f, int64_t at_place, b
 
 
 cdef void search_histogram(work_t* w, int64_t lo, int64_t hi, int64_t slot, split_t* best) noexcept nogil:
-    """Best cut of a node by the histogram of the current block. O(bins), and one pass over the rows for a wide predictor.
+    """Best cut of a node by the histogram of the current block. O(bins), and a pass over the rows for a wide predictor.
 
     1. running sums of all predictors, and once more with missing held right where some are missing
     2. scores of all places at once
@@ -1121,7 +1121,8 @@ cdef void search_tiny(work_t* w, int64_t lo, int64_t hi, split_t* best) noexcept
         # 1. and 2.
         sort_lanes(w, lo, n, low_bits)
         # 3.
-        fs_score_lanes(w.lane_key, n, w.lanes, <int32_t>total, w.weight + n * 128, w.lane_sum, w.lane_score, w.lane_most)
+        fs_score_lanes(w.lane_key, n, w.lanes, <int32_t>total, w.weight + n * 128, w.lane_sum, w.lane_score,
+                       w.lane_most)
         # 4.
         best_lane(w, n, total, <double>(1 << shift), best)
 
@@ -1290,7 +1291,7 @@ cdef bint scale_y(work_t* w, int64_t lo, int64_t hi) noexcept nogil:
 
 
 cdef split_t best_split(work_t* w, int64_t lo, int64_t hi, int64_t slot) noexcept nogil:
-    """Best cut of the node [lo, hi), by the search that suits its size. ``slot`` is its histogram, or -1 if it has none."""
+    """Best cut of the node [lo, hi), by the search that suits its size. ``slot`` is its histogram, or -1 for none."""
     cdef split_t best
     cdef bint all_direct = False
     cdef int64_t block
@@ -1508,7 +1509,8 @@ def _cut_into_blocks(predictors, p, size, inherit):
         missing = np.flatnonzero((block["has_missing"] != 0) & (block["unordered"] == 0))
         of_block = np.concatenate([np.arange(len(block)), missing]) + first
         of_fine = np.flatnonzero(block["fine_at"] >= 0) + first
-        blocks.append((first, first + len(block), block["bins"].sum(), len(lanes), len(of_block), len(fine), len(of_fine)))
+        last = first + len(block)
+        blocks.append((first, last, block["bins"].sum(), len(lanes), len(of_block), len(fine), len(of_fine)))
         lanes.extend(of_block)
         fine.extend(of_fine)
     blocks.append((0, p, bins[p - 1] if inherit and p else 0, 0, 0, 0, 0))
