@@ -2,22 +2,29 @@
 
     python benchmarks/large.py make 67_000_000 FOLDER           write the table, a file for each million rows
     python benchmarks/large.py run FOLDER [options of fastsynth synthesize]
+    python benchmarks/large.py cluster FOLDER                   two workers of a local cluster against two threads, m = 1
+    python benchmarks/large.py levels 10_000_000                a category with 50,000 levels
 
-``run`` writes the copies to a temporary folder beside the table and removes them; it prints a JSON line.
+``run`` writes the copies to a temporary folder beside the table and removes them; each prints a JSON line.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+
+import fastsynth as fs
 
 FILE_ROWS = 1_000_000
 
@@ -55,10 +62,55 @@ def run(source: Path, options: list[str]) -> dict[str, object]:
     }
 
 
+def cluster(source: Path) -> dict[str, object]:
+    """The same call on threads and on a cluster, each three times in turn; start of the cluster not counted."""
+    from distributed import Client, LocalCluster
+
+    seconds: dict[str, list[float]] = {"threads": [], "cluster": []}
+    hashes = set()
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as workers, Client(workers) as client:
+        for repeat in range(6):
+            where = ("threads", "cluster")[repeat % 2]
+            with tempfile.TemporaryDirectory(dir=source.absolute().parent) as folder:
+                out = Path(folder) / "out"
+                how = {"client": client} if where == "cluster" else {"threads": 2}
+                start = time.perf_counter()
+                fs.synthesize(source, m=1, random_state=1, out=out, progress=False, **how)
+                seconds[where].append(round(time.perf_counter() - start, 1))
+                digest = hashlib.sha256()
+                for file in sorted(out.rglob("*.parquet")):
+                    digest.update(file.read_bytes())
+                hashes.add(digest.hexdigest())
+    ratio = statistics.median(seconds["cluster"]) / statistics.median(seconds["threads"])
+    return seconds | {"ratio": round(ratio, 2), "same bytes": len(hashes) == 1}
+
+
+def levels(n: int) -> dict[str, object]:
+    """A category with 50,000 levels among n rows, most of them rare."""
+    rng = np.random.default_rng(1)
+    age = rng.integers(0, 100, n).astype(np.int16)
+    place = np.minimum(rng.zipf(1.3, n) + 7 * age.astype(np.int64), 50_000)
+    place[:50_000] = np.arange(1, 50_001)
+    names = np.array([f"place {i:05}" for i in range(50_001)])
+    frame = pl.DataFrame(
+        {"age": age, "place": pl.Series(names[place]), "income": (rng.lognormal(3, 1, n) + age).round(1)}
+    )
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        synthesis = fs.synthesize(frame, m=1, random_state=1, out=Path(folder) / "out", progress=False)
+        drawn = synthesis.scan(0).select(pl.col("place").n_unique()).collect().item()
+    rare = {record["column"]: record["n_rare_levels"] for record in synthesis.audit["columns"]}
+    return {"rows": n, "levels": drawn, "rare levels": rare["place"], "seconds": round(time.perf_counter() - start, 1)}
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["make"] and len(sys.argv) == 4:
         make(int(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1:2] == ["run"] and len(sys.argv) >= 3:
         print(json.dumps(run(Path(sys.argv[2]), sys.argv[3:])))
+    elif sys.argv[1:2] == ["cluster"] and len(sys.argv) == 3:
+        print(json.dumps(cluster(Path(sys.argv[2]))))
+    elif sys.argv[1:2] == ["levels"] and len(sys.argv) == 3:
+        print(json.dumps(levels(int(sys.argv[2]))))
     else:
         raise SystemExit(__doc__)
