@@ -2,7 +2,7 @@
 
     python benchmarks/large.py make 67_000_000 FOLDER           write the table, a file for each million rows
     python benchmarks/large.py run FOLDER [options of fastsynth synthesize]
-    python benchmarks/large.py cluster FOLDER                   two workers of a local cluster against two threads, m = 1
+    python benchmarks/large.py cluster FOLDER                   two workers of a local cluster against two threads
     python benchmarks/large.py levels 10_000_000                a category with 50,000 levels
 
 ``run`` writes the copies to a temporary folder beside the table and removes them; each prints a JSON line.

@@ -1,9 +1,11 @@
 """fastsynth: multiply imputed synthetic microdata from large tables, and valid inference from them."""
 
 from fastsynth.datasets import load_boys
+from fastsynth.estimates import Estimates
+from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Cart, Sample
 from fastsynth.plan import Column
-from fastsynth.pooling import Analyses, Pooled, pool
+from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.synthesis import Synthesis, Synthesizer, synthesize
 from fastsynth.version import __version__
 
@@ -11,12 +13,22 @@ __all__ = [
     "Analyses",
     "Cart",
     "Column",
+    "Comparison",
+    "Estimates",
     "Pooled",
     "Sample",
     "Synthesis",
     "Synthesizer",
     "__version__",
+    "correlation",
     "load_boys",
+    "mean",
     "pool",
+    "proportion",
+    "quantile",
+    "std",
     "synthesize",
+    "table",
+    "total",
+    "variance",
 ]

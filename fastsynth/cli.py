@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +25,7 @@ from fastsynth.pooling import format_table, pool
 from fastsynth.report import plot_marginals
 from fastsynth.run import part_names
 from fastsynth.source import FileSource, TableSource, open_source, parse_memory, read_table
-from fastsynth.synthesis import Synthesis, Synthesizer, synthesize
+from fastsynth.synthesis import RARE_ROWS, Synthesis, Synthesizer, synthesize
 from fastsynth.version import __version__
 
 CONFIG_KEYS = (
@@ -62,10 +65,17 @@ class _Group(click.Group):
     """Turns the library's errors into one line and exit code 1; others are faults and keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        # Temporary files hold real values and go when the program ends, but for this signal's own way of ending it.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             return super().invoke(ctx)
         except FastsynthError as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            if ctx.invoked_subcommand in ("synthesize", "sample"):
+                click.echo("Interrupted. Finished parts stay: the same command with --resume goes on.", err=True)
+            raise
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,6 +125,7 @@ def synthesize_command(source: tuple[str, ...], out: str, config: Path | None, r
     options = _read_options(config, given)
     synthesis = synthesize(_open(source, options), **options, out=out, resume=resume)
     _report(synthesis, out)
+    _warn_of_rare_levels(synthesis)
 
 
 @main.command()
@@ -172,7 +183,7 @@ def demo(out: Path, m: int, random_state: int) -> None:
 
     pooled = pool(synthesis.analyse(fit_model))
     original = fit_model(boys)
-    compared = pooled.compare(original).select("term", "original", "overlap").join(pooled.table, on="term")
+    compared = pooled.compare(original).table.select("term", "original", "overlap").join(pooled.table, on="term")
     shown = compared.select(
         "term",
         "original",
@@ -218,6 +229,17 @@ def _report(synthesis: Synthesis, out: str) -> None:
     click.echo(
         f"{synthesis.m} copies of {synthesis.k:,} rows: {out}/{names[0]}" + (f" ... {names[-1]}" * (len(names) > 1))
     )
+
+
+def _warn_of_rare_levels(synthesis: Synthesis) -> None:
+    rare = synthesis.summary().filter(pl.col("n_rare_levels") > 0)
+    if rare.height:
+        counts = ", ".join(f"{name} {count:,}" for name, count in rare.select("column", "n_rare_levels").iter_rows())
+        click.echo(
+            f"Levels of fewer than {RARE_ROWS} real rows, whose people can be found in a copy: {counts}. Consider "
+            "grouping them.",
+            err=True,
+        )
 
 
 def _open(paths: tuple[str, ...], options: dict[str, Any]) -> TableSource | FileSource:

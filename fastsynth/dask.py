@@ -69,6 +69,10 @@ class Cluster:
                     f"Workers died while they ran {function.__name__}, the last at {error.last_worker.address}. Did "
                     "they run out of memory? Give them more, fit on fewer rows (fit_rows), or use fewer threads each."
                 ) from None
+            except RuntimeError as error:
+                if self.client.status not in ("closed", "closing"):
+                    raise
+                raise ClusterError(f"The client is closed ({type(error).__name__}). Connect a new one.") from None
             except TimeoutError:
                 raise ClusterError("The cluster has no workers. Start some, or wait for them.") from None
         raise ClusterError(f"All workers were lost {ATTEMPTS} times while they ran {function.__name__}.")

@@ -29,6 +29,10 @@ class PoolError(FastsynthError, ValueError):
     """The analyses cannot be pooled, or not by this rule."""
 
 
+class PoolWarning(UserWarning):
+    """Pooled estimates that deserve a second look."""
+
+
 class ModelFileError(FastsynthError, ValueError):
     """A model file is damaged, or was written by a version that this one cannot read."""
 

@@ -124,7 +124,11 @@ class Output:
         if self._resumed:
             self._read_manifest()
         elif not all(map(self._temporary, files)):
-            hint = " It holds an unfinished run: resume=True goes on with it." if self._unfinished(files) else ""
+            hint = (
+                " It holds an unfinished run: resume=True (--resume) goes on with it."
+                if self._unfinished(files)
+                else ""
+            )
             raise OutputError(
                 f"Folder {self.folder!r} is not empty. Name a new or empty one; nothing was written.{hint}"
             )
@@ -212,6 +216,21 @@ class Output:
             self._system.delete_file(f"{self._inside}/{name}")
         for name in {part.partition("/")[0] for part in self.finished if "/" in part}:
             self._system.delete_dir(f"{self._inside}/{name}")
+
+
+def read_folder(folder: str | os.PathLike[str]) -> tuple[str, dict[str, Any], list[list[str]]]:
+    """Place of a finished folder, its audit, and the names of the parts of each copy."""
+    output = Output(folder, resume=True)
+    try:
+        audit = json.loads(output._read(AUDIT))
+    except (OSError, ValueError):
+        raise OutputError(
+            f"{output.folder!r} holds no finished copies (no {AUDIT}). Name the folder that they were written to."
+        ) from None
+    copies: dict[str, list[str]] = {}
+    for name in sorted(output.finished):
+        copies.setdefault(name.partition("/")[0], []).append(name)
+    return output.folder, audit, list(copies.values())
 
 
 def _check_writable(folder: str) -> None:

@@ -12,6 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
 import polars as pl
+import pyarrow as pa
 
 from fastsynth._tree import MAX_SLOTS
 from fastsynth.columns import Variable
@@ -30,6 +31,8 @@ AUTO_PREDICTORS = 20
 # A column of text of which more than this share is distinct identifies people.
 IDENTIFIER_SHARE = 0.9
 IDENTIFIER_LEVELS = 10
+# So does a column of whole numbers of which all are distinct, among at least so many rows.
+IDENTIFIER_NUMBERS = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -312,10 +315,14 @@ def _check_earlier(name: str, others: Sequence[str], position: dict[str, int], r
 
 
 def _refuse_identifier(variable: Variable, n_rows: int, column: Column) -> None:
-    """Text that is different for nearly everybody names people; a draw would hand it out."""
-    if variable.kind == "numeric" or column.method is not None or variable.n_used < IDENTIFIER_LEVELS:
+    """Text that is different for nearly everybody, or whole numbers for all, name people; a draw hands them out."""
+    if column.method is not None:
         return
-    if variable.n_used > IDENTIFIER_SHARE * n_rows:
+    if variable.kind == "numeric":
+        named = pa.types.is_integer(variable.dtype) and n_rows >= IDENTIFIER_NUMBERS and variable.n_used == n_rows
+    else:
+        named = variable.n_used >= IDENTIFIER_LEVELS and variable.n_used > IDENTIFIER_SHARE * n_rows
+    if named:
         raise DataError(
             f"Column {variable.name!r} looks like an identifier: {variable.n_used:,} different values in {n_rows:,} "
             f"rows. A synthetic copy would repeat real ones. Drop the column, or say what you want with "

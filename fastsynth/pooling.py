@@ -1,100 +1,41 @@
-"""Combining rules: one estimate and one honest standard error from the analyses of m synthetic copies.
-
-Terms
------
-q_l, u_l
-    Estimate and variance from copy l, computed as if it were real data.
-qbar, ubar, b
-    Mean of q_l, mean of u_l, variance between the q_l.
-t
-    Variance of qbar as an estimate of the population value.
-n, k, n_s
-    Rows of the original, of a copy, and of the original that the models were fitted on.
-w
-    What the choice of those rows adds to the variance of the models, in units of the variance k ubar of one row.
-
-Rules
------
-raab2016
-    Raab, Nowok and Dibben (2016), J. Privacy and Confidentiality 7(3):67. Complete synthesis, also m = 1.
-    T_s = ubar (k/n + 1/m) for simple, T_p = ubar (k/n + (1 + k/n)/m) for proper synthesis.
-reiter2003
-    Reiter (2003), Survey Methodology 29:181. Partial synthesis, and any other with m >= 2.
-    T = ubar k/n + b/m with (m - 1) (1 + m ubar k/n / b)^2 degrees of freedom.
-subsample
-    Complete synthesis by models that saw n_s < n rows, also m = 1; derived here, checked by simulation in the tests.
-    T = ubar (k/n + 1/m + k w/m) where each copy had rows of its own, T = ubar (k/n + 1/m + k w) where all share one
-    choice; w = 1/n_s - 1/n for rows without replacement, w = 1/n_s for bootstrap samples (proper synthesis).
-    T_s and T_p are the cases w = 0 and w = 1/n.
-
-Rubin's (1987) rule for missing data is wrong for synthetic copies and is refused.
-"""
+"""``pool``: one estimate and one honest standard error from the analyses of m synthetic copies."""
 
 from __future__ import annotations
 
+import html
 import math
+import os
+import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import chdtr, chdtrc, stdtr, stdtrit
 
-from fastsynth.errors import PoolError, check_count
+from fastsynth.errors import PoolError, PoolWarning, check_count
+from fastsynth.estimates import LEVEL, SCALES, Estimates, Floats, read_fit
+from fastsynth.rules import (
+    Design,
+    Moments,
+    RuleName,
+    Target,
+    Wald,
+    choose_rule,
+    lack_of_fit,
+    moments,
+    population_share,
+    variances,
+    wald,
+)
 
-RuleName = Literal["raab2016", "reiter2003", "subsample"]
-RULES = ("raab2016", "reiter2003", "subsample")
-Floats = NDArray[np.float64]
-# Level of all intervals.
-LEVEL = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Design:
-    """How the copies were made.
-
-    Attributes
-    ----------
-    n : int
-        Rows of the original.
-    k : int
-        Rows of each copy.
-    m : int
-        Copies.
-    proper : bool
-        Whether each copy was drawn from a fit to its own bootstrap sample.
-    partial : bool
-        Whether some columns keep original values.
-    fit_rows : int, optional
-        Rows that the models were fitted on, or of each bootstrap sample if proper; None or n and more: all.
-    fresh : bool
-        Whether each copy had its own choice of these rows. Proper copies always have.
-    """
-
-    n: int
-    k: int
-    m: int
-    proper: bool = False
-    partial: bool = False
-    fit_rows: int | None = None
-    fresh: bool = False
-
-    @property
-    def n_s(self) -> int:
-        """Rows that the models were fitted on, at most n."""
-        return self.n if self.fit_rows is None else min(self.fit_rows, self.n)
-
-    @property
-    def subsampled(self) -> bool:
-        """Whether the models saw part of the rows only."""
-        return self.n_s < self.n
-
-    @property
-    def shared(self) -> bool:
-        """Whether the models of all copies were fitted on the same rows."""
-        return not (self.fresh or self.proper)
+INTERCEPTS = ("const", "intercept", "(intercept)")
+# Copies that behave as declared are doubted once in so many analyses.
+DOUBT = 1e-4
+SHOWN = ("term", "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high")
 
 
 class Analyses(list[Any]):
@@ -106,97 +47,189 @@ class Analyses(list[Any]):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Estimates:
-    """Estimates of one fit.
-
-    Attributes
-    ----------
-    terms : tuple of str, length p
-    estimate : ndarray of shape (p,), dtype=float64
-    covariance : ndarray of shape (p, p), dtype=float64
-    df : float
-        Residual degrees of freedom, inf where the fit uses normal quantiles.
-    """
-
-    terms: tuple[str, ...]
-    estimate: Floats
-    covariance: Floats
-    df: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Pooled:
-    """Pooled estimates.
+    """Pooled estimates. Prints as mice's ``summary(pool(...), conf.int = TRUE)``, and as a table in notebooks.
 
     Attributes
     ----------
     table : polars.DataFrame
-        One row a term: term, estimate, std_error, statistic, df, p_value, conf_low, conf_high, ubar, b, t.
-        Limits are 95 %; b is null for m = 1.
+        One row a term: term, estimate, std_error, statistic, df, p_value, conf_low, conf_high, ubar, b, t, m.
+        Limits are 95 %; b is null for m = 1; m counts the copies (or imputed tables) with the term. For terms with a
+        scale of their own (correlations, shares, ...) estimate and limits are transformed back, std_error is by the
+        delta method, and ubar, b, t are on the scale; statistic and p_value test 0 (null for "logit" and "log").
     rule : str
     reason : str
         Why this rule.
     m : int
+    target : str
+        "population" or "sample".
+    notes : tuple of str
+        What was warned of.
     """
 
     table: pl.DataFrame
     rule: str
     reason: str
     m: int
+    target: str
+    notes: tuple[str, ...]
+    _design: Design
+    _moments: Moments
+    _share: float
+    _dfcom: float
+    _scale: tuple[str, ...]
 
-    def compare(self, original: Any) -> pl.DataFrame:
-        """Put the pooled estimates beside a fit to the original data, where one may see both.
+    def test(self, terms: str | Sequence[str] | None = None, null: Any = 0.0) -> Wald:
+        """Test several coefficients together.
 
         Parameters
         ----------
-        original : fitted result, or (estimates, covariance)
-            As for ``pool``, with the same terms.
+        terms : str or list of str, optional
+            Names of coefficients; a single text may also be the name of a factor or column, and stands for all its
+            coefficients then (not those of its interactions). The default is all but the intercept.
+        null : float, list of float, or dict by term
+            Values under the hypothesis, on the scale of the terms.
 
         Returns
         -------
-        polars.DataFrame
-            term, original, synthetic, std_difference (difference in standard errors of the original), and overlap
-            (Karr et al. 2006: mean share that the intervals have in common of either; negative when they are apart).
+        Wald
+            statistic (F), df1, df2, p_value, terms.
 
         Raises
         ------
         PoolError
-            Other terms than the pooled ones.
+            Unknown terms, coefficients that some copies lack, a singular covariance matrix, too few copies.
 
-        References
+        Notes
+        -----
+        The test of the rule that pooled (module ``fastsynth.rules``). Cost p^3.
+
+        Examples
+        --------
+        >>> fits = [({"a": 1.0 + i / 10, "b": 0.1 - i / 8}, [0.04, 0.09]) for i in range(5)]
+        >>> print(pool(fits, rule="raab2016").test(["a", "b"]))
+        F(2, inf) = 15.104, p = 2.76e-07: a, b
+        """
+        names = self.table["term"].to_list()
+        chosen = _find_terms(names, terms)
+        places = [names.index(name) for name in chosen]
+        part = _part(self._moments, places)
+        lacking = [name for name, m in zip(chosen, part.m, strict=True) if m != self._moments.m.max()]
+        if lacking:
+            raise PoolError(
+                f"Some copies lack {', '.join(map(repr, lacking))}: only single coefficients can be tested."
+            )
+        found = wald(self.rule, self._design, self._share, part, _null_values(null, chosen), self._dfcom)
+        return replace(found, terms=tuple(chosen))
+
+    def compare(self, other: Any) -> Any:
+        """Compare with a nested model, or with a fit to the original data where one may see them.
+
+        Parameters
         ----------
-        Karr, Kohnen, Oganian, Reiter and Sanil (2006), The American Statistician 60:224.
+        other : Pooled, or what ``pool`` can read of one fit
+            A Pooled of the same copies whose terms are some of these, or the other way round: the coefficients that
+            it leaves out are tested together. A fit of the original: with the same terms.
+
+        Returns
+        -------
+        Wald or Comparison
+
+        Raises
+        ------
+        PoolError
+            Models that are not nested, or terms other than the pooled ones.
 
         Examples
         --------
         >>> pooled = pool([(0.62, 0.141**2 / 2)], rule="raab2016")
-        >>> pooled.compare((0.5, 0.01))["overlap"].round(3).to_list()
+        >>> pooled.compare((0.5, 0.01)).table["overlap"].round(3).to_list()
         [0.768]
         """
-        fit = read_fit(original)
-        if fit.terms != tuple(self.table["term"]):
+        if not isinstance(other, Pooled):
+            return _compare(self, read_fit(other))
+        larger, smaller = (self, other) if self.table.height >= other.table.height else (other, self)
+        names, fewer = larger.table["term"].to_list(), smaller.table["term"].to_list()
+        extra = [name for name in names if name not in fewer]
+        if not extra or len(extra) + len(fewer) != len(names) or larger._design != smaller._design:
             raise PoolError(
-                f"The original has terms {list(fit.terms)}, the pooled table {self.table['term'].to_list()}."
+                "The models are not nested: the terms of one, with the same copies, must be some of the other's."
             )
-        se = np.sqrt(np.diag(fit.covariance))
-        quantile = _t_quantile(np.full(len(se), fit.df))
-        low, high = fit.estimate - quantile * se, fit.estimate + quantile * se
-        table = self.table
-        return pl.DataFrame(
-            {
-                "term": table["term"],
-                "original": fit.estimate,
-                "synthetic": table["estimate"],
-                "std_difference": (table["estimate"].to_numpy() - fit.estimate) / se,
-                "overlap": interval_overlap(low, high, table["conf_low"].to_numpy(), table["conf_high"].to_numpy()),
-            }
-        )
+        return larger.test(extra)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole table."""
+        self.table.write_csv(Path(path))
+
+    def to_html(self) -> str:
+        """Give the shown columns as an HTML table."""
+        head, *rows = [[html.escape(cell) for cell in row] for row in _cells(self._shown())]
+        lines = ["<table>", "<thead><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr></thead>", "<tbody>"]
+        lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+        return "\n".join([*lines, "</tbody>", "</table>", f"<p>{html.escape(self._footer())}</p>"])
+
+    def to_latex(self) -> str:
+        """Give the shown columns as a LaTeX tabular, with the rules of package booktabs."""
+        head, *rows = [[_latex(cell) for cell in row] for row in _cells(self._shown())]
+        lines = [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
+        lines += [" & ".join(row) + r" \\" for row in rows]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+    def _shown(self) -> pl.DataFrame:
+        same = self.table["m"].n_unique() == 1
+        return self.table.select(*SHOWN, *(() if same else ("m",)))
+
+    def _footer(self) -> str:
+        return "\n".join([f"Rule: {self.rule} ({self.reason})", *(f"Note: {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
 
     def __str__(self) -> str:
-        shown = self.table.select(
-            "term", "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high"
-        )
-        return f"{format_table(shown)}\nRule: {self.rule} ({self.reason})"
+        return f"{format_table(self._shown())}\n{self._footer()}"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Pooled estimates beside those of the original.
+
+    Attributes
+    ----------
+    table : polars.DataFrame
+        term, original, synthetic, std_difference (in standard errors of the original), overlap (Karr et al. 2006: mean
+        share that the 95 % intervals have in common of either; negative when they are apart), and the limits
+        original_low, original_high, synthetic_low, synthetic_high.
+    lack_of_fit : Wald or None
+        Whether all differences together are more than synthesis explains: F near 1 if not. None where nothing is known:
+        copies of imputed tables, partial synthesis with fewer copies than coefficients, a singular covariance matrix.
+    expected : float or None
+        Mean absolute std_difference of copies from a correct model; None where it is not known.
+
+    References
+    ----------
+    Karr, Kohnen, Oganian, Reiter and Sanil (2006), The American Statistician 60:224.
+    Raab, Nowok and Dibben (2021), Assessing, visualizing and improving the utility of synthetic data.
+    """
+
+    table: pl.DataFrame
+    lack_of_fit: Wald | None
+    expected: float | None
+
+    def __str__(self) -> str:
+        table = self.table.select("term", "original", "synthetic", "std_difference", "overlap")
+        overlap = self.table["overlap"].to_numpy().mean()
+        size = np.abs(self.table["std_difference"].to_numpy()).mean()
+        reference = "" if self.expected is None else f" (of a correct model: {self.expected:.3f})"
+        lines = [
+            format_table(table),
+            f"Mean overlap {overlap:.3f}, mean absolute std_difference {size:.3f}{reference}",
+        ]
+        if self.lack_of_fit is not None:
+            fit = self.lack_of_fit
+            lines.append(f"Lack of fit: F({fit.df1:g}, {fit.df2:g}) = {fit.statistic:.3f}, p = {fit.p_value:.3g}")
+        return "\n".join(lines)
 
     __repr__ = __str__
 
@@ -205,11 +238,16 @@ def pool(
     fits: Sequence[Any],
     rule: RuleName | None = None,
     *,
+    target: Target = "population",
     n: int | None = None,
     k: int | None = None,
     proper: bool | None = None,
+    partial: bool | None = None,
     fit_rows: int | None = None,
     fresh: bool | None = None,
+    imputed: bool | None = None,
+    syntheses: int | None = None,
+    sampled: float = 0.0,
     dfcom: float | None = None,
 ) -> Pooled:
     """Combine the analyses of synthetic copies.
@@ -217,21 +255,32 @@ def pool(
     Parameters
     ----------
     fits : sequence of length m
-        What ``Synthesis.analyse`` returned, or any list of fitted results (with ``params`` and ``cov_params()``, as
-        statsmodels has), or of (estimates, covariance) pairs. Estimates may be numbers, arrays or mappings by
-        term; a covariance may be a matrix, or variances.
-    rule : {"raab2016", "reiter2003", "subsample"}, optional
-        The default is the valid rule for how the copies were made: raab2016 for complete synthesis, subsample if its
-        models were fitted on part of the rows, reiter2003 when some columns keep original values. For plain lists it
-        has to be given.
+        What ``Synthesis.analyse`` returned, or any list of fitted results (statsmodels, linearmodels, pyfixest,
+        lifelines, or anything with ``params`` and ``cov_params()``), or of (estimates, covariance) pairs. Estimates may
+        be numbers, arrays or mappings by term; a covariance may be a matrix, or variances.
+    rule : str, optional
+        One of ``fastsynth.rules``: "raab2016", "subsample", "reiter2003", "raghunathan2003", "rubin1987", "reiter2004",
+        "onestep". The default is the valid rule for how the copies were made. For plain lists it has to be given.
+    target : {"population", "sample"}, default "population"
+        What the intervals are for: the population the original was drawn from, or what the original itself would give
+        (also where it is the whole population; Vink and van Buuren 2014).
     n, k : int, optional
         Rows of the original and of a copy. Known for ``analyse``; elsewhere k = n is assumed when both are left out.
     proper : bool, optional
         Whether the copies were made by proper synthesis; known for ``analyse``, else False.
+    partial : bool, optional
+        Whether some columns of the analysis keep original values; known for ``analyse``, else False.
     fit_rows : int, optional
         Rows of the original that the models were fitted on, with n and k; known for ``analyse``, else all.
     fresh : bool, optional
         Whether each copy had its own choice of these rows; known for ``analyse``, else False. Proper copies have.
+    imputed : bool, optional
+        Whether missing values were filled in (anew for each imputed table) before the synthesis; else False.
+    syntheses : int, optional
+        With ``imputed``, copies of each imputed table, standing side by side in ``fits``; 1 by default, 0 for imputed
+        tables that were not synthesised.
+    sampled : float, default 0
+        Share of a finite population that the original is, for inference about that population.
     dfcom : float, optional
         Complete-data degrees of freedom, a bound for the degrees of freedom of every rule. The default takes the
         residual degrees of freedom of fits that use t quantiles, and infinity for others (synthpop: always infinity).
@@ -243,12 +292,19 @@ def pool(
     Raises
     ------
     PoolError
-        No fits, different terms, an invalid rule for how the copies were made, m = 1 with reiter2003, partial
-        synthesis by models that share part of the rows, estimates or variances that are not finite.
+        No fits, an invalid rule for how the copies were made (the valid one is named), too few copies for the rule,
+        estimates or variances that are not finite in any copy, negative variances, other scales.
+
+    Warns
+    -----
+    PoolWarning
+        Coefficients that some copies lack or that are not finite there (they are pooled over the others). Variances
+        between copies that copies made as declared do not have: something is not synthetic, or more than synthesis
+        differs.
 
     Notes
     -----
-    Inference is for the population. A copy with more rows buys no precision: the factor k/n takes it back.
+    A copy with more rows buys no precision: the factor k/n takes it back.
 
     Models fitted on n_s of the n rows are less certain, and the rule subsample adds that: averaged over the copies
     where each had rows of its own, in full where they share them. The variance between copies shows it in the first
@@ -264,243 +320,298 @@ def pool(
     The same five analyses of 10,000 rows, by models fitted on all rows, on 2,000 fresh ones for each copy, and on 2,000
     shared ones:
 
-    >>> fits, rows = [(0.5, 0.0004)] * 5, {"n": 10_000, "k": 10_000}
+    >>> fits, rows = [(0.5 + i / 50, 0.0004) for i in range(5)], {"n": 10_000, "k": 10_000}
     >>> pool(fits, "raab2016", **rows).table["t"].round(5).item()
     0.00048
     >>> pool(fits, "subsample", **rows, fit_rows=2_000, fresh=True).table["t"].round(5).item()
     0.0008
     >>> pool(fits, "subsample", **rows, fit_rows=2_000).table["t"].round(5).item()
     0.00208
+
+    What the original would give, instead of the population:
+
+    >>> pool(fits, "raab2016", target="sample").table["t"].round(5).item()
+    8e-05
     """
     if hasattr(fits, "params") or not isinstance(fits, Iterable):
         raise PoolError(f"fits is one {type(fits).__name__}: pass a list with one fitted result for each copy.")
     fits = fits if isinstance(fits, Analyses) else list(fits)
     if not fits:
         raise PoolError("There is nothing to pool: pass one fitted result for each copy.")
-    design = _design(fits, n, k, proper, fit_rows, fresh)
-    name, reason = _choose_rule(fits, design, rule)
+    given = {
+        "n": n,
+        "k": k,
+        "proper": proper,
+        "partial": partial,
+        "fit_rows": fit_rows,
+        "fresh": fresh,
+        "imputed": imputed,
+        "syntheses": syntheses,
+    }
+    design = _design(fits, given)
+    name, reason = choose_rule(isinstance(fits, Analyses), design, rule, target)
+    if not 0 <= sampled < 1:
+        raise PoolError(f"sampled={sampled}: the share of the population that was sampled is at least 0 and below 1.")
     read = [read_fit(fit) for fit in fits]
-    terms = read[0].terms
-    for i, fit in enumerate(read):
-        if fit.terms != terms:
-            raise PoolError(
-                f"Fit {i + 1} has terms {list(fit.terms)}, fit 1 has {list(terms)}. A coefficient "
-                "that is absent from a copy "
-                "(an empty level) has to be absent from all: merge the level or leave the term out."
-            )
-    q = np.array([fit.estimate for fit in read])
-    u = np.array([np.diag(fit.covariance) for fit in read])
-    m = len(read)
-    ratio = design.k / design.n
-    qbar, ubar = q.mean(0), u.mean(0)
-    b = q.var(0, ddof=1) if m > 1 else np.full(len(terms), np.nan)
-    if name == "reiter2003":
-        t = ubar * ratio + b / m
-        with np.errstate(divide="ignore", invalid="ignore"):
-            df = np.where(b > 0, (m - 1) * (1 + m * ubar * ratio / b) ** 2, np.inf)
-    else:
-        t = ubar * (ratio + 1 / m + _model_variance(design))
-        df = np.full(len(terms), np.inf)
-    if dfcom is None:
-        # A fit of p coefficients to a share of the k rows would be one to the same share of the n rows.
-        p = len(terms)
-        dfcom = max((min(fit.df for fit in read) + p) / ratio - p, 1.0)
+    terms, scale = _terms(read)
+    q, u = _stack(read, terms)
+    notes = _check_present(q, terms, design)
+    of = moments(q, u, design)
+    _check_copies(name, of, terms)
+    share = population_share(design, target, sampled)
+    dfcom = _complete_df(read, design) if dfcom is None else dfcom
     if not dfcom > 0:
         raise PoolError(f"dfcom={dfcom}: complete-data degrees of freedom must be positive.")
-    df = np.minimum(df, dfcom)
-    return Pooled(_table(terms, qbar, ubar, b, t, df), name, reason, m)
+    t, df = variances(name, design, share, of, dfcom)
+    if name in ("raab2016", "subsample") and not design.partial:
+        notes += _doubts(terms, of, design)
+    for note in notes:
+        warnings.warn(note, PoolWarning, stacklevel=2)
+    table = _table(terms, scale, of, t, df)
+    return Pooled(table, name, reason, len(read), target, tuple(notes), design, of, share, dfcom, scale)
 
 
-def _model_variance(design: Design) -> float:
-    """What the choice of rows for the models adds to the variance of qbar, in units of ubar."""
-    w = 1 / design.n_s if design.proper else 1 / design.n_s - 1 / design.n
-    return design.k * w / (1 if design.shared else design.m)
-
-
-def _design(
-    fits: Sequence[Any], n: int | None, k: int | None, proper: bool | None, fit_rows: int | None, fresh: bool | None
-) -> Design:
+def _design(fits: Sequence[Any], given: dict[str, Any]) -> Design:
+    """How the copies were made: known, or as it is said."""
     if isinstance(fits, Analyses):
-        if any(value is not None for value in (n, k, proper, fit_rows, fresh)):
-            raise PoolError("n, k, proper, fit_rows and fresh are known from how the copies were made; leave them out.")
+        said = [name for name, value in given.items() if value is not None]
+        if said:
+            raise PoolError(f"{', '.join(given)} are known from how the copies were made; leave them out.")
         if len(fits) != fits.design.m:
             raise PoolError(f"There are {len(fits)} analyses of {fits.design.m} copies. Pool one for each copy.")
         return fits.design
+    n, k, fit_rows, fresh, syntheses = (given[name] for name in ("n", "k", "fit_rows", "fresh", "syntheses"))
     if (n is None) != (k is None):
         raise PoolError("Give both n (rows of the original) and k (rows of a copy), or neither when they are equal.")
-    for label, value in (("n", n), ("k", k), ("fit_rows", fit_rows)):
+    for label, value in (("n", n), ("k", k), ("fit_rows", fit_rows), ("syntheses", syntheses or None)):
         if value is not None:
             check_count(label, value, PoolError)
     if fit_rows is not None and n is None:
         raise PoolError(
             f"fit_rows={fit_rows} is a part of n rows: give n (rows of the original) and k (rows of a copy)."
         )
+    if fit_rows is not None and n is not None and fit_rows > n:
+        raise PoolError(f"fit_rows={fit_rows} is more than n={n} rows of the original. Were they exchanged?")
     if fresh is not None and fit_rows is None:
         raise PoolError(f"fresh={fresh} is about a choice of rows: give fit_rows, the rows the models were fitted on.")
-    if proper and fresh is False:
+    if given["proper"] and fresh is False:
         raise PoolError("proper=True: each copy has its own bootstrap sample. Leave fresh=False out.")
-    return Design(n or 1, k or 1, len(fits), bool(proper), fit_rows=fit_rows, fresh=bool(fresh))
+    if syntheses is not None and not given["imputed"]:
+        raise PoolError(f"syntheses={syntheses} counts the copies of each imputed table: pass imputed=True as well.")
+    return Design(
+        n or 1,
+        k or 1,
+        len(fits),
+        bool(given["proper"]),
+        bool(given["partial"]),
+        fit_rows,
+        bool(fresh),
+        bool(given["imputed"]),
+        1 if syntheses is None else syntheses,
+    )
 
 
-def _choose_rule(fits: Sequence[Any], design: Design, rule: str | None) -> tuple[str, str]:
-    """The rule and the reason for it; refuses what would be wrong."""
-    known = isinstance(fits, Analyses)
-    if rule is None and not known:
+def _terms(read: list[Estimates]) -> tuple[list[str], tuple[str, ...]]:
+    """Terms of all fits in the order of their first appearance, and their scales."""
+    scales: dict[str, str] = {}
+    for i, fit in enumerate(read):
+        if len(set(fit.terms)) != len(fit.terms):
+            raise PoolError(f"Fit {i + 1} has terms of the same name. Name them differently.")
+        for j, term in enumerate(fit.terms):
+            if scales.setdefault(term, fit.scale_of(j)) != fit.scale_of(j):
+                raise PoolError(
+                    f"Term {term!r} is on scale {fit.scale_of(j)!r} in fit {i + 1}, {scales[term]!r} before."
+                )
+    return list(scales), tuple(scales.values())
+
+
+def _stack(read: list[Estimates], terms: list[str]) -> tuple[Floats, Floats]:
+    """Estimates (m, p) and covariances (m, p, p); nan where a fit lacks a term or it is not finite."""
+    m, p = len(read), len(terms)
+    q, u = np.full((m, p), np.nan), np.full((m, p, p), np.nan)
+    place = {term: j for j, term in enumerate(terms)}
+    for i, fit in enumerate(read):
+        at = np.array([place[term] for term in fit.terms])
+        good = np.isfinite(fit.estimate) & np.isfinite(np.diag(fit.covariance))
+        q[i, at[good]] = fit.estimate[good]
+        u[i][np.ix_(at[good], at[good])] = fit.covariance[np.ix_(good, good)]
+    return q, u
+
+
+def _check_present(q: Floats, terms: list[str], design: Design) -> list[str]:
+    """Notes on terms that some copies lack; refuses those that none has, or that nested copies lack."""
+    present = np.isfinite(q).sum(0)
+    none = [term for term, m in zip(terms, present, strict=True) if m == 0]
+    if none:
+        raise PoolError(f"Estimates or variances of {', '.join(none)} are not finite. Was the model identified?")
+    some = [f"{term!r} ({m} of {len(q)})" for term, m in zip(terms, present, strict=True) if m < len(q)]
+    if some and design.imputed and design.syntheses > 1:
         raise PoolError(
-            "How these copies were made is not known. Pass rule='raab2016' (all columns of the analysis are "
-            "synthetic), rule='subsample' (they are, by models fitted on part of the rows) or "
-            "rule='reiter2003' (some keep original values), or pool what Synthesis.analyse returns."
+            f"Some copies lack {', '.join(some)}, which the rule for nested copies cannot do without: merge the level, "
+            "or leave the term out."
         )
-    if rule == "subsample" and not known and design.fit_rows is None:
-        raise PoolError("rule='subsample' needs n, k and fit_rows, the rows the models were fitted on.")
-    valid, why = _valid_rule(design)
-    if rule is None:
-        rule = valid
-    else:
-        why = "as asked"
-    _refuse_wrong_rule(rule, valid, design)
-    if rule != "reiter2003" and design.partial:
-        why = "an upper bound: some columns keep original values"
-    rows = f", n = {design.n}, k = {design.k}" if known or rule == "subsample" else ""
-    return rule, f"{why}; {_formula(rule, design)}, m = {design.m}{rows}"
+    return [f"Some copies lack {', '.join(some)}; pooled over the copies that have them."] if some else []
 
 
-def _valid_rule(design: Design) -> tuple[str, str]:
-    """The rule for how the copies were made, and how that was."""
-    if design.partial:
-        return "reiter2003", "some columns keep original values"
-    kind = f"complete, {'proper' if design.proper else 'simple'} synthesis"
-    if not design.subsampled:
-        return "raab2016", kind
-    choice = "shared by all copies" if design.shared else "fresh for each copy"
-    return "subsample", f"{kind} by models fitted on {design.n_s} of {design.n} rows, {choice}"
-
-
-def _refuse_wrong_rule(rule: str, valid: str, design: Design) -> None:
-    if rule not in (*RULES, "rubin1987"):
-        raise PoolError(f"rule={rule!r}: allowed are {', '.join(map(repr, RULES))}.")
-    if design.partial and design.subsampled and (design.shared or design.m == 1):
+def _check_copies(rule: str, of: Moments, terms: list[str]) -> None:
+    if rule in ("raab2016", "subsample"):
+        return
+    once = [term for term, m in zip(terms, of.m, strict=True) if m < 2]
+    if once:
         raise PoolError(
-            f"Some columns keep original values, and all models were fitted on the same {design.n_s} of {design.n} "
-            "rows: no valid rule is known. Fit on all rows, or make several copies, each fitted on fresh rows."
-        )
-    if rule == "rubin1987":
-        raise PoolError(
-            "rule='rubin1987' is for missing data: on synthetic copies it is too wide, and too narrow for k > n. "
-            f"Use {valid!r}."
-        )
-    if rule == "raab2016" and design.subsampled:
-        raise PoolError(
-            f"rule='raab2016' takes the models as fitted on all {design.n} rows; they saw {design.n_s}. Use {valid!r}."
-        )
-    if rule != "reiter2003" and design.partial and design.m > 1:
-        raise PoolError(f"rule={rule!r} needs all columns synthesised; some keep original values. Use 'reiter2003'.")
-    if rule == "reiter2003" and design.m < 2:
-        raise PoolError(
-            "rule='reiter2003' needs the variance between copies: at least 2, better 5. For one copy use "
-            + ("rule='raab2016', which is an upper bound here." if design.partial else f"rule={valid!r}.")
-        )
-    if rule == "reiter2003" and design.subsampled and design.shared:
-        raise PoolError(
-            "rule='reiter2003' sees the variance of the models in the differences between copies; these share models "
-            f"of the same {design.n_s} of {design.n} rows, so it is too narrow. Use 'subsample'; where some columns "
-            "keep original values no valid rule is known: fit on all rows, or on fresh rows for each copy."
+            f"Only one copy has {', '.join(map(repr, once))}: rule={rule!r} needs the variance between copies."
         )
 
 
-def _formula(rule: str, design: Design) -> str:
-    if rule == "reiter2003":
-        return "T = ubar k/n + b/m"
-    if rule == "raab2016":
-        return "T_p = ubar (k/n + (1 + k/n)/m)" if design.proper else "T_s = ubar (k/n + 1/m)"
-    w = "1/n_s" if design.proper else "1/n_s - 1/n"
-    return f"T = ubar (k/n + 1/m + {'k w' if design.shared else 'k w/m'}), w = {w}, n_s = {design.n_s}"
+def _complete_df(read: list[Estimates], design: Design) -> float:
+    """Degrees of freedom that the original would have.
+
+    A fit of p coefficients to a share of the k rows would be one to the same share of the n rows, or of those that the
+    models of all copies saw.
+    """
+    least = min(read, key=lambda fit: fit.df)
+    p = len(least.terms)
+    rows = design.n_s if design.shared else design.n
+    return max((least.df + p) * rows / design.k - p, 1.0)
 
 
-def read_fit(fit: Any) -> Estimates:
-    """Read estimates from a fitted result or an (estimates, covariance) pair."""
-    if hasattr(fit, "params") and hasattr(fit, "cov_params"):
-        terms, estimate = _named(fit.params)
-        covariance = np.asarray(fit.cov_params(), np.float64)
-        df = float(getattr(fit, "df_resid", math.inf)) if getattr(fit, "use_t", False) else math.inf
-    elif isinstance(fit, tuple | list) and len(fit) == 2:
-        terms, estimate = _named(fit[0])
-        covariance, df = _covariance(fit[1], terms), math.inf
-    else:
-        raise PoolError(
-            f"Cannot read estimates from a {type(fit).__name__}. Pass a fitted result with params and "
-            "cov_params(), or a pair "
-            "(estimates, covariance)."
-        )
-    p = len(estimate)
-    if covariance.ndim < 2 and covariance.size == p:
-        covariance = np.diag(np.atleast_1d(covariance))
-    if covariance.shape != (p, p):
-        raise PoolError(f"There are {p} estimates but a covariance of shape {covariance.shape}; it must be ({p}, {p}).")
-    if not (np.isfinite(estimate).all() and np.isfinite(covariance).all()):
-        bad = [t for t, e, v in zip(terms, estimate, np.diag(covariance), strict=True) if not math.isfinite(e + v)]
-        raise PoolError(
-            f"Estimates or variances of {', '.join(bad) or 'some terms'} are not finite. Was the model identified?"
-        )
-    if (np.diag(covariance) < 0).any():
-        raise PoolError(
-            "A variance is negative. Pass variances or a covariance matrix, not standard errors of another kind."
-        )
-    return Estimates(terms, estimate, covariance, df)
-
-
-def _covariance(values: Any, terms: tuple[str, ...]) -> Floats:
-    """A covariance matrix or variances, brought into the order of the terms where they are labelled."""
-    labels = list(values) if isinstance(values, Mapping) else getattr(values, "index", None)
-    if labels is None or callable(labels):
-        return np.asarray(values, np.float64)
-    labels = [str(label) for label in labels]
-    if sorted(labels) != sorted(terms):
-        raise PoolError(f"Estimates are of {list(terms)}, variances of {labels}.")
-    order = [labels.index(term) for term in terms]
-    array = np.asarray(list(values.values()) if isinstance(values, Mapping) else values, np.float64)
-    return array[order] if array.ndim == 1 else array[np.ix_(order, order)]
-
-
-def _named(values: Any) -> tuple[tuple[str, ...], Floats]:
-    """Terms and numbers of a mapping, a pandas Series, an array or a number."""
-    if isinstance(values, Mapping):
-        return tuple(map(str, values)), np.array(list(values.values()), np.float64)
-    try:
-        array = np.atleast_1d(np.asarray(values, np.float64))
-    except (TypeError, ValueError):
-        raise PoolError(f"Estimates are a {type(values).__name__}; numbers are needed.") from None
-    if array.ndim != 1:
-        raise PoolError(f"Estimates have shape {array.shape}; a vector or a number is needed.")
-    index = getattr(values, "index", None)
-    labels = range(1, len(array) + 1) if index is None or callable(index) else index
-    return tuple(str(label) for label in labels), array
-
-
-def _table(terms: tuple[str, ...], qbar: Floats, ubar: Floats, b: Floats, t: Floats, df: Floats) -> pl.DataFrame:
-    se = np.sqrt(t)
+def _doubts(terms: list[str], of: Moments, design: Design) -> list[str]:
+    """Whether copies differ as much as copies made as declared: (m - 1) b / (c ubar) is chi-squared (m - 1)."""
+    m = of.m
     with np.errstate(divide="ignore", invalid="ignore"):
-        statistic = qbar / se
+        ratio = np.diag(of.b) / (design.c * np.diag(of.u))
+    known = np.isfinite(ratio) & (m > 1)
+    if not known.any():
+        return []
+    x, df = (m[known] - 1) * ratio[known], m[known] - 1
+    p_value = 2 * np.minimum(chdtr(df, x), chdtrc(df, x))
+    worst = int(np.argmin(p_value))
+    if p_value[worst] * known.sum() >= DOUBT:
+        return []
+    place = np.flatnonzero(known)[worst]
+    found = f"b/ubar of {terms[place]!r} is {ratio[place] * design.c:.2f} where about {design.c:.2f} is expected"
+    if ratio[place] < 1:
+        return [f"{found}: do the copies hold original values, or were they drawn with the same random state?"]
+    return [f"{found}: were missing values filled in, or models fitted on other rows, for each copy anew?"]
+
+
+def _part(of: Moments, places: list[int]) -> Moments:
+    square = np.ix_(places, places)
+    return Moments(of.q[places], of.u[square], of.b[square], of.within[square], of.m[places], of.r)
+
+
+def _find_terms(names: list[str], terms: str | Sequence[str] | None) -> list[str]:
+    if terms is None:
+        return [name for name in names if name.lower() not in INTERCEPTS] or names
+    if isinstance(terms, str):
+        if terms in names:
+            return [terms]
+        # phb[T.2], phb.L, phb^4, phb=P2, C(phb, Poly).Linear: the name, with what is no part of a name around it.
+        pattern = re.compile(rf"(\w+\()?{re.escape(terms)}(?!\w).*", re.DOTALL)
+        found = [name for name in names if pattern.fullmatch(name) and ":" not in name]
+        if not found:
+            raise PoolError(f"No term {terms!r}, and none that belongs to a column {terms!r}; there are {names}.")
+        return found
+    unknown = [term for term in terms if term not in names]
+    if unknown or not terms:
+        raise PoolError(f"No term {', '.join(map(repr, unknown)) or 'given'}; there are {names}.")
+    return list(terms)
+
+
+def _null_values(null: Any, terms: list[str]) -> Floats:
+    values = [null.get(term, 0.0) for term in terms] if isinstance(null, Mapping) else null
+    array = np.asarray(values, np.float64)
+    if array.ndim == 0:
+        array = np.full(len(terms), float(array))
+    if array.shape != (len(terms),) or not np.isfinite(array).all():
+        raise PoolError(f"null must be a number, or a finite one for each of {terms}.")
+    return array
+
+
+def _table(terms: list[str], scale: tuple[str, ...], of: Moments, t: Floats, df: Floats) -> pl.DataFrame:
+    se = np.sqrt(t)
     half = _t_quantile(df) * se
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = of.q / se
+    p_value = 2 * stdtr(df, -np.abs(statistic))
+    untested = np.isin(scale, ["logit", "log"])
+    back = {name: _back(scale, z) for name, z in (("q", of.q), ("low", of.q - half), ("high", of.q + half))}
+    # Delta method; the derivative of every scale is smooth where estimates are.
+    step = 1e-6
+    slope = (_back(scale, of.q + step) - _back(scale, of.q - step)) / (2 * step)
+    slope = np.where(np.array(scale) == "identity", 1.0, slope)
     return pl.DataFrame(
         {
             "term": terms,
-            "estimate": qbar,
-            "std_error": se,
-            "statistic": statistic,
+            "estimate": back["q"],
+            "std_error": se * np.abs(slope),
+            "statistic": np.where(untested, np.nan, statistic),
             "df": df,
-            "p_value": 2 * stdtr(df, -np.abs(statistic)),
-            "conf_low": qbar - half,
-            "conf_high": qbar + half,
-            "ubar": ubar,
-            "b": b,
+            "p_value": np.where(untested, np.nan, p_value),
+            "conf_low": back["low"],
+            "conf_high": back["high"],
+            "ubar": np.diag(of.u),
+            "b": np.diag(of.b),
             "t": t,
+            "m": of.m.astype(np.int64),
         }
-    ).with_columns(pl.col("b").fill_nan(None))
+    ).with_columns(
+        pl.col("b").fill_nan(None),
+        *(pl.when(~pl.Series(untested)).then(pl.col(name)).alias(name) for name in ("statistic", "p_value")),
+    )
+
+
+def _back(scale: tuple[str, ...], z: Floats) -> Floats:
+    """Estimates or limits from their scales."""
+    names = np.array(scale)
+    out = z.copy()
+    for name in set(scale) - {"identity"}:
+        at = names == name
+        out[at] = SCALES[name](z[at])
+    return out
 
 
 def _t_quantile(df: Floats) -> Floats:
     return np.asarray(stdtrit(df, (1 + LEVEL) / 2))
+
+
+def _compare(pooled: Pooled, fit: Estimates) -> Comparison:
+    terms = pooled.table["term"].to_list()
+    if sorted(fit.terms) != sorted(terms):
+        raise PoolError(f"The original has terms {list(fit.terms)}, the pooled table {terms}.")
+    at = [fit.terms.index(term) for term in terms]
+    estimate, covariance = fit.estimate[at], fit.covariance[np.ix_(at, at)]
+    scale = tuple(fit.scale_of(i) for i in at)
+    if scale != pooled._scale:
+        raise PoolError(f"The original has scales {list(scale)}, the pooled estimates {list(pooled._scale)}.")
+    se = np.sqrt(np.diag(covariance))
+    half = _t_quantile(np.full(len(se), fit.df)) * se
+    of, t, df = pooled._moments, pooled.table["t"].to_numpy(), pooled.table["df"].to_numpy()
+    own = _t_quantile(df) * np.sqrt(t)
+    d = of.q - estimate
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table = pl.DataFrame(
+            {
+                "term": terms,
+                "original": _back(scale, estimate),
+                "synthetic": pooled.table["estimate"],
+                "std_difference": d / se,
+                "overlap": interval_overlap(estimate - half, estimate + half, of.q - own, of.q + own),
+                "original_low": _back(scale, estimate - half),
+                "original_high": _back(scale, estimate + half),
+                "synthetic_low": pooled.table["conf_low"],
+                "synthetic_high": pooled.table["conf_high"],
+            }
+        )
+    design = pooled._design
+    try:
+        fit_test = lack_of_fit(design, d, covariance, of)
+    except np.linalg.LinAlgError:
+        fit_test = None
+    expected = None
+    if not (design.imputed or design.partial):
+        expected = math.sqrt(2 / math.pi * design.n / design.k * design.synthesis_variance())
+    return Comparison(table, fit_test, expected)
 
 
 def interval_overlap(low_o: Floats, high_o: Floats, low_s: Floats, high_s: Floats) -> Floats:
@@ -512,14 +623,18 @@ def interval_overlap(low_o: Floats, high_o: Floats, low_s: Floats, high_s: Float
 
 def format_table(table: pl.DataFrame) -> str:
     """A plain text table: text to the left, numbers to the right with three decimals, small ones as powers of ten."""
-    cells = [[_cell(value) for value in table[name]] for name in table.columns]
-    widths = [max(map(len, [name, *column])) for name, column in zip(table.columns, cells, strict=True)]
+    lines = _cells(table)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = [dtype.is_numeric() for dtype in table.dtypes]
-    lines = [table.columns, *zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
         for line in lines
     )
+
+
+def _cells(table: pl.DataFrame) -> list[list[str]]:
+    """Names of the columns, then the rows, as text."""
+    return [table.columns, *([_cell(value) for value in row] for row in table.iter_rows())]
 
 
 def _cell(value: Any) -> str:
@@ -528,3 +643,11 @@ def _cell(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2e}"
+
+
+def _latex(text: str) -> str:
+    return (
+        re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
+        .replace("^", r"\^{}")
+        .replace("~", r"\~{}")
+    )

@@ -489,27 +489,31 @@ def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint6
     return np.random.PCG64DXSM(np.random.SeedSequence(entropy, spawn_key=key)).random_raw(n)
 
 
-def fingerprint(
-    plan: Plan, variables: Sequence[Variable], schema: pa.Schema, arrays: Iterable[NDArray[Any]], cuts: object = None
-) -> str:
-    """Eight digits that differ, but for chance, when data or options do; too few to tell anything of either.
+def fingerprint(*what: Any) -> str:
+    """Eight digits that differ, but for chance, when something does; too few to tell anything of it.
 
-    ``arrays`` stand for the rows: what models hold, or the rows of each rank.
+    Steps of a plan, variables, schemas, arrays, iterables of these, and whatever ``repr`` shows as it is.
     """
-    digest = hashlib.sha256(schema.serialize())
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    for variable in variables:
-        sink = pa.BufferOutputStream()
-        batch = pa.record_batch([variable.values], ["values"])
-        with pa.ipc.new_stream(sink, batch.schema) as stream:
-            stream.write_batch(batch)
-        digest.update(sink.getvalue())
-    for step in plan.steps:
-        digest.update(f"{step.name} {step.action} {step.method} {step.predictors}".encode())
-        if step.expression is not None:
-            digest.update(step.expression.meta.serialize())
-    digest.update(repr((plan.proper, cuts)).encode())
+    digest = hashlib.sha256()
+    for item in what:
+        if isinstance(item, np.ndarray):
+            digest.update(np.ascontiguousarray(item).data)
+        elif isinstance(item, pa.Schema):
+            digest.update(item.serialize())
+        elif isinstance(item, Variable):
+            sink = pa.BufferOutputStream()
+            batch = pa.record_batch([item.values], ["values"])
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            digest.update(sink.getvalue())
+        elif isinstance(item, Step):
+            digest.update(f"{item.name} {item.action} {item.method} {item.predictors}".encode())
+            if item.expression is not None:
+                digest.update(item.expression.meta.serialize())
+        elif isinstance(item, Iterable) and not isinstance(item, str):
+            digest.update(fingerprint(*item).encode())
+        else:
+            digest.update(repr(item).encode())
     return digest.hexdigest()[:8]
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 PIECE_ROWS = 1_048_576
 # Share of the memory limit up to which files are read as a whole.
 WHOLE_SHARE = 0.25
+# A column of a CSV file with fewer values that are no numbers was meant to be one of numbers.
+FEW_TEXTS = 0.01
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".ipc": "ipc", ".feather": "ipc", ".csv": "csv"}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -133,7 +135,7 @@ class FileSource:
 
     def __init__(self, files: ds.FileSystemDataset) -> None:
         self.temporary = False
-        self.frame = Frame("polars", False, files.schema)
+        self.frame = Frame("polars", False, _without_index(files.schema))
         self._schema = files.schema
         self.pieces = Pieces()
         sizes = []
@@ -187,6 +189,16 @@ class FileSource:
             raise DataError(
                 f"Cannot read {fragment.path!r} ({type(error).__name__}). Is it whole, with the types of the others?"
             ) from None
+
+
+def _without_index(schema: pa.Schema) -> pa.Schema:
+    """A schema without the columns that were a pandas index."""
+    index = {name for name in (schema.pandas_metadata or {}).get("index_columns", ()) if isinstance(name, str)}
+    if not index & set(schema.names):
+        return schema
+    # What pandas noted speaks of the index, so it goes with it.
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
+    return pa.schema([field for field in schema if field.name not in index], metadata or None)
 
 
 def _check_columns(fragment: ds.Fragment, schema: pa.Schema) -> None:
@@ -381,10 +393,11 @@ def _check_paths(files: list[tuple[pafs.FileSystem, str, str | None]], kind: str
     if kind == "csv" and not isinstance(files[0][0], pafs.LocalFileSystem):
         raise DataError("CSV is read from local files only. Convert it to Parquet, or copy it.")
     partitioned = [name for name in names if "=" in name.rpartition("/")[0]]
-    if partitioned and (kind == "csv" or len({base for _, _, base in files}) > 1):
+    bases = {base for _, _, base in files}
+    if partitioned and (kind == "csv" or len(bases) > 1 or (bases == {None} and len(names) > 1)):
         raise DataError(
-            f"{partitioned[0]!r} is in a folder that names a column's value (year=2021): such columns are read from "
-            "Parquet and Arrow files below one folder. Give that folder."
+            f"{partitioned[0]!r} is in a folder that names a column and its value: such columns are read from Parquet "
+            "and Arrow files below one folder. Give that folder, or a glob in quotes."
         )
 
 
@@ -451,7 +464,7 @@ def _convert_csv(paths: list[str]) -> FileSource:
     _check_csv(frame)
     folder = tempfile.mkdtemp(prefix="fastsynth-")
     try:
-        frame.sink_parquet(Path(folder) / "table.parquet", compression="lz4", row_group_size=PIECE_ROWS)
+        _write_batches(frame, Path(folder) / "table.parquet")
         source = FileSource(ds.dataset(folder, format="parquet"))
         source.temporary = True
     except BaseException:
@@ -460,6 +473,17 @@ def _convert_csv(paths: list[str]) -> FileSource:
     # A source without some columns shares the pieces: the files go with the last of them.
     weakref.finalize(source.pieces, shutil.rmtree, folder, ignore_errors=True)
     return source
+
+
+def _write_batches(frame: pl.LazyFrame, path: Path) -> None:
+    """Write batch by batch: a sink would go on after an interruption, and leave its file behind."""
+    schema = frame.collect_schema().to_frame().to_arrow().schema
+    with (
+        open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file,
+        pq.ParquetWriter(file, schema, compression="lz4") as writer,
+    ):
+        for batch in frame.collect_batches(chunk_size=PIECE_ROWS, engine="streaming"):
+            writer.write_table(batch.to_arrow().cast(schema), row_group_size=PIECE_ROWS)
 
 
 def _check_csv(frame: pl.LazyFrame) -> None:
@@ -473,9 +497,11 @@ def _check_csv(frame: pl.LazyFrame) -> None:
     if again:
         raise DataError(f"The file uses the column name(s) before {', '.join(map(repr, again))} more than once.")
     text = [name for name, dtype in schema.items() if dtype == pl.String]
-    if not text:
-        return
+    numbers = [name for name, dtype in schema.items() if dtype.is_numeric()]
     counts = frame.select(
+        pl.len().alias("rows"),
+        *(pl.col(name).min().cast(pl.Float64).alias(f"least {name}") for name in numbers),
+        *(pl.col(name).max().cast(pl.Float64).alias(f"most {name}") for name in numbers),
         *((pl.col(name) == "NA").sum().alias(f"marks {name}") for name in text),
         *(pl.col(name).null_count().alias(f"nulls {name}") for name in text),
         *(
@@ -483,10 +509,29 @@ def _check_csv(frame: pl.LazyFrame) -> None:
             for name in text
         ),
     ).collect(engine="streaming")
+    if numbers and all(_is_between(name, *counts[f"least {name}", f"most {name}"].row(0)) for name in numbers):
+        raise DataError(
+            f"The first row does not name the columns: {len(numbers)} of them would be called by a number that is one "
+            "of their values. Add a row of names, or read the file with polars.read_csv(..., has_header=False)."
+        )
     for name in text:
         n_marks = counts[f"marks {name}"].item()
+        n_text = counts[f"none {name}"].item() - counts[f"nulls {name}"].item() - n_marks
+        n_given = counts["rows"].item() - counts[f"nulls {name}"].item()
+        if 0 < n_text + n_marks < FEW_TEXTS * n_given:
+            raise DataError(
+                f"Column {name!r} is text only for {n_text + n_marks:,} of its {n_given:,} values; the others are "
+                f"numbers. Correct them, or say what they mean. {advice}"
+            )
         if n_marks and counts[f"none {name}"].item() == counts[f"nulls {name}"].item() + n_marks:
             raise DataError(f"Column {name!r} is text only for its {n_marks:,} 'NA'. {advice[:-1]}: null_values='NA'.")
+
+
+def _is_between(name: str, least: float | None, most: float | None) -> bool:
+    try:
+        return least is not None and most is not None and least <= float(name) <= most
+    except ValueError:
+        return False
 
 
 # Tables in memory
@@ -505,6 +550,9 @@ def _in_memory(data: Any) -> tuple[pa.Table, Frame]:
         # The library's own message may quote values of the table.
         raise _unreadable(data) from None
     check_names(table.column_names)
+    schema = _without_index(table.schema)
+    if schema is not table.schema:
+        table = table.select(schema.names).replace_schema_metadata(schema.metadata)
     return table, Frame(backend, lazy, table.schema)
 
 
@@ -517,6 +565,8 @@ def _to_arrow(data: Any) -> tuple[pa.Table, str, bool]:
     native = nw.from_native(data, pass_through=True)
     if isinstance(native, nw.LazyFrame):
         frame = native.collect()
+        if frame.implementation.is_pandas():
+            return pa.Table.from_pandas(frame.to_native(), preserve_index=False), "pandas", False
         return frame.to_arrow(), str(frame.implementation), isinstance(data, pl.LazyFrame)
     if isinstance(native, nw.DataFrame):
         if native.implementation.is_pandas():

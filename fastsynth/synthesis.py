@@ -21,10 +21,13 @@ from tqdm.auto import tqdm
 
 from fastsynth import model_file
 from fastsynth.errors import NotFittedError, OptionError, check_count
-from fastsynth.methods import Method
-from fastsynth.output import Output, copy_name
+from fastsynth.estimates import Estimates, read_fit
+from fastsynth.estimators import Analysis
+from fastsynth.methods import Cart, Method
+from fastsynth.output import Output, copy_name, read_folder
 from fastsynth.plan import Column, Plan, Predictors, make_plan
-from fastsynth.pooling import Analyses, Design
+from fastsynth.pooling import Analyses
+from fastsynth.rules import Design
 from fastsynth.run import (
     Executor,
     Learned,
@@ -243,9 +246,9 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     copies = [FileCopy(output.folder, of_copy) for of_copy in names]
     records = _describe(model, synthesizer.rare_levels_)
     synthesis = Synthesis(copies, model.frame, design, entropy, records, len(shares))
-    digits = fingerprint(plan, model.variables, model.frame.schema, learned.rows, shares)
     with output, _progress(synthesizer.progress, "fit and draw", m * k, "row") as tick:
-        output.begin(synthesis._run() | {"model": digits, "partitions": len(shares)})
+        cut = {"partitions": fingerprint([(share.n_rows, share.k) for share in shares])}
+        output.begin(synthesis._run(model, learned.rows) | cut)
         write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
         output.finish(synthesis.audit)
     return synthesis
@@ -351,6 +354,7 @@ class Synthesizer:
             _refuse_beyond_memory(learned.source.frame.schema, m, k or n, memory)
         if fit_rows is not None and fit_rows >= n:
             fit_rows = None
+        _refuse_few_rows(fit_rows, plan)
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
         n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
@@ -438,8 +442,7 @@ class Synthesizer:
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model, self.rare_levels_))
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
-            digits = fingerprint(model.plan, model.variables, model.frame.schema, model_arrays(model))
-            output.begin(synthesis._run() | {"model": digits})
+            output.begin(synthesis._run(model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
             output.finish(synthesis.audit)
         return synthesis
@@ -454,14 +457,7 @@ class Synthesizer:
             smallest_leaf (of the tree for the values), n_rare_levels (categories: levels that fewer than 10 rows have,
             a disclosure risk), n_differ (passive: real rows that hold something else).
         """
-        records = pl.DataFrame(_describe(self._fitted(), self.rare_levels_), infer_schema_length=None)
-        return records.select(
-            "column",
-            "action",
-            pl.col("method").cast(pl.String),
-            pl.col("predictors").list.len().cast(pl.Int64).alias("n_predictors"),
-            pl.col("predictors").cast(pl.List(pl.String)),
-            pl.col("n_leaves", "smallest_leaf", "n_rare_levels").cast(pl.Int64),
+        return _summary(_describe(self._fitted(), self.rare_levels_)).with_columns(
             pl.col("column")
             .replace_strict(self.passive_differences_, default=None, return_dtype=pl.Int64)
             .alias("n_differ"),
@@ -583,6 +579,35 @@ class FileCopy:
         return pl.scan_parquet(self.paths(), glob=False)
 
 
+def _opened(path: str) -> tuple[str, Any]:
+    """Path within a file system, and the system."""
+    system, inside = filesystem(path)
+    return inside, system
+
+
+def _whole(copy: pa.Table | FileCopy, frame: Frame) -> pa.Table:
+    # Parquet forgets whether text in a dictionary is large.
+    return copy.read().cast(frame.schema) if isinstance(copy, FileCopy) else copy
+
+
+def _scan(copy: pa.Table | FileCopy) -> pl.LazyFrame:
+    if isinstance(copy, FileCopy):
+        return copy.scan()
+    frame = pl.from_arrow(copy)
+    assert isinstance(frame, pl.DataFrame)
+    return frame.lazy()
+
+
+def _analyse(copy: pa.Table | FileCopy, frame: Frame, function: Callable[[Any], Any]) -> Any:
+    if isinstance(function, Analysis):
+        return function(_scan(copy))
+    return function(frame.native(_whole(copy, frame)))
+
+
+def _estimate(function: Callable[[Any], Any], copy: pa.Table | FileCopy, frame: Frame) -> Estimates:
+    return read_fit(_analyse(copy, frame, function))
+
+
 class Synthesis(Sequence[Any]):
     """m synthetic copies of a table, in memory or in files.
 
@@ -635,42 +660,77 @@ class Synthesis(Sequence[Any]):
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
-            return [self._frame.native(self._whole(copy)) for copy in self._copies[i]]
-        return self._frame.native(self._whole(self._copies[i]))
+            return [self._frame.native(_whole(copy, self._frame)) for copy in self._copies[i]]
+        return self._frame.native(_whole(self._copies[i], self._frame))
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._frame.native(self._whole(copy)) for copy in self._copies)
+        return (self._frame.native(_whole(copy, self._frame)) for copy in self._copies)
 
     def __repr__(self) -> str:
         kind = "proper" if self.design.proper else "simple"
         whole = "partially" if self.design.partial else "fully"
         size = f"k={self.k} rows x {len(self._frame.schema.names)} columns"
-        return f"Synthesis: m={self.m} {whole} synthetic copies of {size} (n={self.n}, {kind})"
+        rows = (
+            f", models of {self.design.n_s} {'shared' if self.design.shared else 'fresh'} rows" * self.design.subsampled
+        )
+        return f"Synthesis: m={self.m} {whole} synthetic copies of {size} (n={self.n}, {kind}{rows})"
 
-    def _whole(self, copy: pa.Table | FileCopy) -> pa.Table:
-        # Parquet forgets whether text in a dictionary is large.
-        return copy.read().cast(self._frame.schema) if isinstance(copy, FileCopy) else copy
+    def summary(self) -> pl.DataFrame:
+        """One row for each column, as ``Synthesizer.summary`` without n_differ."""
+        return _summary(self._records)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Synthesis:
+        """Open a folder of copies that ``synthesize(out=...)`` or ``write_parquet`` wrote, for analysis and ``pool``.
+
+        Copies are read when they are used, and given as polars DataFrames.
+
+        Raises
+        ------
+        OutputError
+            No finished copies in the folder.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import fastsynth as fs
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = fs.synthesize(fs.load_boys(), m=2, random_state=1, out=folder)
+        >>> fs.Synthesis.read(folder)
+        Synthesis: m=2 fully synthetic copies of k=748 rows x 9 columns (n=748, simple)
+        """
+        place, audit, parts = read_folder(folder)
+        names = ("n", "k", "m", "proper", "partial", "fit_rows")
+        design = Design(**{name: audit[name] for name in names}, fresh=audit["fresh_rows"])
+        copies = [FileCopy(place, of_copy) for of_copy in parts]
+        schema = pq.read_schema(*_opened(copies[0].paths()[0]))
+        return cls(
+            copies,
+            Frame("polars", False, schema),
+            design,
+            audit["random_state"],
+            audit["columns"],
+            audit["partitions"],
+        )
 
     def arrow(self, i: int) -> pa.Table:
         """Copy i as a pyarrow Table with the exact schema of the original."""
-        return self._whole(self._copies[i])
+        return _whole(self._copies[i], self._frame)
 
     def scan(self, i: int) -> pl.LazyFrame:
         """Copy i as a polars LazyFrame; written copies are not read before they are needed."""
-        copy = self._copies[i]
-        if isinstance(copy, FileCopy):
-            return copy.scan()
-        frame = pl.from_arrow(copy)
-        assert isinstance(frame, pl.DataFrame)
-        return frame.lazy()
+        return _scan(self._copies[i])
 
-    def analyse(self, function: Callable[[Any], Any]) -> Analyses:
-        """Run an analysis on each copy.
+    def analyse(self, function: Callable[[Any], Any], client: Any = None) -> Analyses:
+        """Run an analysis on each copy; copies in files are read one at a time.
 
         Parameters
         ----------
         function : callable
-            Gets one copy, in the caller's kind of table, and returns what ``pool`` can read.
+            Gets one copy, in the caller's kind of table, and returns what ``pool`` can read. Functions such as
+            ``fs.mean("age")`` get a copy that is not read yet, and read what they need.
+        client : distributed.Client, optional
+            Workers of a Dask cluster each read and analyse a copy; what comes back are estimates, not fitted results.
 
         Returns
         -------
@@ -687,7 +747,11 @@ class Synthesis(Sequence[Any]):
         """
         if not callable(function):
             raise OptionError(f"analyse needs a function of one copy, for example lambda d: ..., not {function!r}.")
-        return Analyses([function(copy) for copy in self], self.design)
+        if client is None:
+            return Analyses([_analyse(copy, self._frame, function) for copy in self._copies], self.design)
+        jobs = [(copy, self._frame) for copy in self._copies]
+        fits = _executor(None, client).map(_estimate, function, jobs, lambda _, estimates: estimates)
+        return Analyses(fits, self.design)
 
     @property
     def audit(self) -> dict[str, Any]:
@@ -707,9 +771,15 @@ class Synthesis(Sequence[Any]):
             "columns": self._records,
         }
 
-    def _run(self) -> dict[str, Any]:
-        """What tells one run from another."""
-        return {name: self.audit[name] for name in ("fastsynth", "n", "k", "m", "random_state")}
+    def _run(self, model: Model | None = None, rows: Any = (), trees: Any = ()) -> dict[str, Any]:
+        """What tells one run from another: options, counts, and digits of data, plan and models."""
+        names = ("fastsynth", "n", "k", "m", "random_state", "proper", "fit_rows", "fresh_rows", "fit")
+        run = {name: self.audit[name] for name in names}
+        if model is not None:
+            run["data"] = fingerprint(model.frame.schema, model.variables, rows)
+            run["options"] = fingerprint(model.plan.steps)
+            run["models"] = fingerprint(trees)
+        return run
 
     def write_parquet(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write copies, manifest.json and audit.json into a new or empty folder, as ``synthesize(out=...)`` does.
@@ -730,12 +800,24 @@ class Synthesis(Sequence[Any]):
         try:
             output.begin(self._run())
             for copy, of_copy in zip(self._copies, names, strict=True):
-                write_table(self._whole(copy), output, of_copy)
+                write_table(_whole(copy, self._frame), output, of_copy)
             output.finish(self.audit)
         except BaseException:
             output.discard()
             raise
         return [f"{output.folder}/{copy_name(of_copy)}" for of_copy in names]
+
+
+def _summary(records: list[dict[str, Any]]) -> pl.DataFrame:
+    """Records of columns as a table."""
+    return pl.DataFrame(records, infer_schema_length=None).select(
+        "column",
+        "action",
+        pl.col("method").cast(pl.String),
+        pl.col("predictors").list.len().cast(pl.Int64).alias("n_predictors"),
+        pl.col("predictors").cast(pl.List(pl.String)),
+        pl.col("n_leaves", "smallest_leaf", "n_rare_levels").cast(pl.Int64),
+    )
 
 
 def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]:
@@ -763,6 +845,12 @@ def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
     kept = [step.name for step in plan.steps if step.action == "keep"]
     if kept and k != n:
         raise OptionError(f"k={k}: column(s) {', '.join(map(repr, kept))} are kept, so k must be {n}.")
+
+
+def _refuse_few_rows(fit_rows: int | None, plan: Plan) -> None:
+    minbucket = max((step.method.minbucket for step in plan.steps if isinstance(step.method, Cart)), default=1)
+    if fit_rows is not None and fit_rows < minbucket:
+        raise OptionError(f"fit_rows={fit_rows}: leaves of minbucket={minbucket} rows need at least as many.")
 
 
 def _refuse_beyond_memory(schema: pa.Schema, m: int, k: int, memory: int) -> None:

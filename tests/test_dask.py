@@ -202,3 +202,10 @@ def test_sources_travel_without_their_partitions(client):
     assert set(state) == {"frame", "starts"}
     assert sum(len(batch) for i in range(3) for batch in source.batches(i)) == 10
     assert isinstance(next(iter(source.batches(0))), pa.Table)
+
+
+def test_copies_are_analysed_on_workers(tmp_path, client, people):
+    syn = fs.synthesize(people, m=2, random_state=1, out=tmp_path / "out")
+    for function in (fs.mean("age"), lambda d: (d["age"].mean(), d["age"].var() / d.height)):
+        here, there = syn.analyse(function), syn.analyse(function, client=client)
+        assert fs.pool(here).table.equals(fs.pool(there).table)

@@ -81,7 +81,7 @@ def test_an_interrupted_run_goes_on(tmp_path, people, small_parts, monkeypatch, 
     assert not (tmp_path / "out" / "audit.json").exists()
     drawn = []
     monkeypatch.setattr(run, "write_part", lambda folder, name, table: drawn.append(name) or write(folder, name, table))
-    with pytest.raises(OutputError, match="resume=True goes on"):
+    with pytest.raises(OutputError, match=r"resume=True .--resume. goes on"):
         fs.synthesize(people, **options, out=tmp_path / "out")
     syn = fs.synthesize(people, **options, out=tmp_path / "out", resume=True)
     assert not set(drawn) & {part["name"] for part in manifest["parts"]}
@@ -114,12 +114,12 @@ def test_a_run_without_random_state_goes_on_with_its_own(tmp_path, people, small
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
-        ({"m": 3}, "m, model"),
+        ({"m": 3}, "m, models"),
         ({"k": 400}, "k"),
-        ({"random_state": 5}, "model, random_state"),
-        ({"method": fs.Cart(minbucket=20)}, "model"),
-        ({"data": "reversed"}, "model"),
-        ({"columns": {"job": fs.Column(method="keep")}, "k": None}, "k, model"),
+        ({"random_state": 5}, "models, random_state"),
+        ({"method": fs.Cart(minbucket=20)}, "models, options"),
+        ({"data": "reversed"}, "models"),
+        ({"columns": {"job": fs.Column(method="keep")}, "k": None}, "k, models, options"),
     ],
 )
 def test_another_run_does_not_go_on(tmp_path, people, small_parts, change, differs):
@@ -202,7 +202,7 @@ def test_object_stores(tmp_path, people, small_parts, bucket, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fs.synthesize("s3://office/people", **options, threads=1, out="s3://office/synthetic")
     monkeypatch.setattr(run, "write_part", lambda *given: written.append(given[1]) or write(*given))
-    with pytest.raises(OutputError, match="resume=True goes on"):
+    with pytest.raises(OutputError, match=r"resume=True .--resume. goes on"):
         fs.synthesize("s3://office/people", **options, out="s3://office/synthetic")
     syn = fs.synthesize("s3://office/people", **options, out="s3://office/synthetic", resume=True)
     assert len(written) == len(set(written)) == 20

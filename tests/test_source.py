@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dask.dataframe as dd
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.feather as feather
@@ -241,3 +243,36 @@ def test_csv_of_another_file_system_is_refused(people):
         file.write(people.write_csv())
     with pytest.raises(DataError, match="local files only"):
         open_source("memory://bucket/a.csv")
+
+
+def test_a_pandas_index_in_a_file_is_dropped(tmp_path, people):
+    frame = people.to_pandas()
+    frame.index = pd.Index(np.arange(len(frame)) + 7, name="person_id")
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.rename_axis(None).to_parquet(tmp_path / "b.parquet")
+    for name in ("a.parquet", "b.parquet"):
+        for limit in (None, 1):
+            assert open_source(tmp_path / name, limit).frame.schema.names == people.columns
+        assert source.read_table(pq.read_table(tmp_path / name))[0].column_names == people.columns
+    dask = dd.from_pandas(frame, npartitions=2)
+    assert source.read_table(dask)[0].column_names == people.columns
+
+
+def test_csv_that_was_not_meant_so_is_refused(tmp_path, people):
+    path = tmp_path / "a.csv"
+    people.write_csv(path, include_header=False)
+    for limit in (None, 1):
+        with pytest.raises(DataError, match="does not name the columns") as error:
+            open_source(path, limit)
+        assert str(people["age"][0]) not in str(error.value).replace(str(tmp_path), "")
+    people.with_columns(pl.col("age").cast(pl.String).replace(people["age"][0], "SECRET")).write_csv(path)
+    text = people.with_row_index().with_columns(
+        age=pl.when(pl.col("index") == 3).then(pl.lit("SECRET")).otherwise(pl.col("age").cast(pl.String))
+    )
+    text.drop("index").write_csv(path)
+    with pytest.raises(DataError, match=r"'age' is text only for 1 of its 5,000 values") as error:
+        open_source(path)
+    assert "SECRET" not in str(error.value)
+    years = pl.DataFrame({"name": ["a", "b"] * 50, "2020": range(100), "2021": range(100)})
+    years.write_csv(path)
+    assert open_source(path).starts[-1] == 100

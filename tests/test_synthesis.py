@@ -640,3 +640,35 @@ def test_misuse_of_partitions(tmp_path, relation, options, message):
         options = options | {"out": tmp_path / "out"}
     with pytest.raises(OptionError, match=message):
         fs.synthesize(relation, **options)
+
+
+def test_numbers_that_name_people_are_refused():
+    rng = np.random.default_rng(1)
+    frame = pl.DataFrame({"id": rng.permutation(2_000) + 10**6, "x": rng.normal(size=2_000)})
+    with pytest.raises(DataError, match="'id' looks like an identifier"):
+        fs.synthesize(frame, m=1)
+    fs.synthesize(frame, m=1, columns={"id": fs.Column(method="sample")})
+    fs.synthesize(frame.with_columns(id=pl.col("id") // 2), m=1)
+
+
+def test_copies_on_disk_are_opened_with_how_they_were_made(tmp_path, mixed):
+    written = fs.synthesize(mixed, m=3, k=300, random_state=1, fit_rows=100, fresh_rows=True, out=tmp_path / "out")
+    opened = fs.Synthesis.read(tmp_path / "out")
+    assert opened.design == written.design
+    assert opened.audit == written.audit
+    assert opened.summary().equals(written.summary())
+    analysis = fs.mean("age")
+    a, b = (fs.pool(syn.analyse(analysis)) for syn in (written, opened))
+    assert a.rule == b.rule == "subsample"
+    assert a.table.equals(b.table)
+    assert_frame_equal(opened[2], written[2], categorical_as_str=True)
+    (tmp_path / "out" / "audit.json").unlink()
+    with pytest.raises(OutputError, match="no finished copies"):
+        fs.Synthesis.read(tmp_path / "out")
+    with pytest.raises(OutputError, match="no finished copies"):
+        fs.Synthesis.read(tmp_path / "nowhere")
+
+
+def test_fewer_rows_than_a_leaf_needs_are_refused(mixed):
+    with pytest.raises(OptionError, match="minbucket=5"):
+        fs.synthesize(mixed, m=1, fit_rows=4)
