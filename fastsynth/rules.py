@@ -265,7 +265,7 @@ def wald(rule: str, design: Design, f: float, of: Moments, null: Floats, dfcom: 
     Raises
     ------
     PoolError
-        ubar is singular, too few copies for a test of Hotelling's kind, or no positive variance (raghunathan2003).
+        ubar is singular, or too few copies for a test of Hotelling's kind.
     """
     d, p, m, r, c = of.q - null, len(of.q), float(of.m.min()), of.r, design.c
     try:
@@ -297,7 +297,7 @@ def wald(rule: str, design: Design, f: float, of: Moments, null: Floats, dfcom: 
     elif rule == "raghunathan2003":
         rise, kept = (1 + 1 / m) * share, -1.0
         if rise <= 1:
-            raise PoolError("This rule has no positive variance here, as it happens. Use rule='raab2016'.")
+            return _wald(distance / f, p, dfcom)  # as single variances that are not positive
     else:
         rise, kept = (1 + 1 / m) * max(share, c), f - c
     x = kept / rise if rise > 0 else math.inf
