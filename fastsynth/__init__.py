@@ -6,6 +6,7 @@ from fastsynth.estimators import correlation, mean, proportion, quantile, std, t
 from fastsynth.methods import Cart, Sample
 from fastsynth.plan import Column
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
+from fastsynth.report import plot_coefficients
 from fastsynth.synthesis import Synthesis, Synthesizer, synthesize
 from fastsynth.version import __version__
 
@@ -23,6 +24,7 @@ __all__ = [
     "correlation",
     "load_boys",
     "mean",
+    "plot_coefficients",
     "pool",
     "proportion",
     "quantile",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth.errors import FastsynthError
+from fastsynth.pooling import Comparison
 from fastsynth.synthesis import Synthesis
 
 # Categories shown before the rest is summed up.
@@ -38,15 +40,9 @@ def plot_marginals(original: pa.Table, synthesis: Synthesis, path: Path) -> None
     FastsynthError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise FastsynthError("Pictures need matplotlib: pip install 'fastsynth[report]'.") from None
     names = original.column_names
     rows = math.ceil(len(names) / PANELS)
-    figure = Figure(figsize=(4.2 * PANELS, 2.7 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(4.2 * PANELS, 2.7 * rows)
     copies = [pl.DataFrame(synthesis.arrow(i)) for i in range(synthesis.m)]
     real = pl.DataFrame(original)
     for i, name in enumerate(names):
@@ -64,6 +60,61 @@ def plot_marginals(original: pa.Table, synthesis: Synthesis, path: Path) -> None
         *figure.axes[0].plot([], [], color=BLUE, label=f"synthetic ({synthesis.m} copies of {synthesis.k:,})"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def plot_coefficients(comparison: Comparison, path: str | os.PathLike[str]) -> None:
+    """Draw pooled coefficients and their 95 % intervals beside those of the original into one PNG.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What ``Pooled.compare`` gave for a fit of the original.
+    path : path
+        File to write.
+
+    Raises
+    ------
+    FastsynthError
+        matplotlib is not installed.
+
+    Notes
+    -----
+    In standard errors of the original around its estimates, so that coefficients of all sizes can be seen: the original
+    interval is the same for each (grey), and a pooled estimate at the dotted line equals the original one.
+    """
+    table = comparison.table
+    figure = _figure(6.4, 1.2 + 0.32 * table.height)
+    axes = figure.add_subplot()
+    place = np.arange(table.height)[::-1]
+    original, low, high = (table[name].to_numpy() for name in ("original", "original_low", "original_high"))
+    unit = np.where(high > low, (high - low) / (2 * 1.96), 1.0)
+    for name, shift, color in (("original", 0.13, "#8a8f99"), ("synthetic", -0.13, BLUE)):
+        middle, left, right = (
+            (table[column].to_numpy() - original) / unit for column in (name, f"{name}_low", f"{name}_high")
+        )
+        axes.hlines(place + shift, left, right, color=color, linewidth=2)
+        axes.plot(middle, place + shift, "o", color=color, markersize=4, label=name)
+    axes.axvline(0, color="#8a8f99", linewidth=1, linestyle=":")
+    axes.set_yticks(place, table["term"].to_list())
+    axes.set_xlabel("distance from the original estimate, in its standard errors")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise FastsynthError("Pictures need matplotlib: pip install 'fastsynth[report]'.") from None
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
     # No date and no version in the file: the same copies give the same bytes.
     figure.savefig(path, dpi=110, metadata={"Software": None})
 

@@ -1,4 +1,4 @@
-"""What the README shows, runs."""
+"""What the README and the page on inference show, runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import fastsynth as fs
 from fastsynth.cli import CONFIG_KEYS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, page="README.md"):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
 def test_python_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -24,6 +24,13 @@ def test_python_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     assert "Rule: raab2016" in capsys.readouterr().out
     assert isinstance(names["syn"], fs.Synthesis)
     assert (tmp_path / "boys.fsyn").exists()
+
+
+def test_examples_of_inference_run(capsys):
+    names: dict[str, object] = {}
+    for block in blocks("python", "docs/inference.md"):
+        exec(block, names)
+    assert "Lack of fit" in capsys.readouterr().out
 
 
 def test_configuration_example_has_known_keys():
