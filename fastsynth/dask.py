@@ -49,7 +49,7 @@ class Cluster:
         done: Callable[[int, Result], Kept],
         at_most: int | None = None,  # noqa: ARG002
     ) -> list[Kept]:
-        """As in ``fastsynth.run.Executor``; every worker has memory of its own, so ``at_most`` does not count here.
+        """As in ``fastsynth.execute.Executor``; every worker has memory of its own, so ``at_most`` does not count here.
 
         Raises
         ------

@@ -33,8 +33,8 @@ from fastsynth.rules import (
 )
 
 INTERCEPTS = ("const", "intercept", "(intercept)")
-# Copies that behave as declared are doubted once in so many analyses.
-DOUBT = 1e-4
+# Copies that behave as declared are doubted in this share of analyses.
+DOUBT = 1e-6
 SHOWN = ("term", "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high")
 
 

@@ -1,45 +1,38 @@
-"""Learn columns, fit a plan, draw copies from the fitted model.
+"""Fit a plan, draw copies from the fitted model.
 
-Flat maps over an executor: one task for each piece of the rows read, each (fit, column), each (copy, block of rows). A
-task needs nothing of another task, and its random numbers come from a key of meanings (copy, column, block), so
-threads, their number and their timing cannot change a byte.
+Flat maps over an executor: one task for each (fit, column), each (copy, block of rows). A task needs nothing of another
+task, and its random numbers come from a key of meanings (copy, column, block), so threads, their number and their
+timing cannot change a byte.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth import association
-from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, check_size, encode, take
-from fastsynth.errors import PlanError
+from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
+from fastsynth.execute import Executor, Tick
+from fastsynth.learn import Learned, code
 from fastsynth.methods import Cart, ColumnModel, fit_column, fit_margin, refill
 from fastsynth.output import Output, Part, part_name, write_part
+from fastsynth.passive import evaluate, sub_schema
 from fastsynth.plan import Plan, Step
-from fastsynth.source import Frame, Source, TableSource
+from fastsynth.source import Frame
 
 # Rows drawn by one task. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
 # Rows of a file. Part of the result, too.
 PART_ROWS = 8 * BLOCK_ROWS
-# Rows of the real table on which passive expressions are tried before anything is drawn.
-TRIAL_ROWS = 10_000
 # With ``Cart(refill=True)``, leaves are filled from this many times ``fit_rows`` rows, if there are.
 FILL = 8
-# Pieces are put together to partitions of at least this many rows: models of a few rows would give them away.
-LEAST_PARTITION = 10_000
 # Bytes a row that one fit needs beside the codes, a little more than measured.
 FIT_BYTES = 64
 # Share of the memory limit that codes may take before they go to a file.
@@ -47,78 +40,6 @@ CODES_SHARE = 0.4
 
 # First entry of a random stream's key.
 BOOTSTRAP, DRAW, SUBSAMPLE, REFILL, PARTITION = 0, 1, 2, 3, 4
-
-Result = TypeVar("Result")
-Kept = TypeVar("Kept")
-# Called with how much was done: rows or columns.
-Tick = Callable[[int], object]
-
-
-class Executor(Protocol):
-    """What runs the tasks: threads here, a cluster elsewhere."""
-
-    def map(
-        self,
-        function: Callable[..., Result],
-        shared: Any,
-        jobs: Sequence[tuple[Any, ...]],
-        done: Callable[[int, Result], Kept],
-        at_most: int | None = None,
-    ) -> list[Kept]:
-        """Run ``function(shared, *job)`` for all jobs, at most so many at once.
-
-        ``done(i, result)`` is called here as job i ends, one call at a time; what it returns is kept and returned in
-        the order of the jobs, the results themselves are not. An error stops the jobs that have not begun.
-        """
-
-
-class Threads:
-    """Run tasks on threads; the kernels release the interpreter.
-
-    Parameters
-    ----------
-    threads : int or None
-        None means the processors this process may use.
-    """
-
-    def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or available_threads()
-
-    def map(
-        self,
-        function: Callable[..., Result],
-        shared: Any,
-        jobs: Sequence[tuple[Any, ...]],
-        done: Callable[[int, Result], Kept],
-        at_most: int | None = None,
-    ) -> list[Kept]:
-        """As in ``Executor``."""
-        workers = min(self.threads, len(jobs), at_most or self.threads)
-        if workers <= 1:
-            return [done(i, function(shared, *job)) for i, job in enumerate(jobs)]
-        kept: dict[int, Kept] = {}
-        waiting = iter(enumerate(jobs))
-        running: dict[Future[Result], int] = {}
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                while len(kept) < len(jobs):
-                    # One job more than there are threads is handed out, so that results cannot pile up unseen.
-                    for i, job in itertools.islice(waiting, workers + 1 - len(running)):
-                        running[pool.submit(function, shared, *job)] = i
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        i = running.pop(future)
-                        kept[i] = done(i, future.result())
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [kept[i] for i in range(len(jobs))]
-
-
-def available_threads() -> int:
-    """Processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,185 +71,7 @@ class Model:
     kept: dict[int, Ranks]
 
 
-# Read
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Learned:
-    """What is known of a table before anything is planned.
-
-    Attributes
-    ----------
-    source : Source
-    variables : tuple of Variable
-    rows : tuple of ndarray of shape (n_ranks,), dtype=int64
-        Rows of each rank of each column.
-    table : EncodedTable or None
-        All rows as codes, if the source is in memory.
-    """
-
-    source: Source
-    variables: tuple[Variable, ...]
-    rows: tuple[NDArray[np.int64], ...]
-    table: EncodedTable | None
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of the table."""
-        return self.source.starts[-1]
-
-
-def learn(source: Source, executor: Executor, tick: Tick) -> Learned:
-    """Learn what every column holds, from all rows: one pass over files; a table in memory is coded at once."""
-    if isinstance(source, TableSource):
-        table = encode(source.table, source.frame)
-        tick(source.table.num_rows)
-        rows = [np.bincount(r, minlength=len(v.values)) for v, r in zip(table.variables, table.ranks, strict=True)]
-        return Learned(source, table.variables, tuple(rows), table)
-    check_size(source.starts[-1], len(source.frame.schema))
-    tallies = [Tally(field.name, field.type) for field in source.frame.schema]
-
-    def merge(i: int, piece: list[Tally]) -> None:
-        for tally, more in zip(tallies, piece, strict=True):
-            tally.merge(more)
-        tick(source.starts[i + 1] - source.starts[i])
-
-    executor.map(tally_piece, source, source.jobs(), merge)
-    learned = [tally.variable(keep_unused=source.frame.backend == "pandas") for tally in tallies]
-    return Learned(source, tuple(variable for variable, _ in learned), tuple(rows for _, rows in learned), None)
-
-
-def tally_piece(source: Source, piece: int, *held: Any) -> list[Tally]:
-    """Count the values of one piece; ``held`` is what a cluster holds of it."""
-    tallies = [Tally(field.name, field.type) for field in source.frame.schema]
-    start = source.starts[piece]
-    for batch in source.batches(piece, *held):
-        for tally, column in zip(tallies, batch.columns, strict=True):
-            tally.add(column, start)
-        start += len(batch)
-    return tallies
-
-
-def code(
-    learned: Learned,
-    rows: NDArray[np.uint32] | None,
-    whole: Iterable[int],
-    folder: Path | None,
-    executor: Executor,
-    tick: Tick,
-) -> tuple[EncodedTable, dict[int, Ranks]]:
-    """Code the rows that models are fitted on.
-
-    Parameters
-    ----------
-    rows : ndarray, dtype=uint32, or None
-        Ascending numbers of the rows; None for all.
-    whole : iterable of int
-        Slots of columns of which the ranks of all rows are wanted, too.
-    folder : Path or None
-        Where codes go as memory-mapped files; None keeps them in memory.
-
-    Returns
-    -------
-    table : EncodedTable
-    ranks : dict of int to ndarray
-        Ranks of all rows by slot.
-    """
-    source, variables = learned.source, learned.variables
-    if learned.table is not None:
-        return _take_rows(learned.table, rows), {slot: learned.table.ranks[slot] for slot in whole}
-    n = learned.n_rows if rows is None else len(rows)
-    codes = _allocate((len(variables), n), np.uint16, folder, "codes")
-    ranks = [
-        codes[slot] if v.bins is None else _allocate((n,), v.rank_dtype, folder, f"ranks_{slot}")
-        for slot, v in enumerate(variables)
-    ]
-    all_ranks = {slot: np.empty(learned.n_rows, variables[slot].rank_dtype) for slot in whole}
-
-    def place(i: int, blocks: list[CodedBlock]) -> None:
-        for block in blocks:
-            for slot, of_rows in block.whole.items():
-                all_ranks[slot][block.start : block.start + len(of_rows)] = of_rows
-            low, high = block.low, block.low + block.codes.shape[1]
-            codes[:, low:high] = block.codes
-            for slot, of_rows in block.ranks.items():
-                ranks[slot][low:high] = of_rows
-        tick(source.starts[i + 1] - source.starts[i])
-
-    executor.map(code_piece, (source, variables, rows, tuple(whole)), source.jobs(), place)
-    return EncodedTable(variables, tuple(ranks), codes, source.frame), all_ranks
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CodedBlock:
-    """Some rows of a piece as codes.
-
-    Attributes
-    ----------
-    start : int
-        Number of the first row that was read.
-    low : int
-        Place of the first row that was coded.
-    codes : ndarray of shape (n_columns, n), dtype=uint16
-    ranks : dict of int to ndarray of shape (n,)
-        Ranks by slot, of columns whose codes are not their ranks.
-    whole : dict of int to ndarray
-        Ranks of all rows that were read, of columns of which they are wanted.
-    """
-
-    start: int
-    low: int
-    codes: Codes
-    ranks: dict[int, Ranks]
-    whole: dict[int, Ranks]
-
-
-def code_piece(
-    shared: tuple[Source, tuple[Variable, ...], NDArray[np.uint32] | None, tuple[int, ...]], piece: int, *held: Any
-) -> list[CodedBlock]:
-    """Code the wanted rows of one piece."""
-    source, variables, rows, whole = shared
-    start, blocks = source.starts[piece], []
-    for batch in source.batches(piece, *held):
-        stop = start + len(batch)
-        all_ranks = {slot: variables[slot].rank(batch.column(slot)) for slot in whole}
-        low, high = start, stop
-        if rows is not None:
-            low, high = (int(i) for i in np.searchsorted(rows, [start, stop]))
-            batch = take(batch, rows[low:high].astype(np.int64) - start)
-        codes, ranks = np.empty((len(variables), high - low), np.uint16), {}
-        for slot, variable in enumerate(variables):
-            of_rows = variable.rank(batch.column(slot))
-            codes[slot] = variable.codes(of_rows)
-            if variable.bins is not None:
-                ranks[slot] = of_rows
-        blocks.append(CodedBlock(start, low, codes, ranks, all_ranks))
-        start = stop
-    return blocks
-
-
-def _take_rows(table: EncodedTable, rows: NDArray[np.uint32] | None) -> EncodedTable:
-    if rows is None:
-        return table
-    codes = np.take(table.codes, rows, axis=1)
-    ranks = tuple(codes[slot] if v.bins is None else table.ranks[slot][rows] for slot, v in enumerate(table.variables))
-    return EncodedTable(table.variables, ranks, codes, table.frame)
-
-
-def _allocate(shape: tuple[int, ...], dtype: Any, folder: Path | None, name: str) -> NDArray[Any]:
-    return np.empty(shape, dtype) if folder is None else np.memmap(folder / name, dtype, "w+", shape=shape)
-
-
 # Fit
-
-
-def strongest_predictors(
-    learned: Learned, executor: Executor, order: Sequence[int], targets: Sequence[int], q: int
-) -> Mapping[int, tuple[int, ...]]:
-    """Choose predictors as ``association.strongest`` does, by rows spread evenly; files are read once more."""
-    rows = spread_rows(learned.n_rows, association.n_rows(len(learned.variables)))
-    table, _ = code(learned, rows.astype(np.uint32), (), None, executor, lambda _: None)
-    return association.strongest(table.codes, order, targets, q)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -600,9 +343,7 @@ def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> p
         variable = model.variables[step.slot]
         if step.action == "passive":
             names = [model.variables[slot].name for slot in step.predictors]
-            parents = pa.table(
-                [arrays[slot] for slot in step.predictors], schema=_sub_schema(model.frame.schema, names)
-            )
+            parents = pa.table([arrays[slot] for slot in step.predictors], schema=sub_schema(model.frame.schema, names))
             arrays[step.slot] = evaluate(step, parents, model.frame.schema)
             codes[:, step.slot] = variable.nearest_codes(arrays[step.slot])
             continue
@@ -630,211 +371,3 @@ def _draw_ranks(
         words = random_words(entropy, (*key, (start + low) // BLOCK_ROWS), len(block) * column.n_words)
         ranks.append(column.draw(block, words, dtype))
     return np.concatenate(ranks)
-
-
-def _sub_schema(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
-    return pa.schema([schema.field(name) for name in names])
-
-
-def evaluate(step: Step, parents: pa.Table, schema: pa.Schema) -> pa.Array:
-    """Evaluate a passive expression on its parents and give the result the column's type."""
-    assert step.expression is not None
-    field = schema.field(step.name)
-    own = pa.schema([field]).empty_table()
-    wanted = pl.DataFrame(own).schema[step.name]
-    try:
-        computed = pl.DataFrame(parents).select(step.expression.alias(step.name))
-    except Exception as error:
-        raise PlanError(f"passive expression of {step.name!r} cannot be evaluated ({type(error).__name__}).") from None
-    given = computed.schema[step.name]
-    if computed.height != parents.num_rows:
-        raise PlanError(
-            f"passive expression of {step.name!r} gives {computed.height} values for {parents.num_rows} rows."
-        )
-    if wanted.is_integer() and not (given.is_integer() or given == pl.Boolean):
-        raise PlanError(
-            f"passive expression of {step.name!r} gives {given} for a column of {wanted}. Round it and cast it, for "
-            f"example (...).round().cast(pl.{wanted})."
-        )
-    if given.is_float() and computed.to_series().is_infinite().any():
-        raise PlanError(f"passive expression of {step.name!r} gives infinite values. Does it divide by zero?")
-    try:
-        array = computed.cast({step.name: wanted}).to_arrow().column(0).combine_chunks()
-        return array if array.type == field.type else array.cast(field.type)
-    except Exception:
-        raise PlanError(
-            f"passive expression of {step.name!r} gives values ({given}) that the column's type {wanted} cannot hold."
-        ) from None
-
-
-def try_passive(source: Source, plan: Plan, executor: Executor) -> dict[str, int]:
-    """Try every passive expression on up to 10,000 real rows spread over the table, before anything is fitted.
-
-    Returns
-    -------
-    dict
-        Number of rows in which the column holds something else, by column.
-
-    Raises
-    ------
-    PlanError
-        The expression fails, gives another type, or uses other rows.
-    """
-    names = {
-        source.frame.schema.names[slot]
-        for step in plan.steps
-        if step.action == "passive"
-        for slot in (*step.predictors, step.slot)
-    }
-    if not names:
-        return {}
-    table = trial_rows(source, names, executor)
-    differences = {}
-    for step in plan.steps:
-        if step.action == "passive":
-            parents = table.select([source.frame.schema.names[slot] for slot in step.predictors])
-            computed = pl.Series(evaluate(step, parents, table.schema))
-            _refuse_other_rows(step, parents, table.schema, computed)
-            real = pl.DataFrame(table.select([step.name])).to_series()
-            differences[step.name] = _count_differences(computed, real)
-    return differences
-
-
-def trial_rows(source: Source, names: set[str], executor: Executor) -> pa.Table:
-    """Some columns of up to 10,000 rows spread evenly over the table."""
-    slim = source.without([name for name in source.frame.schema.names if name not in names])
-    spread = spread_rows(source.starts[-1], TRIAL_ROWS)
-    return pa.concat_tables(executor.map(take_piece, (slim, spread), slim.jobs(), lambda _, rows: rows))
-
-
-def take_piece(shared: tuple[Source, NDArray[np.int64]], piece: int, *held: Any) -> pa.Table:
-    """Those of the rows that are in a piece."""
-    source, rows = shared
-    start, taken = source.starts[piece], [source.frame.schema.empty_table()]
-    for batch in source.batches(piece, *held):
-        low, high = np.searchsorted(rows, [start, start + len(batch)])
-        taken.append(take(batch, rows[low:high] - start).cast(source.frame.schema))
-        start += len(batch)
-    return pa.concat_tables(taken)
-
-
-def spread_rows(n: int, size: int) -> NDArray[np.int64]:
-    """Numbers of at most ``size`` of n rows, spread evenly."""
-    return np.unique(np.linspace(0, n - 1, size).astype(np.int64))
-
-
-def _count_differences(a: pl.Series, b: pl.Series) -> int:
-    """Rows in which two columns of one type differ, floats by more than rounding."""
-    same = a.cast(pl.String).eq_missing(b.cast(pl.String))
-    if a.dtype.is_float():
-        same |= ((a - b).abs() <= 1e-9 * a.abs()).fill_null(False)
-    return int((~same).sum())
-
-
-def _refuse_other_rows(step: Step, parents: pa.Table, schema: pa.Schema, computed: pl.Series) -> None:
-    """Rows are drawn in blocks: in parts and in another order an expression must give what it gives on the whole."""
-    n = parents.num_rows
-    half = max(n // 2, 1)
-    cut = [parents.slice(0, 1), parents.slice(1, half - 1), parents.slice(half)]
-    parts = [pl.Series(evaluate(step, part, schema)) for part in cut]
-    order = np.random.default_rng(0).permutation(n)
-    mixed = pl.Series(evaluate(step, parents.take(pa.array(order)), schema))
-    for again in (pl.concat(parts), mixed[np.argsort(order).tolist()]):
-        if _count_differences(again, computed):
-            raise PlanError(
-                f"passive expression of {step.name!r} uses other rows (a mean, a sum, a sort, ...). "
-                "It must be computed row by row."
-            )
-
-
-# Divide and combine
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """A partition: pieces that follow each other, and the rows of a copy that they draw."""
-
-    pieces: range
-    n_rows: int
-    k: int
-
-
-def partitions(starts: Sequence[int], k: int) -> list[Share]:
-    """Put pieces together until they have enough rows; a small rest goes to the last partition."""
-    bounds = [0]
-    for piece in range(1, len(starts)):
-        if starts[piece] - starts[bounds[-1]] >= LEAST_PARTITION:
-            bounds.append(piece)
-    if len(bounds) == 1 or bounds[-1] != len(starts) - 1:
-        bounds[max(len(bounds) - 1, 1) :] = [len(starts) - 1]
-    n = starts[-1]
-    return [
-        Share(range(a, b), starts[b] - starts[a], starts[b] * k // n - starts[a] * k // n)
-        for a, b in itertools.pairwise(bounds)
-    ]
-
-
-def write_partitions(
-    learned: Learned,
-    plan: Plan,
-    shares: list[Share],
-    names: list[list[str]],
-    m: int,
-    entropy: int,
-    memory: int,
-    output: Output,
-    executor: Executor,
-    tick: Tick,
-) -> None:
-    """Fit every partition by itself and write its part of every copy; what is finished is passed over."""
-    jobs, pieces = [], learned.source.jobs()
-    for number, share in enumerate(shares):
-        todo = [names[copy][number] for copy in range(m)]
-        if all(name in output.finished for name in todo):
-            tick(m * share.k)
-            continue
-        held = [pieces[piece][1:] for piece in share.pieces]
-        # What a cluster holds of a piece is handed over as an argument of its own.
-        jobs.append((number, share, todo, *itertools.chain.from_iterable(held)))
-
-    def done(i: int, parts: list[Part]) -> None:
-        for part in parts:
-            output.add(part)
-        tick(m * jobs[i][1].k)
-
-    shared = (learned.source, learned.variables, plan, m, entropy, output.folder)
-    # Codes and ranks twice, models, and a part that is drawn.
-    bytes_a_row = FIT_BYTES + 40 * len(learned.variables)
-    at_most = fits_at_once(memory, max(max(share.n_rows, share.k) for share in shares), bytes_a_row)
-    executor.map(synthesise_partition, shared, jobs, done, at_most)
-
-
-def synthesise_partition(
-    shared: tuple[Source, tuple[Variable, ...], Plan, int, int, str],
-    number: int,
-    share: Share,
-    names: list[str],
-    *held: Any,
-) -> list[Part]:
-    """Fit one partition, draw its rows of every copy, write them."""
-    source, variables, plan, m, entropy, folder = shared
-    blocks = [
-        block
-        for i, piece in enumerate(share.pieces)
-        for block in code_piece((source, variables, None, ()), piece, *held[i : i + 1])
-    ]
-    codes = np.concatenate([block.codes for block in blocks], axis=1)
-    ranks = tuple(
-        codes[slot] if v.bins is None else np.concatenate([block.ranks[slot] for block in blocks])
-        for slot, v in enumerate(variables)
-    )
-    table = EncodedTable(variables, ranks, codes, source.frame)
-    own = int(np.random.SeedSequence(entropy, spawn_key=(PARTITION, number)).generate_state(1, np.uint64)[0])
-    rows = choose_rows(share.n_rows, None, plan.proper, False, m, own)
-    fits: tuple[dict[int, ColumnModel], ...] = tuple(
-        {step.slot: fit_step((table, rows, own), copy, step) for step in plan.steps if step.action == "draw"}
-        for copy in range(len(rows.shapes))
-    )
-    kept = {step.slot: ranks[step.slot] for step in plan.steps if step.action == "keep"}
-    model = Model(plan, variables, source.frame, share.n_rows, None, fits, kept)
-    return [draw_part(model, own, copy, 0, share.k, folder, name) for copy, name in enumerate(names)]

@@ -26,6 +26,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
+from numpy.typing import NDArray
 
 from fastsynth.errors import DataError, OptionError
 
@@ -317,6 +318,11 @@ def bytes_a_value(dtype: pa.DataType) -> int:
         return -(-int(dtype.bit_width) // 8)
     except ValueError:
         return 8  # text: at least its offset
+
+
+def spread_rows(n: int, size: int) -> NDArray[np.int64]:
+    """Numbers of at most ``size`` of n rows, spread evenly."""
+    return np.unique(np.linspace(0, n - 1, size).astype(np.int64))
 
 
 # Files

@@ -23,28 +23,23 @@ from fastsynth import model_file
 from fastsynth.errors import NotFittedError, OptionError, check_count
 from fastsynth.estimates import Estimates, read_fit
 from fastsynth.estimators import Analysis
+from fastsynth.execute import Executor, Threads, Tick
+from fastsynth.learn import Learned, learn, strongest_predictors
 from fastsynth.methods import Cart, Method
 from fastsynth.output import Output, copy_name, read_folder
+from fastsynth.partition import partitions, write_partitions
+from fastsynth.passive import try_passive
 from fastsynth.plan import Column, Plan, Predictors, make_plan
 from fastsynth.pooling import Analyses
 from fastsynth.rules import Design
 from fastsynth.run import (
-    Executor,
-    Learned,
     Model,
-    Threads,
-    Tick,
     fingerprint,
     fit_plan,
     generate,
-    learn,
     model_arrays,
     part_names,
-    partitions,
-    strongest_predictors,
-    try_passive,
     write_copies,
-    write_partitions,
     write_table,
 )
 from fastsynth.source import (

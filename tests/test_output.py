@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from polars.testing import assert_frame_equal
 
 import fastsynth as fs
-from fastsynth import output, run, source
+from fastsynth import output, partition, run, source
 from fastsynth.errors import OptionError, OutputError
 from fastsynth.output import Output
 
@@ -230,7 +230,7 @@ def test_what_an_interrupted_run_left_counts_as_empty(tmp_path):
 @pytest.mark.parametrize("fit", ["whole", "partition"])
 def test_resume_refuses_what_is_not_the_same_run(tmp_path, people, small_parts, monkeypatch, fit):
     """Other names of levels, literals of expressions, types of time and cuts of the rows are told apart."""
-    monkeypatch.setattr(run, "LEAST_PARTITION", 100)
+    monkeypatch.setattr(partition, "LEAST_PARTITION", 100)
     people = people.with_columns(
         job=pl.col("job").cast(pl.Categorical), day=pl.datetime(2020, 1, 1) + pl.duration(days="age"), old=pl.lit(0)
     )

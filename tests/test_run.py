@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsynth import Column, Synthesizer, run
+from fastsynth import Column, Synthesizer, execute, run
 from fastsynth.errors import PlanError
 
 
@@ -23,7 +23,7 @@ def test_threads_return_results_in_order(threads):
         seen.append((i, result))
         return -result
 
-    assert run.Threads(threads).map(pow, 2, [(i,) for i in range(20)], done) == [-(2**i) for i in range(20)]
+    assert execute.Threads(threads).map(pow, 2, [(i,) for i in range(20)], done) == [-(2**i) for i in range(20)]
     assert sorted(seen) == [(i, 2**i) for i in range(20)]
 
 
@@ -40,7 +40,7 @@ def test_no_more_jobs_run_at_once_than_allowed(at_most):
         with lock:
             now -= 1
 
-    run.Threads(4).map(work, None, [(i,) for i in range(40)], lambda *_: None, at_most)
+    execute.Threads(4).map(work, None, [(i,) for i in range(40)], lambda *_: None, at_most)
     assert most <= min(4, at_most or 4)
 
 
@@ -56,7 +56,7 @@ def test_an_error_stops_the_rest(threads):
         started.append(i)
 
     with pytest.raises(RuntimeError, match="stop"):
-        run.Threads(threads).map(work, None, [(i,) for i in range(200)], lambda *_: None)
+        execute.Threads(threads).map(work, None, [(i,) for i in range(200)], lambda *_: None)
     assert len(started) < 200
 
 

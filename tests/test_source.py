@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 
-from fastsynth import run, source
+from fastsynth import execute, learn, source
 from fastsynth.errors import DataError, OptionError
 from fastsynth.source import FileSource, TableSource, open_source, parse_memory
 
@@ -117,10 +117,10 @@ def test_csv_is_read_with_the_types_that_all_rows_allow(tmp_path):
 def test_a_file_that_changes_meanwhile_is_noticed(tmp_path, people):
     path = tmp_path / "a.parquet"
     people.write_parquet(path)
-    learned = run.learn(open_source(path, 1), run.Threads(1), lambda _: None)
+    learned = learn.learn(open_source(path, 1), execute.Threads(1), lambda _: None)
     people.with_columns(age=pl.col("age") + 50).write_parquet(path)
     with pytest.raises(DataError, match=r"'age' holds other values than before|Is it whole"):
-        run.code(learned, None, (), None, run.Threads(1), lambda _: None)
+        learn.code(learned, None, (), None, execute.Threads(1), lambda _: None)
     for name, column in [("age", [1, 100]), ("sex", ["m", "z"]), ("income", [1.0, 1e9]), ("job", ["q"])]:
         variable = next(v for v in learned.variables if v.name == name)
         changed = pl.DataFrame({name: column}, schema={name: people[name].dtype if name != "sex" else pl.Categorical})

@@ -23,7 +23,7 @@ from polars.testing import assert_frame_equal
 from polars.testing.parametric import dataframes
 
 import fastsynth as fs
-from fastsynth import output, run, source
+from fastsynth import output, partition, run, source
 from fastsynth.errors import DataError, NotFittedError, OptionError, OutputError, PlanError
 from tests.conftest import KINDS, as_arrow
 
@@ -574,7 +574,7 @@ def relation():
 
 
 def test_every_partition_draws_its_share(tmp_path, relation, monkeypatch):
-    monkeypatch.setattr(run, "LEAST_PARTITION", 500)
+    monkeypatch.setattr(partition, "LEAST_PARTITION", 500)
     (tmp_path / "in").mkdir()
     path = in_files(relation, tmp_path / "in", [800, 800, 803, 2_000, 3_000, 3_950])
     for name, options in {"a": {}, "b": {"threads": 1, "memory_limit": 1}}.items():
@@ -598,7 +598,7 @@ def test_every_partition_draws_its_share(tmp_path, relation, monkeypatch):
 
 
 def test_partitions_with_other_options(tmp_path, relation, monkeypatch):
-    monkeypatch.setattr(run, "LEAST_PARTITION", 500)
+    monkeypatch.setattr(partition, "LEAST_PARTITION", 500)
     columns = {"x": fs.Column(method="keep"), "y": fs.Column(passive="x * 2")}
     options = {"m": 2, "random_state": 1, "fit": "partition"}
     for name, frame in {"in memory": relation.with_columns(y=pl.col("x") * 2)}.items():
@@ -620,8 +620,8 @@ def test_partitions_with_other_options(tmp_path, relation, monkeypatch):
     ],
 )
 def test_small_pieces_join_to_partitions(starts, expected, monkeypatch):
-    monkeypatch.setattr(run, "LEAST_PARTITION", 6)
-    shares = run.partitions(starts, 100)
+    monkeypatch.setattr(partition, "LEAST_PARTITION", 6)
+    shares = partition.partitions(starts, 100)
     assert [(s.pieces.start, s.pieces.stop, s.n_rows) for s in shares] == expected
     assert sum(s.k for s in shares) == 100
 

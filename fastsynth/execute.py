@@ -1,0 +1,81 @@
+"""What runs tasks: threads here, a cluster elsewhere (``fastsynth.dask``)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, Protocol, TypeVar
+
+Result = TypeVar("Result")
+Kept = TypeVar("Kept")
+# Called with how much was done: rows or columns.
+Tick = Callable[[int], object]
+
+
+class Executor(Protocol):
+    """What runs the tasks: threads here, a cluster elsewhere."""
+
+    def map(
+        self,
+        function: Callable[..., Result],
+        shared: Any,
+        jobs: Sequence[tuple[Any, ...]],
+        done: Callable[[int, Result], Kept],
+        at_most: int | None = None,
+    ) -> list[Kept]:
+        """Run ``function(shared, *job)`` for all jobs, at most so many at once.
+
+        ``done(i, result)`` is called here as job i ends, one call at a time; what it returns is kept and returned in
+        the order of the jobs, the results themselves are not. An error stops the jobs that have not begun.
+        """
+
+
+class Threads:
+    """Run tasks on threads; the kernels release the interpreter.
+
+    Parameters
+    ----------
+    threads : int or None
+        None means the processors this process may use.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or available_threads()
+
+    def map(
+        self,
+        function: Callable[..., Result],
+        shared: Any,
+        jobs: Sequence[tuple[Any, ...]],
+        done: Callable[[int, Result], Kept],
+        at_most: int | None = None,
+    ) -> list[Kept]:
+        """As in ``Executor``."""
+        workers = min(self.threads, len(jobs), at_most or self.threads)
+        if workers <= 1:
+            return [done(i, function(shared, *job)) for i, job in enumerate(jobs)]
+        kept: dict[int, Kept] = {}
+        waiting = iter(enumerate(jobs))
+        running: dict[Future[Result], int] = {}
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                while len(kept) < len(jobs):
+                    # One job more than there are threads is handed out, so that results cannot pile up unseen.
+                    for i, job in itertools.islice(waiting, workers + 1 - len(running)):
+                        running[pool.submit(function, shared, *job)] = i
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        i = running.pop(future)
+                        kept[i] = done(i, future.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [kept[i] for i in range(len(jobs))]
+
+
+def available_threads() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,194 @@
+"""Learn what the columns of a table hold, and code the rows that models are fitted on.
+
+Files are read twice, piece by piece: once to count the values of each column, once to code rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsynth import association
+from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, check_size, encode, take
+from fastsynth.execute import Executor, Tick
+from fastsynth.source import Source, TableSource, spread_rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """What is known of a table before anything is planned.
+
+    Attributes
+    ----------
+    source : Source
+    variables : tuple of Variable
+    rows : tuple of ndarray of shape (n_ranks,), dtype=int64
+        Rows of each rank of each column.
+    table : EncodedTable or None
+        All rows as codes, if the source is in memory.
+    """
+
+    source: Source
+    variables: tuple[Variable, ...]
+    rows: tuple[NDArray[np.int64], ...]
+    table: EncodedTable | None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the table."""
+        return self.source.starts[-1]
+
+
+def learn(source: Source, executor: Executor, tick: Tick) -> Learned:
+    """Learn what every column holds, from all rows: one pass over files; a table in memory is coded at once."""
+    if isinstance(source, TableSource):
+        table = encode(source.table, source.frame)
+        tick(source.table.num_rows)
+        rows = [np.bincount(r, minlength=len(v.values)) for v, r in zip(table.variables, table.ranks, strict=True)]
+        return Learned(source, table.variables, tuple(rows), table)
+    check_size(source.starts[-1], len(source.frame.schema))
+    tallies = [Tally(field.name, field.type) for field in source.frame.schema]
+
+    def merge(i: int, piece: list[Tally]) -> None:
+        for tally, more in zip(tallies, piece, strict=True):
+            tally.merge(more)
+        tick(source.starts[i + 1] - source.starts[i])
+
+    executor.map(tally_piece, source, source.jobs(), merge)
+    learned = [tally.variable(keep_unused=source.frame.backend == "pandas") for tally in tallies]
+    return Learned(source, tuple(variable for variable, _ in learned), tuple(rows for _, rows in learned), None)
+
+
+def tally_piece(source: Source, piece: int, *held: Any) -> list[Tally]:
+    """Count the values of one piece; ``held`` is what a cluster holds of it."""
+    tallies = [Tally(field.name, field.type) for field in source.frame.schema]
+    start = source.starts[piece]
+    for batch in source.batches(piece, *held):
+        for tally, column in zip(tallies, batch.columns, strict=True):
+            tally.add(column, start)
+        start += len(batch)
+    return tallies
+
+
+def code(
+    learned: Learned,
+    rows: NDArray[np.uint32] | None,
+    whole: Iterable[int],
+    folder: Path | None,
+    executor: Executor,
+    tick: Tick,
+) -> tuple[EncodedTable, dict[int, Ranks]]:
+    """Code the rows that models are fitted on.
+
+    Parameters
+    ----------
+    rows : ndarray, dtype=uint32, or None
+        Ascending numbers of the rows; None for all.
+    whole : iterable of int
+        Slots of columns of which the ranks of all rows are wanted, too.
+    folder : Path or None
+        Where codes go as memory-mapped files; None keeps them in memory.
+
+    Returns
+    -------
+    table : EncodedTable
+    ranks : dict of int to ndarray
+        Ranks of all rows by slot.
+    """
+    source, variables = learned.source, learned.variables
+    if learned.table is not None:
+        return _take_rows(learned.table, rows), {slot: learned.table.ranks[slot] for slot in whole}
+    n = learned.n_rows if rows is None else len(rows)
+    codes = _allocate((len(variables), n), np.uint16, folder, "codes")
+    ranks = [
+        codes[slot] if v.bins is None else _allocate((n,), v.rank_dtype, folder, f"ranks_{slot}")
+        for slot, v in enumerate(variables)
+    ]
+    all_ranks = {slot: np.empty(learned.n_rows, variables[slot].rank_dtype) for slot in whole}
+
+    def place(i: int, blocks: list[CodedBlock]) -> None:
+        for block in blocks:
+            for slot, of_rows in block.whole.items():
+                all_ranks[slot][block.start : block.start + len(of_rows)] = of_rows
+            low, high = block.low, block.low + block.codes.shape[1]
+            codes[:, low:high] = block.codes
+            for slot, of_rows in block.ranks.items():
+                ranks[slot][low:high] = of_rows
+        tick(source.starts[i + 1] - source.starts[i])
+
+    executor.map(code_piece, (source, variables, rows, tuple(whole)), source.jobs(), place)
+    return EncodedTable(variables, tuple(ranks), codes, source.frame), all_ranks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CodedBlock:
+    """Some rows of a piece as codes.
+
+    Attributes
+    ----------
+    start : int
+        Number of the first row that was read.
+    low : int
+        Place of the first row that was coded.
+    codes : ndarray of shape (n_columns, n), dtype=uint16
+    ranks : dict of int to ndarray of shape (n,)
+        Ranks by slot, of columns whose codes are not their ranks.
+    whole : dict of int to ndarray
+        Ranks of all rows that were read, of columns of which they are wanted.
+    """
+
+    start: int
+    low: int
+    codes: Codes
+    ranks: dict[int, Ranks]
+    whole: dict[int, Ranks]
+
+
+def code_piece(
+    shared: tuple[Source, tuple[Variable, ...], NDArray[np.uint32] | None, tuple[int, ...]], piece: int, *held: Any
+) -> list[CodedBlock]:
+    """Code the wanted rows of one piece."""
+    source, variables, rows, whole = shared
+    start, blocks = source.starts[piece], []
+    for batch in source.batches(piece, *held):
+        stop = start + len(batch)
+        all_ranks = {slot: variables[slot].rank(batch.column(slot)) for slot in whole}
+        low, high = start, stop
+        if rows is not None:
+            low, high = (int(i) for i in np.searchsorted(rows, [start, stop]))
+            batch = take(batch, rows[low:high].astype(np.int64) - start)
+        codes, ranks = np.empty((len(variables), high - low), np.uint16), {}
+        for slot, variable in enumerate(variables):
+            of_rows = variable.rank(batch.column(slot))
+            codes[slot] = variable.codes(of_rows)
+            if variable.bins is not None:
+                ranks[slot] = of_rows
+        blocks.append(CodedBlock(start, low, codes, ranks, all_ranks))
+        start = stop
+    return blocks
+
+
+def _take_rows(table: EncodedTable, rows: NDArray[np.uint32] | None) -> EncodedTable:
+    if rows is None:
+        return table
+    codes = np.take(table.codes, rows, axis=1)
+    ranks = tuple(codes[slot] if v.bins is None else table.ranks[slot][rows] for slot, v in enumerate(table.variables))
+    return EncodedTable(table.variables, ranks, codes, table.frame)
+
+
+def _allocate(shape: tuple[int, ...], dtype: Any, folder: Path | None, name: str) -> NDArray[Any]:
+    return np.empty(shape, dtype) if folder is None else np.memmap(folder / name, dtype, "w+", shape=shape)
+
+
+def strongest_predictors(
+    learned: Learned, executor: Executor, order: Sequence[int], targets: Sequence[int], q: int
+) -> Mapping[int, tuple[int, ...]]:
+    """Choose predictors as ``association.strongest`` does, by rows spread evenly; files are read once more."""
+    rows = spread_rows(learned.n_rows, association.n_rows(len(learned.variables)))
+    table, _ = code(learned, rows.astype(np.uint32), (), None, executor, lambda _: None)
+    return association.strongest(table.codes, order, targets, q)

@@ -1,0 +1,112 @@
+"""Divide and combine: every partition of the rows is fitted by itself, and draws its share of every copy."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastsynth.columns import EncodedTable, Variable
+from fastsynth.execute import Executor, Tick
+from fastsynth.learn import Learned, code_piece
+from fastsynth.methods import ColumnModel
+from fastsynth.output import Output, Part
+from fastsynth.plan import Plan
+from fastsynth.run import FIT_BYTES, PARTITION, Model, choose_rows, draw_part, fit_step, fits_at_once
+from fastsynth.source import Source
+
+# Pieces are put together to partitions of at least this many rows: models of a few rows would give them away.
+LEAST_PARTITION = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A partition: pieces that follow each other, and the rows of a copy that they draw."""
+
+    pieces: range
+    n_rows: int
+    k: int
+
+
+def partitions(starts: Sequence[int], k: int) -> list[Share]:
+    """Put pieces together until they have enough rows; a small rest goes to the last partition."""
+    bounds = [0]
+    for piece in range(1, len(starts)):
+        if starts[piece] - starts[bounds[-1]] >= LEAST_PARTITION:
+            bounds.append(piece)
+    if len(bounds) == 1 or bounds[-1] != len(starts) - 1:
+        bounds[max(len(bounds) - 1, 1) :] = [len(starts) - 1]
+    n = starts[-1]
+    return [
+        Share(range(a, b), starts[b] - starts[a], starts[b] * k // n - starts[a] * k // n)
+        for a, b in itertools.pairwise(bounds)
+    ]
+
+
+def write_partitions(
+    learned: Learned,
+    plan: Plan,
+    shares: list[Share],
+    names: list[list[str]],
+    m: int,
+    entropy: int,
+    memory: int,
+    output: Output,
+    executor: Executor,
+    tick: Tick,
+) -> None:
+    """Fit every partition by itself and write its part of every copy; what is finished is passed over."""
+    jobs, pieces = [], learned.source.jobs()
+    for number, share in enumerate(shares):
+        todo = [names[copy][number] for copy in range(m)]
+        if all(name in output.finished for name in todo):
+            tick(m * share.k)
+            continue
+        held = [pieces[piece][1:] for piece in share.pieces]
+        # What a cluster holds of a piece is handed over as an argument of its own.
+        jobs.append((number, share, todo, *itertools.chain.from_iterable(held)))
+
+    def done(i: int, parts: list[Part]) -> None:
+        for part in parts:
+            output.add(part)
+        tick(m * jobs[i][1].k)
+
+    shared = (learned.source, learned.variables, plan, m, entropy, output.folder)
+    # Codes and ranks twice, models, and a part that is drawn.
+    bytes_a_row = FIT_BYTES + 40 * len(learned.variables)
+    at_most = fits_at_once(memory, max(max(share.n_rows, share.k) for share in shares), bytes_a_row)
+    executor.map(synthesise_partition, shared, jobs, done, at_most)
+
+
+def synthesise_partition(
+    shared: tuple[Source, tuple[Variable, ...], Plan, int, int, str],
+    number: int,
+    share: Share,
+    names: list[str],
+    *held: Any,
+) -> list[Part]:
+    """Fit one partition, draw its rows of every copy, write them."""
+    source, variables, plan, m, entropy, folder = shared
+    blocks = [
+        block
+        for i, piece in enumerate(share.pieces)
+        for block in code_piece((source, variables, None, ()), piece, *held[i : i + 1])
+    ]
+    codes = np.concatenate([block.codes for block in blocks], axis=1)
+    ranks = tuple(
+        codes[slot] if v.bins is None else np.concatenate([block.ranks[slot] for block in blocks])
+        for slot, v in enumerate(variables)
+    )
+    table = EncodedTable(variables, ranks, codes, source.frame)
+    own = int(np.random.SeedSequence(entropy, spawn_key=(PARTITION, number)).generate_state(1, np.uint64)[0])
+    rows = choose_rows(share.n_rows, None, plan.proper, False, m, own)
+    fits: tuple[dict[int, ColumnModel], ...] = tuple(
+        {step.slot: fit_step((table, rows, own), copy, step) for step in plan.steps if step.action == "draw"}
+        for copy in range(len(rows.shapes))
+    )
+    kept = {step.slot: ranks[step.slot] for step in plan.steps if step.action == "keep"}
+    model = Model(plan, variables, source.frame, share.n_rows, None, fits, kept)
+    return [draw_part(model, own, copy, 0, share.k, folder, name) for copy, name in enumerate(names)]
