@@ -4,6 +4,7 @@
     python benchmarks/large.py run FOLDER [options of fastsynth synthesize]
     python benchmarks/large.py cluster FOLDER                   two workers of a local cluster against two threads
     python benchmarks/large.py levels 10_000_000                a category with 50,000 levels
+    python benchmarks/large.py memory FOLDER PICTURE.png        peak memory over rows, fit_rows = 500,000, limit 6 GB
 
 ``run`` writes the copies to a temporary folder beside the table and removes them; each prints a JSON line.
 """
@@ -85,6 +86,31 @@ def cluster(source: Path) -> dict[str, object]:
     return seconds | {"ratio": round(ratio, 2), "same bytes": len(hashes) == 1}
 
 
+def memory(folder: Path, picture: Path) -> None:
+    """Run the first 1, 2, 5, ... files of a folder, and draw their peak memory; finished runs are not repeated."""
+    from matplotlib.figure import Figure
+
+    results = Path(__file__).parent / "results" / "memory.jsonl"
+    records = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    files = sorted(folder.glob("*.parquet"))
+    for count in (1, 2, 5, 10, 20, 40, 67):
+        if count <= len(files) and count * FILE_ROWS not in {record["rows"] for record in records}:
+            with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as some:
+                for file in files[:count]:
+                    (Path(some) / file.name).symlink_to(file.absolute())
+                records.append(run(Path(some), ["-m", "1", "--fit-rows", "500000", "--memory-limit", "6 GB"]))
+            with results.open("a") as out:
+                out.write(json.dumps(records[-1]) + "\n")
+    records.sort(key=lambda record: record["rows"])
+    axes = (figure := Figure(figsize=(6, 3.2), layout="constrained")).add_subplot()
+    axes.semilogx([r["rows"] for r in records], [r["peak_gib"] for r in records], "o-", color="#1f5fbf")
+    axes.set(xlabel="rows of 20 columns", ylabel="peak memory, GiB", ylim=(0, 6.1))
+    axes.axhline(6e9 / 2**30, color="#8a8f99", linestyle=":")
+    axes.annotate("memory_limit", (1e6, 5.65), color="#8a8f99", va="bottom")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
+
+
 def levels(n: int) -> dict[str, object]:
     """A category with 50,000 levels among n rows, most of them rare."""
     rng = np.random.default_rng(1)
@@ -110,6 +136,8 @@ if __name__ == "__main__":
         print(json.dumps(run(Path(sys.argv[2]), sys.argv[3:])))
     elif sys.argv[1:2] == ["cluster"] and len(sys.argv) == 3:
         print(json.dumps(cluster(Path(sys.argv[2]))))
+    elif sys.argv[1:2] == ["memory"] and len(sys.argv) == 4:
+        memory(Path(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1:2] == ["levels"] and len(sys.argv) == 3:
         print(json.dumps(levels(int(sys.argv[2]))))
     else:
