@@ -3,7 +3,7 @@
 from fastsynth.datasets import load_boys
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
-from fastsynth.methods import Cart, Sample
+from fastsynth.methods import Calibrated, Cart, Sample
 from fastsynth.plan import Column
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.report import plot_coefficients
@@ -12,6 +12,7 @@ from fastsynth.version import __version__
 
 __all__ = [
     "Analyses",
+    "Calibrated",
     "Cart",
     "Column",
     "Comparison",

@@ -127,6 +127,17 @@ class Variable:
         """Values of an array of ranks, in the column's exact type."""
         return _unstorage(self.values.take(pa.array(ranks)), self.dtype)
 
+    def compose(self, ranks: Ranks, numbers: NDArray[np.float64]) -> pa.Array:
+        """Computed numbers in the column's exact type, and the value of the rank where the number is NaN."""
+        present = np.isfinite(numbers)
+        given = np.where(present, numbers, 0.0)
+        if not pa.types.is_floating(self.values.type):
+            given = np.rint(given).astype(np.int64)
+        array = pa.array(given).cast(self.values.type, safe=False)
+        if not present.all():
+            array = pc.if_else(pa.array(present), array, self.values.take(pa.array(np.where(present, 0, ranks))))
+        return _unstorage(array, self.dtype)
+
     def numbers(self) -> NDArray[np.float64]:
         """Value of each rank as a float; NaN for missing. Only for numeric columns."""
         return _numbers(_storage(self.values))

@@ -17,7 +17,7 @@ import pyarrow as pa
 from fastsynth._tree import MAX_SLOTS
 from fastsynth.columns import Variable
 from fastsynth.errors import DataError, OptionError, PlanError
-from fastsynth.methods import METHODS, Cart, Method, Sample
+from fastsynth.methods import METHODS, Calibrated, Cart, Method, Sample
 
 Action = Literal["draw", "keep", "passive"]
 Predictors = Literal["auto", "all"]
@@ -98,7 +98,7 @@ class Column:
 
 def find_method(method: Any) -> Method:
     """A method from its name or itself."""
-    if isinstance(method, Cart | Sample):
+    if isinstance(method, Cart | Sample | Calibrated):
         return method
     if isinstance(method, str) and method in METHODS:
         return METHODS[method]()

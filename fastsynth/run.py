@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fastsynth.calibrate import fit_calibrated
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code
-from fastsynth.methods import Cart, ColumnModel, fit_column, fit_margin, refill
+from fastsynth.methods import Calibrated, Cart, ColumnModel, fit_column, fit_margin, refill
 from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.passive import evaluate, sub_schema
 from fastsynth.plan import Plan, Step
@@ -218,6 +219,12 @@ def fit_step(shared: tuple[EncodedTable, Rows, int], copy: int, step: Step) -> C
     """Fit one column on the rows of one fit."""
     table, rows, entropy = shared
     assert step.method is not None
+    if isinstance(step.method, Calibrated):
+        shape = rows.shapes[copy]
+        filling = shape if rows.leaves is None else rows.leaves[copy]
+        numbers = filling if rows.coded is None else rows.coded[filling]
+        words = _hash(numbers.astype(np.uint64), random_words(entropy, (REFILL, copy, step.slot), 1))
+        return fit_calibrated(table, step.slot, step.predictors, step.method, shape, filling, words)
     model = fit_column(table, step.slot, step.predictors, step.method, rows.shapes[copy])
     if rows.leaves is None or not _refills(step):
         return model
@@ -347,6 +354,10 @@ def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> p
             arrays[step.slot] = evaluate(step, parents, model.frame.schema)
             codes[:, step.slot] = variable.nearest_codes(arrays[step.slot])
             continue
+        if step.action == "draw" and fit[step.slot].shift is not None:
+            arrays[step.slot] = _draw_numbers(fit[step.slot], variable, codes, (DRAW, copy, step.slot), entropy, start)
+            codes[:, step.slot] = variable.nearest_codes(arrays[step.slot])
+            continue
         if step.action == "keep":
             ranks = model.kept[step.slot][start:stop]
         else:
@@ -364,10 +375,23 @@ def _draw_ranks(
     start: int,
     dtype: type[np.uint16] | type[np.uint32],
 ) -> Ranks:
-    """Draw one column block by block: each block of rows has a random stream of its own."""
-    ranks = []
+    blocks = _words_of_blocks(column, codes, key, entropy, start)
+    return np.concatenate([column.draw(block, words, dtype) for block, words in blocks])
+
+
+def _draw_numbers(
+    column: ColumnModel, variable: Variable, codes: Codes, key: tuple[int, ...], entropy: int, start: int
+) -> pa.Array:
+    blocks = _words_of_blocks(column, codes, key, entropy, start)
+    parts = [column.draw_numbers(block, words, variable.rank_dtype) for block, words in blocks]
+    ranks, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return variable.compose(ranks, numbers)
+
+
+def _words_of_blocks(
+    column: ColumnModel, codes: Codes, key: tuple[int, ...], entropy: int, start: int
+) -> Iterator[tuple[Codes, NDArray[np.uint64]]]:
+    """Blocks of rows with their random words: each has a stream of its own."""
     for low in range(0, len(codes), BLOCK_ROWS):
         block = codes[low : low + BLOCK_ROWS]
-        words = random_words(entropy, (*key, (start + low) // BLOCK_ROWS), len(block) * column.n_words)
-        ranks.append(column.draw(block, words, dtype))
-    return np.concatenate(ranks)
+        yield block, random_words(entropy, (*key, (start + low) // BLOCK_ROWS), len(block) * column.n_words)
