@@ -11,8 +11,8 @@ A numeric column (the tree's shape comes from the rows S, all else from the rows
 Within and between leaves together solve the normal equations of y on phi, so a regression on features, fitted to a
 large copy, gives what it gives on the original, whatever the size of the leaves.
 
-Sums over rows are made block by block in the order of the rows, and what they give is rounded to single precision, so
-no thread and no machine leaves a trace.
+Sums over rows are made block by block in the order of the rows, and what they give is rounded, so no thread leaves a
+trace, and hardly a machine.
 """
 
 from __future__ import annotations
@@ -241,7 +241,9 @@ def _regress(
 
 
 def _round(weights: Floats) -> Floats:
-    return weights.astype(np.float32).astype(np.float64)
+    """Keep 36 bits: what is beyond may depend on how a machine adds up."""
+    mantissa, exponent = np.frexp(weights)
+    return np.ldexp(np.rint(np.ldexp(mantissa, 36)), exponent - 36)
 
 
 def _choose_features(

@@ -107,7 +107,7 @@ class Shift:
     ----------
     features : Features
     weights : ndarray of shape (q,), dtype=float64
-        g, rounded to single precision.
+        g, rounded to 36 bits.
     residuals : ndarray of shape (n_donors,), dtype=float64
         r by donor.
     grid : Grid

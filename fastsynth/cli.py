@@ -17,7 +17,7 @@ import polars as pl
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
 from fastsynth.errors import ClusterError, FastsynthError, OptionError
-from fastsynth.methods import METHODS, Cart
+from fastsynth.methods import METHODS, Calibrated, Cart
 from fastsynth.model_file import check_new_file
 from fastsynth.output import Output, copy_name
 from fastsynth.plan import Column, find_method
@@ -272,8 +272,8 @@ def _read_options(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     minbucket = options.pop("minbucket", None)
     if minbucket is not None:
         method = find_method(options.get("method", "cart"))
-        if not isinstance(method, Cart):
-            raise OptionError(f"--minbucket is an option of method cart, not of {method.name}.")
+        if not isinstance(method, Cart | Calibrated):
+            raise OptionError(f"--minbucket is an option of methods cart and calibrated, not of {method.name}.")
         options["method"] = replace(method, minbucket=minbucket)
     return options
 

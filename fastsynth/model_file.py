@@ -17,6 +17,7 @@ import io
 import json
 import os
 import zipfile
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import polars as pl
 import pyarrow as pa
 
 from fastsynth import _tree
+from fastsynth.calibration import Features, Grid, Shift, Tilt
 from fastsynth.columns import Variable
 from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.methods import METHODS, ColumnModel, Tree
@@ -35,7 +37,7 @@ from fastsynth.source import Frame
 from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 NODE_FIELDS = ("feature", "threshold", "left")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -56,11 +58,15 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
             parts[f"kept_{slot:04}.arrow"] = _ipc(pa.table({"ranks": model.kept[slot]}))
         record = {"name": v.name, "kind": v.kind, "first": v.first, "has_missing": v.has_missing, "n_used": v.n_used}
         variables.append(record)
+    notes: dict[str, Any] = {}
     for copy, fit in enumerate(model.fits):
         for slot, column in sorted(fit.items()):
             for letter, tree in (("m", column.missing), ("v", column.values)):
                 if tree is not None:
                     parts.update(_tree_parts(f"fit_{copy:04}_{slot:04}_{letter}", tree))
+            parts.update(_calibration_parts(f"fit_{copy:04}_{slot:04}", column))
+            if column.note:
+                notes[f"fit_{copy:04}_{slot:04}"] = _calibration_record(column)
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -73,6 +79,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
         "lazy": model.frame.lazy,
         "proper": model.plan.proper,
         "n_fits": len(model.fits),
+        "calibration": notes,
         "variables": variables,
         "steps": [_step_record(step) for step in model.plan.steps],
         "sha256": {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()},
@@ -148,11 +155,7 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
     steps = tuple(_read_step(record) for record in manifest["steps"])
     fits = tuple(
         {
-            step.slot: ColumnModel(
-                _read_tree(parts, f"fit_{copy:04}_{step.slot:04}_m", len(variables), len(variables[step.slot].values)),
-                _read_tree(parts, f"fit_{copy:04}_{step.slot:04}_v", len(variables), len(variables[step.slot].values)),
-                variables[step.slot].first,
-            )
+            step.slot: _read_column(parts, manifest, f"fit_{copy:04}_{step.slot:04}", step.slot, variables)
             for step in steps
             if step.action == "draw"
         }
@@ -238,6 +241,97 @@ def _read_tree(parts: dict[str, bytes], name: str, n_slots: int, n_ranks: int) -
     if not _is_sound(tree, n_slots) or donors.max() >= n_ranks:
         raise ModelFileError(f"Tree {name} points outside itself. The file is damaged; fetch or fit it again.")
     return tree
+
+
+def _read_column(
+    parts: dict[str, bytes], manifest: dict[str, Any], name: str, slot: int, variables: list[Variable]
+) -> ColumnModel:
+    calibration = _read_calibration(parts, manifest, name, variables)
+    n_ranks, shift = len(variables[slot].values), calibration.get("shift")
+    # Donors of shifted columns are places of residuals; one rank more stands for "present" in kinds.
+    n_kinds = n_ranks + (calibration.get("present") == n_ranks)
+    missing = _read_tree(parts, f"{name}_m", len(variables), n_kinds)
+    values = _read_tree(parts, f"{name}_v", len(variables), n_ranks if shift is None else len(shift.residuals))
+    return ColumnModel(missing, values, variables[slot].first, **calibration)
+
+
+def _calibration_record(column: ColumnModel) -> dict[str, Any]:
+    shift = column.shift
+    return {
+        "note": column.note,
+        "present": column.present,
+        "grid": None if shift is None else asdict(shift.grid),
+        "logarithm": shift is not None and shift.logarithm,
+    }
+
+
+def _calibration_parts(name: str, column: ColumnModel) -> dict[str, bytes]:
+    """Arrays of shifts and tilts, each as a file of one column."""
+    arrays: dict[str, Any] = {}
+    for letter, part in (("shift", column.shift), ("tilt", column.tilt), ("kinds", column.tilt_missing)):
+        if part is None:
+            continue
+        features = part.features
+        arrays |= {
+            f"{letter}_slots": features.slots,
+            f"{letter}_sizes": np.array([len(table) for table in features.tables], np.int64),
+            f"{letter}_tables": np.concatenate([*features.tables, np.zeros(0)]),
+            f"{letter}_pairs": features.pairs.ravel(),
+            f"{letter}_weights": part.weights.ravel(),
+        }
+        if isinstance(part, Shift):
+            arrays[f"{letter}_residuals"] = part.residuals
+        else:
+            arrays[f"{letter}_leaf"] = part.leaf
+            arrays[f"{letter}_counts"], arrays[f"{letter}_centre"] = part.counts.ravel(), part.centre.ravel()
+            arrays[f"{letter}_ranks"] = part.ranks
+    return {f"{name}_{key}.arrow": _ipc(pa.table({"x": array})) for key, array in arrays.items()}
+
+
+def _read_calibration(
+    parts: dict[str, bytes], manifest: dict[str, Any], name: str, variables: list[Variable]
+) -> dict[str, Any]:
+    """What a calibrated column has beside its trees; nothing for others."""
+    record = manifest["calibration"].get(name)
+    if record is None:
+        return {}
+    out: dict[str, Any] = {"note": record["note"], "present": record["present"]}
+    for letter, field in (("shift", "shift"), ("tilt", "tilt"), ("kinds", "tilt_missing")):
+        if f"{name}_{letter}_slots.arrow" not in parts:
+            continue
+        arrays = {
+            key: _array(parts, f"{name}_{letter}_{key}.arrow")
+            for key in (
+                "slots",
+                "sizes",
+                "tables",
+                "pairs",
+                "weights",
+                "residuals",
+                "leaf",
+                "counts",
+                "centre",
+                "ranks",
+            )
+        }
+        ends = np.cumsum(arrays["sizes"])
+        tables = [arrays["tables"][end - size : end] for end, size in zip(ends, arrays["sizes"], strict=True)]
+        sizes = [variables[slot].n_codes for slot in arrays["slots"]]
+        if sizes != [len(table) for table in tables] or (len(arrays["pairs"]) and arrays["pairs"].max() >= len(tables)):
+            raise ModelFileError(f"Features of {name} do not fit the columns. The file is damaged; fit it again.")
+        features = Features(arrays["slots"], tables, arrays["pairs"].reshape(-1, 2))
+        if letter == "shift":
+            grid = Grid(**record["grid"])
+            out[field] = Shift(features, arrays["weights"], arrays["residuals"], grid, record["logarithm"])
+            continue
+        n_classes = len(arrays["ranks"])
+        shape = (-1, n_classes)
+        counts, centre = arrays["counts"].reshape(shape), arrays["centre"].reshape(shape)
+        if arrays["leaf"].max() >= len(counts):
+            raise ModelFileError(f"Leaves of {name} point outside. The file is damaged; fit it again.")
+        weights = arrays["weights"].reshape(features.size, n_classes)
+        out[field] = Tilt(features, weights, arrays["leaf"], counts, centre, arrays["ranks"])
+    return out
 
 
 def _is_sound(tree: Tree, n_slots: int) -> bool:

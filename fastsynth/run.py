@@ -71,6 +71,15 @@ class Model:
     fits: tuple[dict[int, ColumnModel], ...]
     kept: dict[int, Ranks]
 
+    @property
+    def learned_rows(self) -> int | None:
+        """``fit_rows``, unless every column that has predictors is calibrated: then all rows count, not their share."""
+        columns = [
+            fit[step.slot] for fit in self.fits for step in self.plan.steps if step.action == "draw" and step.predictors
+        ]
+        calibrated = all(column.shift is not None or column.tilt is not None for column in columns)
+        return None if calibrated and not self.plan.proper else self.fit_rows
+
 
 # Fit
 
@@ -112,6 +121,8 @@ def choose_rows(n: int, fit_rows: int | None, proper: bool, fresh: bool, m: int,
         return Rows(None, [np.arange(n, dtype=np.uint32)], None)
     copies = range(m if fresh else 1)
     shapes = [_subsample(n, fit_rows, copy, entropy) for copy in copies]
+    if fill > 1 and fill * fit_rows >= n:
+        return Rows(None, shapes, [np.arange(n, dtype=np.uint32)] * len(shapes))
     leaves = shapes if fill == 1 else [_subsample(n, min(fill * fit_rows, n), copy, entropy) for copy in copies]
     coded = leaves[0] if len(leaves) == 1 else np.unique(np.concatenate(leaves))
     filling = None if fill == 1 else [_places(coded, rows) for rows in leaves]
@@ -178,7 +189,9 @@ def fit_plan(
     """
     n = learned.n_rows
     drawn = [step for step in plan.steps if step.action == "draw"]
-    fill = FILL if any(map(_refills, drawn)) else 1
+    calibrated = any(isinstance(step.method, Calibrated) for step in drawn)
+    # Calibrated leaves hold all rows, whatever the shape was grown on.
+    fill = -(-n // (fit_rows or n)) if calibrated else FILL if any(map(_refills, drawn)) else 1
     rows = choose_rows(n, fit_rows, plan.proper, fresh, m, entropy, fill)
     kept = [step.slot for step in plan.steps if step.action == "keep"]
     n_coded = n if rows.coded is None else len(rows.coded)
@@ -222,16 +235,18 @@ def fit_step(shared: tuple[EncodedTable, Rows, int], copy: int, step: Step) -> C
     if isinstance(step.method, Calibrated):
         shape = rows.shapes[copy]
         filling = shape if rows.leaves is None else rows.leaves[copy]
-        numbers = filling if rows.coded is None else rows.coded[filling]
-        words = _hash(numbers.astype(np.uint64), random_words(entropy, (REFILL, copy, step.slot), 1))
+        words = _row_words(rows, filling, copy, step, entropy)
         return fit_calibrated(table, step.slot, step.predictors, step.method, shape, filling, words)
     model = fit_column(table, step.slot, step.predictors, step.method, rows.shapes[copy])
     if rows.leaves is None or not _refills(step):
         return model
-    assert rows.coded is not None
-    filling = rows.leaves[copy]
-    words = _hash(rows.coded[filling].astype(np.uint64), random_words(entropy, (REFILL, copy, step.slot), 1))
-    return refill(table, step.slot, model, filling, words)
+    return refill(table, step.slot, model, rows.leaves[copy], _row_words(rows, rows.leaves[copy], copy, step, entropy))
+
+
+def _row_words(rows: Rows, filling: NDArray[np.uint32], copy: int, step: Step, entropy: int) -> NDArray[np.uint64]:
+    """A random word for each row that fills leaves, by its number in the table."""
+    numbers = filling if rows.coded is None else rows.coded[filling]
+    return _hash(numbers.astype(np.uint64), random_words(entropy, (REFILL, copy, step.slot), 1))
 
 
 def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint64]:
@@ -274,6 +289,12 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
             for tree in (fit[slot].missing, fit[slot].values):
                 if tree is not None:
                     yield from (tree.nodes, tree.count, tree.level_mask, tree.levels, tree.donors)
+            shift = fit[slot].shift
+            if shift is not None:
+                yield from (shift.weights, shift.residuals)
+            for tilt in (fit[slot].tilt_missing, fit[slot].tilt):
+                if tilt is not None:
+                    yield from (tilt.weights, tilt.counts, tilt.centre)
     for slot in sorted(model.kept):
         yield model.kept[slot]
 

@@ -25,7 +25,7 @@ from fastsynth.estimates import Estimates, read_fit
 from fastsynth.estimators import Analysis
 from fastsynth.execute import Executor, Threads, Tick
 from fastsynth.learn import Learned, learn, strongest_predictors
-from fastsynth.methods import Cart, Method
+from fastsynth.methods import Calibrated, Cart, Method
 from fastsynth.output import Output, copy_name, read_folder
 from fastsynth.partition import partitions, write_partitions
 from fastsynth.passive import try_passive
@@ -98,8 +98,9 @@ def synthesize(
         Number of copies (synthpop: 1; mice: 5).
     k : int, optional
         Rows of each copy. The default is the number of rows of ``data``.
-    method : str or Cart or Sample, default "cart"
-        Method of all columns that have none of their own.
+    method : str or Cart or Sample or Calibrated, default "cart"
+        Method of all columns that have none of their own: "cart", "calibrated" (trees whose leaves are calibrated, for
+        intervals that cover what they say) or "sample".
     columns : dict of str to Column, optional
         What is special about single columns: method, predictors, passive.
     visit_sequence : list of str, optional
@@ -427,7 +428,7 @@ class Synthesizer:
             raise OptionError(f"m={m}: models of {len(model.fits)} copies were fitted. Fit again with m={m}.")
         _refuse_other_k(k, self.n_rows_, model.plan)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
-        design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial, model.fit_rows, fresh)
+        design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial, model.learned_rows, fresh)
         executor = _executor(self.threads, self.client)
         if output is None:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
@@ -450,7 +451,7 @@ class Synthesizer:
         polars.DataFrame
             column, action ("draw", "keep", "passive"), method, n_predictors, predictors (a list of names), n_leaves and
             smallest_leaf (of the tree for the values), n_rare_levels (categories: levels that fewer than 10 rows have,
-            a disclosure risk), n_differ (passive: real rows that hold something else).
+            a disclosure risk), decision (calibrated columns: what was fitted, or why not), n_differ (passive: real rows that hold something else).
         """
         return _summary(_describe(self._fitted(), self.rare_levels_)).with_columns(
             pl.col("column")
@@ -812,6 +813,7 @@ def _summary(records: list[dict[str, Any]]) -> pl.DataFrame:
         pl.col("predictors").list.len().cast(pl.Int64).alias("n_predictors"),
         pl.col("predictors").cast(pl.List(pl.String)),
         pl.col("n_leaves", "smallest_leaf", "n_rare_levels").cast(pl.Int64),
+        pl.col("decision").cast(pl.String),
     )
 
 
@@ -831,6 +833,7 @@ def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]
                 "n_leaves": None if tree is None else tree.n_leaves,
                 "smallest_leaf": None if tree is None else tree.smallest_leaf,
                 "n_rare_levels": rare_levels.get(step.name),
+                "decision": None if fit is None else fit.note or None,
             }
         )
     return records
@@ -843,7 +846,8 @@ def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
 
 
 def _refuse_few_rows(fit_rows: int | None, plan: Plan) -> None:
-    minbucket = max((step.method.minbucket for step in plan.steps if isinstance(step.method, Cart)), default=1)
+    methods = [step.method for step in plan.steps]
+    minbucket = max((method.minbucket for method in methods if isinstance(method, Cart | Calibrated)), default=1)
     if fit_rows is not None and fit_rows < minbucket:
         raise OptionError(f"fit_rows={fit_rows}: leaves of minbucket={minbucket} rows need at least as many.")
 
