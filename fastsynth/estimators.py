@@ -6,7 +6,7 @@ any other table it gives those of that table, as ``Pooled.compare`` needs them o
 Terms
 -----
 scale
-    Where estimates are nearly normal, so that their mean over copies and intervals are right, also for small groups:
+    Where estimates are nearly normal, so that their mean over copies and symmetric intervals suit them:
     Fisher's z for correlations, the logit for shares, the log for spread. ``Estimates`` are given there.
 rows
     Missing values (null or NaN) are left out, and so are rows whose group is missing; only rows used are counted.
@@ -50,6 +50,7 @@ MOST_TERMS = 2_000
 MOST_COLUMNS = 50
 # Correlations beyond this are taken as this, where Fisher's z is still finite.
 MOST_CORRELATION = 1 - 1e-12
+N_ROWS = pl.len().cast(pl.Int64).alias("rows")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -330,9 +331,10 @@ def quantile(column: ColumnOrExpr, probability: float | Sequence[float] = 0.5, b
 
     Notes
     -----
-    O(k) in two passes: rows are counted by value to three digits, and the few that share these with a wanted quantile
-    by exact value. Never all values are sorted or held. A quantile within many equal values has variance 0, as
-    its whole interval is that value.
+    O(k) in two passes: rows are counted by value to three digits, and those that share these with a wanted quantile by
+    exact value. So few values are held at a time, unless all agree in three digits. A quantile within many equal values
+    has variance 0, as its whole interval is that value. Far out in small groups intervals are a little short (for the
+    90 % quantile of 300 skew values they cover .93).
 
     References
     ----------
@@ -413,8 +415,8 @@ def std(column: ColumnOrExpr, *more: ColumnOrExpr, by: By = None) -> Analysis:
 
     Notes
     -----
-    O(k q^2) for q columns, in two passes. In a few dozen rows the kurtosis of heavy tails comes out too small, and
-    so does the variance.
+    O(k q^2) for q columns, in two passes. In few rows the kurtosis of heavy tails comes out too small, and with it the
+    variance (for 300 values of a gamma distribution with shape 2 intervals cover .92).
 
     References
     ----------
@@ -457,7 +459,7 @@ def _analysis(statistic: str, compute: Callable[[Rows], Estimates], columns: Seq
             )
     if len(columns) > MOST_COLUMNS:
         raise OptionError(
-            f"{statistic}: {len(columns)} columns; at most {MOST_COLUMNS} are possible. Take some a time."
+            f"{statistic}: {len(columns)} columns; at most {MOST_COLUMNS} are possible. Take fewer at a time."
         )
     expressions = [pl.col(column) if isinstance(column, str) else column for column in (*columns, *groups)]
     names = [_output_name(expression) for expression in expressions]
@@ -491,7 +493,11 @@ def _select(copy: Any, analysis: Analysis) -> pl.LazyFrame:
         there = ", ".join(map(repr, known[:20])) + (", ..." if len(known) > 20 else "")
         raise OptionError(f"{analysis}: no column {', '.join(map(repr, unknown))}. The table has {there}.")
     if isinstance(table, pa.Table):
-        table = pl.DataFrame(table.select(roots))
+        table = table.select(roots)
+        for i, field in enumerate(table.schema):
+            if pa.types.is_decimal256(field.type):  # polars has none
+                table = table.set_column(i, field.name, table[i].cast(pa.float64()))
+        table = pl.DataFrame(table)
     # Before expressions see it: for polars NaN > 25 is true.
     nan_is_null = pl.selectors.float().fill_nan(None)
     xs = [expression.alias(f"x{i}") for i, expression in enumerate(analysis.columns)]
@@ -624,15 +630,12 @@ def _moments(rows: Rows, n_terms: int, power: int = 1) -> Moments:
 def _means(rows: Rows) -> Estimates:
     m = _moments(_numbers(rows), len(rows.columns))
     with np.errstate(all="ignore"):
-        # Rounding of the first pass is made good by what is left in the second.
-        estimate = m.center + _diagonal(m.sums) / m.n
         root = np.sqrt(m.n * (m.n - 1))
         covariance = m.products / _outer(root, root)
     free = np.maximum(m.n - 1, 0).sum(0)
+    df = float(free.min(initial=math.inf, where=free > 0))
     names = [[name + label for name in rows.columns] for label in m.labels]
-    return _joined(
-        zip(names, estimate, covariance, m.n >= 2, strict=True), "identity", free.min(initial=math.inf, where=free > 0)
-    )
+    return _joined(zip(names, m.center, covariance, m.n >= 2, strict=True), "identity", df)
 
 
 def _totals(rows: Rows, wanted: int | None) -> Estimates:
@@ -796,37 +799,50 @@ def _quantiles(rows: Rows, wanted: Floats) -> Estimates:
     keys = rows.keys
     near = pl.col("x0").round_sig_figs(3).alias("near")
     frame = rows.frame.drop_nulls([*keys, "x0"]).with_columns(near)
-    n_rows = pl.len().cast(pl.Int64).alias("rows")
-    # First pass: runs of values that are equal to three digits, in order.
-    runs = _aggregate(frame, [*keys, "near"], [n_rows, pl.col("x0").min().alias("low")]).sort(*keys, "low")
+    # Not in the order of near: rounding to digits can swap neighbours of 1e24 and other powers of ten.
+    runs = _aggregate(frame, [*keys, "near"], [N_ROWS, pl.col("x0").min().alias("low")]).sort(*keys, "low")
     if runs.is_empty():
         return _joined([], "identity")
-    groups = runs.group_by(keys, maintain_order=True).agg(pl.col("rows").sum()) if keys else runs.select(pl.sum("rows"))
+    groups = runs.group_by(keys, maintain_order=True).agg(pl.sum("rows")) if keys else runs.select(pl.sum("rows"))
     _refuse_many(len(groups) * len(wanted))
     levels = [_woodruff(wanted, n) for n in groups["rows"]]
     places = [level * (n - 1) for level, n in zip(levels, groups["rows"], strict=True)]
-    before = pl.col("rows").cum_sum() - pl.col("rows")
-    parts = _split(runs.with_columns(before.over(keys or pl.lit(0)).alias("below")), keys)
-    needed = pl.concat([part[np.unique(_at(part, place))] for part, place in zip(parts, places, strict=True)])
-    # Second pass: single values, of the runs only that hold what is wanted.
-    frame = frame.join(needed.select(*keys, "near", "below").lazy(), on=[*keys, "near"])
-    values = _aggregate(frame, [*keys, "near", "below", "x0"], [n_rows]).sort(*keys, "x0")
-    values = values.with_columns(pl.col("below") + before.over([*keys, "near"]))
+    values = _values_at(frame, keys, runs, places)
     # Covariances of a Brownian bridge, as correlations.
     low, high = np.minimum.outer(wanted, wanted), np.maximum.outer(wanted, wanted)
     bridge = np.sqrt(low * (1 - high) / (high * (1 - low)))
     blocks = []
-    for label, n, part, level, place in zip(
-        _labels(groups, rows), groups["rows"], _split(values, keys), levels, places, strict=True
-    ):
-        first, second = part["x0"].to_numpy()[_at(part, place)]
+    for label, n, level, value in zip(_labels(groups, rows), groups["rows"], levels, values, strict=True):
         with np.errstate(all="ignore"):
-            estimate, low, high = first + (second - first) * (place % 1)
-            error = (high - low) / (level[2] - level[1]) * np.sqrt(wanted * (1 - wanted) / n)
+            error = (value[2] - value[1]) / (level[2] - level[1]) * np.sqrt(wanted * (1 - wanted) / n)
             covariance = bridge * np.outer(error, error)
         names = [f"{rows.columns[0]} {100 * p:.10g}%{label}" for p in wanted]
-        blocks.append((names, estimate, covariance, np.full(len(wanted), n >= 2)))
+        blocks.append((names, value[0], covariance, np.full(len(wanted), n >= 2)))
     return _joined(blocks, "identity")
+
+
+def _values_at(frame: pl.LazyFrame, keys: list[str], runs: pl.DataFrame, places: list[Floats]) -> list[Floats]:
+    """Values at places between 0 and n - 1 of each group in order, interpolated.
+
+    Parameters
+    ----------
+    frame : polars.LazyFrame
+        Keys, x0, and near: x0 to three digits.
+    runs : polars.DataFrame
+        Rows of each value of near, in the order of the values; only those that hold a place are looked into.
+    """
+    before = pl.col("rows").cum_sum() - pl.col("rows")
+    parts = _split(runs.with_columns(below=before.over(keys or pl.lit(0))), keys)
+    needed = pl.concat([part[np.unique(_at(part, place))] for part, place in zip(parts, places, strict=True)])
+    frame = frame.join(needed.select(*keys, "near", "below").lazy(), on=[*keys, "near"])
+    values = _aggregate(frame, [*keys, "near", "below", "x0"], [N_ROWS]).sort(*keys, "x0")
+    values = values.with_columns(pl.col("below") + before.over([*keys, "near"]))
+    found = []
+    for part, place in zip(_split(values, keys), places, strict=True):
+        first, second = part["x0"].to_numpy()[_at(part, place)]
+        with np.errstate(all="ignore"):
+            found.append(first + (second - first) * (place % 1))
+    return found
 
 
 def _woodruff(p: Floats, n: int) -> Floats:
@@ -840,7 +856,10 @@ def _split(frame: pl.DataFrame, keys: list[str]) -> list[pl.DataFrame]:
 
 
 def _at(part: pl.DataFrame, place: Floats) -> NDArray[np.int64]:
-    """Where in a sorted part the values of the places lie that are next below and above, of shape (2, ...)."""
+    """Rows of a sorted part that hold the whole places next below and above, of shape (2, ...).
+
+    ``below`` says how many values come before each row.
+    """
     whole = np.array([np.floor(place), np.ceil(place)])
     return np.searchsorted(part["below"].to_numpy(), whole, side="right") - 1
 

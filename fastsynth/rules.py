@@ -297,7 +297,8 @@ def wald(rule: str, design: Design, f: float, of: Moments, null: Floats, dfcom: 
     elif rule == "raghunathan2003":
         rise, kept = (1 + 1 / m) * share, -1.0
         if rise <= 1:
-            return _wald(distance / f, p, dfcom)  # as single variances that are not positive
+            # Not positive, as it happens; raab2016 estimates the same.
+            return _wald(distance / (f + design.synthesis_variance(round(m))), p, dfcom)
     else:
         rise, kept = (1 + 1 / m) * max(share, c), f - c
     x = kept / rise if rise > 0 else math.inf
