@@ -176,7 +176,7 @@ def _fit_numbers(
     y, y_shape = numbers[ranks[leaves]], numbers[ranks[shape]]
     if len(shape) < 2 * method.minbucket:
         return "few rows that do not pile up"
-    grid = _find_grid(numbers[first:], pa.types.is_floating(variable.dtype))
+    grid = _find_grid(np.unique(y), pa.types.is_floating(variable.dtype))
     for logarithm in (False, True):
         if logarithm and y.min() <= 0:
             break
@@ -243,7 +243,7 @@ def _regress(
 def _round(weights: Floats) -> Floats:
     """Keep 36 bits: what is beyond may depend on how a machine adds up."""
     mantissa, exponent = np.frexp(weights)
-    return np.ldexp(np.rint(np.ldexp(mantissa, 36)), exponent - 36)
+    return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 36)), exponent - 36))
 
 
 def _choose_features(

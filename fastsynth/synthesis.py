@@ -451,7 +451,8 @@ class Synthesizer:
         polars.DataFrame
             column, action ("draw", "keep", "passive"), method, n_predictors, predictors (a list of names), n_leaves and
             smallest_leaf (of the tree for the values), n_rare_levels (categories: levels that fewer than 10 rows have,
-            a disclosure risk), decision (calibrated columns: what was fitted, or why not), n_differ (passive: real rows that hold something else).
+            a disclosure risk), decision (calibrated columns: what was fitted, or why not), n_differ (passive: real rows
+            that hold something else).
         """
         return _summary(_describe(self._fitted(), self.rare_levels_)).with_columns(
             pl.col("column")

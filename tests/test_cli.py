@@ -120,7 +120,7 @@ def test_minbucket_changes_the_method_and_no_more(tmp_path, people):
     assert fs.Synthesizer.load(tmp_path / "m.fsyn").summary()["method"][0] == "Cart(minbucket=7, cp=0.5, refill=False)"
     (tmp_path / "c.toml").write_text("method = 'sample'")
     result = call("fit", people, "-o", tmp_path / "other.fsyn", *words)
-    assert (result.exit_code, "option of method cart" in result.output) == (1, True)
+    assert (result.exit_code, "option of methods cart" in result.output) == (1, True)
 
 
 def test_errors_are_one_line_and_nothing_is_written(tmp_path, people):

@@ -422,6 +422,7 @@ def pieces(monkeypatch):
         {},
         {"threads": 2},
         {"proper": True},
+        {"method": "calibrated"},
         {"fit_rows": 200},
         {"fit_rows": 200, "fresh_rows": True},
         {"fit_rows": 60, "method": fs.Cart(refill=True)},

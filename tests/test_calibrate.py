@@ -1,0 +1,212 @@
+"""Calibrated models: what they restore, when they give way to plain donors, and that they go with everything else."""
+
+from __future__ import annotations
+
+import datetime as dt
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import fastsynth as fs
+from fastsynth import calibrate, run
+from fastsynth.calibrate import fit_calibrated
+from fastsynth.calibration import Grid
+from fastsynth.columns import encode
+from fastsynth.methods import Calibrated, leaves_of
+from fastsynth.source import read_table
+
+
+def normal_table(n, seed, p=4):
+    rng = np.random.default_rng(seed)
+    x = 0.6 * rng.normal(size=(n, 1)) + 0.8 * rng.normal(size=(n, p))
+    y = x @ np.linspace(1, -0.5, p) + rng.normal(size=n)
+    score = x[:, 0] - x[:, 1] + rng.logistic(size=n)
+    frame = pl.DataFrame({f"x{i}": x[:, i] for i in range(p)} | {"y": y})
+    return frame.with_columns(c=pl.Series(np.digitize(score, [-1.0, 0.5])).cast(pl.String))
+
+
+def fitted(frame, target, **options):
+    table, _ = read_table(frame), None
+    encoded = encode(*table)
+    slot = frame.columns.index(target)
+    rows = np.arange(frame.height, dtype=np.uint32)
+    predictors = tuple(range(slot)) + tuple(range(slot + 1, frame.width) if options.pop("all", False) else ())
+    model = fit_calibrated(encoded, slot, predictors, Calibrated(**options), rows, rows, rows.astype(np.uint64))
+    return encoded, rows, model
+
+
+def test_the_regression_on_linear_features_is_that_of_the_data():
+    """Between and within leaves together solve the normal equations: sum of phi (y - ytilde) is zero."""
+    frame = normal_table(700, 1)
+    table, rows, model = fitted(frame, "y")
+    features, residuals = model.shift.features, model.shift.residuals
+    leaf = leaves_of(table, model.values, rows, rows.astype(np.uint64))
+    # Donors stand leaf by leaf; their mean residual is that of the leaf.
+    start, size = model.values.nodes["left"][leaf], model.values.count[leaf]
+    running = np.append(0, np.cumsum(residuals))
+    mean = (running[start + size] - running[start]) / size
+    phi = features.matrix(table.codes)
+    fitted_values = features.combine(table.codes, model.shift.weights) + mean
+    left = frame["y"].to_numpy() - fitted_values
+    linear = slice(0, 4)
+    assert np.abs(phi[:, linear].T @ left).max() < 1e-6 * frame.height
+    assert abs(left.sum()) < 1e-8 * frame.height
+
+
+def test_score_equations_of_tilts():
+    frame = normal_table(1_500, 2)
+    table, rows, model = fitted(frame, "c")
+    leaf = leaves_of(table, model.values, rows, rows.astype(np.uint64))
+    shares = model.tilt.shares(table.codes, leaf).astype(np.float64)
+    shares /= shares.sum(1, keepdims=True)
+    y = table.ranks[frame.columns.index("c")][:, None] == model.tilt.ranks[None, :]
+    phi = model.tilt.features.matrix(table.codes)
+    # But for the ridge.
+    assert np.abs(phi.T @ (y - shares)).max() < 2e-3 * frame.height
+
+
+def slopes(frame):
+    x = np.column_stack([np.ones(frame.height), *(frame[f"x{i}"].to_numpy() for i in range(4))])
+    y = frame["y"].to_numpy()
+    beta, *_ = np.linalg.lstsq(x, y, rcond=None)
+    residual = y - x @ beta
+    return beta[1:], (residual @ residual / (len(y) - 5) * np.linalg.inv(x.T @ x))[1:, 1:]
+
+
+def one_repeat(seed, method):
+    frame = normal_table(500, seed).drop("c")
+    syn = fs.synthesize(frame, m=5, method=method, random_state=seed, threads=1)
+    pooled = fs.pool([slopes(copy) for copy in syn], "raab2016").table
+    own, covariance = slopes(frame)
+    true = np.linspace(1, -0.5, 4)
+    covered = (pooled["conf_low"].to_numpy() <= true) & (true <= pooled["conf_high"].to_numpy())
+    return covered, (pooled["estimate"].to_numpy() - own) / np.sqrt(np.diag(covariance))
+
+
+def test_intervals_cover_where_those_of_donors_do_not():
+    """120 repeats of four slopes. Tolerances: four standard errors of a share, and of a mean of variance 1/m + v < .5."""
+    repeats = 120
+    results = {}
+    for method in ("calibrated", "cart"):
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(one_repeat, range(repeats), [method] * repeats))
+        covered, z = (np.array([part[i] for part in found]) for i in range(2))
+        results[method] = covered.mean(), np.abs(z.mean(0)).max()
+    error = 4 * np.sqrt(0.95 * 0.05 / (2 * repeats))
+    assert results["calibrated"][0] > 0.94 - error
+    assert results["calibrated"][1] < 0.1 + 4 * np.sqrt(0.5 / repeats)
+    assert results["cart"][0] < results["calibrated"][0] - 0.03
+    assert results["cart"][1] > 0.5
+
+
+def guarded_table(n=3_000):
+    rng = np.random.default_rng(3)
+    age = rng.uniform(18, 80, n).round(2)
+    dense = age * 10 + rng.normal(0, 50, n)
+    return pl.DataFrame(
+        {
+            "sex": rng.choice(["m", "f"], n),
+            "first": rng.normal(size=n),
+            "age": age,
+            "dense": dense.round(1),
+            "spiky": np.where(rng.random(n) < 0.4, 0.0, np.exp(rng.normal(7, 1, n)).round(2)),
+            "few": rng.choice([0, 10, 20, 40], n),
+            "edge": np.minimum(age, 40) + np.where(age > 40, 0, rng.normal(0, 1e-3, n)),
+            "double": age * 2,
+            "skew": np.exp(0.05 * age + rng.normal(size=n)),
+            "holes": pl.Series(np.where(rng.random(n) < 0.3, np.nan, dense)).fill_nan(None),
+            "day": pl.Series([dt.date(1990, 1, 1) + dt.timedelta(days=int(d)) for d in dense * 10]),
+            "job": rng.choice(list("abcd"), n),
+        }
+    ).with_columns(money=pl.col("dense").cast(pl.Decimal(10, 1)))
+
+
+def test_guards_decide_and_say_why():
+    frame = guarded_table()
+    s = fs.Synthesizer(m=1, method="calibrated", random_state=1).fit(frame)
+    decision = dict(s.summary().select("column", "decision").iter_rows())
+    expected = {
+        "sex": "no predictors",
+        "first": "donors, leaves of 5: all predictors are categories",
+        "age": "shifted donors",
+        "dense": "shifted donors",
+        "spiky": "shifted donors; 1 value(s) on which it piles up",
+        "few": "donors, leaves of 5: few distinct values",
+        "double": "donors, leaves of 5: the predictors determine it",
+        "holes": "shifted donors",
+        "day": "shifted donors",
+        "job": "leaf shares tilted",
+        "money": "donors, leaves of 5: decimals",
+    }
+    assert {name: text for name, text in expected.items() if not decision[name].startswith(text)} == {}
+    copy = s.sample(m=1)[0]
+    assert copy.schema == frame.schema
+    for name in ("age", "dense", "spiky", "skew", "day"):
+        assert frame[name].min() <= copy[name].min()
+        assert copy[name].max() <= frame[name].max()
+    # Values are on the grid of the column; zeros and holes keep their share within four standard errors.
+    assert (copy["dense"] * 10 - (copy["dense"] * 10).round()).abs().max() < 1e-6
+    assert abs((copy["spiky"] == 0).mean() - (frame["spiky"] == 0).mean()) < 4 * np.sqrt(2 * 0.25 / frame.height)
+    assert abs(copy["holes"].null_count() - frame["holes"].null_count()) / frame.height < 4 * np.sqrt(
+        0.5 / frame.height
+    )
+    assert set(copy["double"]) <= set(frame["double"])
+
+
+@pytest.mark.parametrize(
+    ("values", "floating", "step", "digits"),
+    [
+        ([1.5, 2.25, 9.0], True, 75, 2),
+        ([10.0, 30.0, 50.0], False, 20, 0),
+        ([0.1, 1 / 3], True, 0, 0),
+        ([7.0], True, 1, 0),
+    ],
+)
+def test_grids(values, floating, step, digits):
+    grid = calibrate._find_grid(np.array(values), floating)
+    assert (grid.step, grid.digits) == (step, digits)
+    assert grid.nearest(np.array(values)).tolist() == values
+
+
+def test_nearest_stays_within_range():
+    assert Grid(5, 10, 0, 10.0, 25.0).nearest(np.array([-3.0, 12.4, 12.6, 99.0])).tolist() == [10, 10, 15, 25]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"proper": True}, {"fit_rows": 200}, {"fit_rows": 200, "fresh_rows": True}], ids=str
+)
+def test_the_same_for_any_threads_and_from_a_file(tmp_path, every_type, options, monkeypatch):
+    monkeypatch.setattr(run, "BLOCK_ROWS", 100)
+    frame = pl.concat([normal_table(every_type.height, 5), every_type], how="horizontal")
+    options = {"method": "calibrated", "random_state": 3, "m": 2, **options}
+    a, b = (fs.Synthesizer(threads=threads, **options).fit(frame) for threads in (1, 2))
+    first, second = a.sample(k=333), b.sample(k=333)
+    a.save(tmp_path / "a.fsyn")
+    third = fs.Synthesizer.load(tmp_path / "a.fsyn").sample(k=333)
+    for i in range(2):
+        assert_frame_equal(first[i], second[i])
+        assert_frame_equal(first[i], third[i])
+        assert first[i].schema == frame.schema
+    assert fs.Synthesizer.load(tmp_path / "a.fsyn").summary().equals(a.summary())
+
+
+def test_leaves_hold_all_rows_whatever_gave_the_shape():
+    frame = normal_table(2_000, 6).drop("c")
+    s = fs.Synthesizer(m=2, method="calibrated", fit_rows=300, fresh_rows=True, random_state=1).fit(frame)
+    for fit in s.model_.fits:
+        for slot in range(1, 5):
+            assert len(fit[slot].shift.residuals) == 2_000
+    assert s.model_.fits[0][4].values.n_leaves <= 300 // 20
+    # All rows count, so the rule is that of models of all rows.
+    assert fs.pool(s.sample().analyse(fs.mean("y"))).rule == "raab2016"
+    mixed = fs.Synthesizer(m=2, columns={"y": fs.Column(method="calibrated")}, fit_rows=300, random_state=1).fit(frame)
+    assert fs.pool(mixed.sample().analyse(fs.mean("y"))).rule == "subsample"
+
+
+def test_bad_options_are_refused():
+    for options in ({"minbucket": 0}, {"cp": -1}):
+        with pytest.raises(fs.synthesis.OptionError):
+            Calibrated(**options)
