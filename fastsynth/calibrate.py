@@ -164,7 +164,7 @@ def _fit_numbers(
     if variable.has_missing or len(spikes):
         # Kinds are what is missing and the spikes; all else is the kind "present".
         present = len(variable.values) if len(spikes) else first
-        kinds = np.full(len(variable.values), present, np.uint32)
+        kinds = np.full(len(variable.values), present, variable.rank_dtype)
         kinds[:first], kinds[spikes] = np.arange(first), spikes
         kind_of_row = kinds[ranks]
         classes = _used(kind_of_row, leaves, len(variable.values) + 1)
