@@ -290,7 +290,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(columns, dict):
         raise OptionError(f"{path}: columns must be tables such as [columns.income].")
     for key in ("visit_sequence", "drop"):
-        if not isinstance(options.get(key, []), list):
+        if not isinstance(options.get(key, []), list) and (key, options[key]) != ("visit_sequence", "auto"):
             raise OptionError(f"{path}: {key} must be a list of column names.")
     options["method"] = _method(options.get("method", "cart"))
     options["columns"] = {name: _column(name, record) for name, record in columns.items()}

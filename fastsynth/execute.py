@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 Result = TypeVar("Result")
 Kept = TypeVar("Kept")
 # Called with how much was done: rows or columns.
@@ -59,7 +61,8 @@ class Threads:
         kept: dict[int, Kept] = {}
         waiting = iter(enumerate(jobs))
         running: dict[Future[Result], int] = {}
-        with ThreadPoolExecutor(workers) as pool:
+        # One thread each is enough for what a task computes by BLAS: its own threads would fight for the processors.
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
             try:
                 while len(kept) < len(jobs):
                     # One job more than there are threads is handed out, so that results cannot pile up unseen.

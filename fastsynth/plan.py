@@ -149,7 +149,7 @@ def make_plan(
     *,
     method: str | Method = "cart",
     columns: Mapping[str, Column] | None = None,
-    visit_sequence: Sequence[str] | None = None,
+    visit_sequence: Sequence[str] | str | None = None,
     predictors: Predictors = "auto",
     proper: bool = False,
     strongest: Strongest | None = None,
@@ -193,7 +193,12 @@ def make_plan(
     kept = [name for name in names if name in columns and columns[name].method == "keep"]
     if len(kept) == len(names):
         raise OptionError("All columns have method='keep': nothing would be synthesised.")
-    order = _visit_sequence(visit_sequence, names, kept, {n: e.meta.root_names() for n, e in expressions.items()})
+    needed = {name: expression.meta.root_names() for name, expression in expressions.items()}
+    if isinstance(visit_sequence, str) and visit_sequence == "auto":
+        by_kind = sorted(variables, key=lambda v: (v.kind != "numeric", 0 if v.kind == "numeric" else v.n_used))
+        order = _visit_sequence(None, [v.name for v in by_kind], kept, needed)
+    else:
+        order = _visit_sequence(visit_sequence, names, kept, needed)
     position = {name: i for i, name in enumerate(order)}
     slot = {name: i for i, name in enumerate(names)}
     narrow = predictors == "auto" and len(names) > AUTO_COLUMNS and strongest is not None
@@ -260,7 +265,7 @@ def _passive(name: str, column: Column, names: list[str]) -> pl.Expr:
 
 
 def _visit_sequence(
-    given: Sequence[str] | None, names: list[str], kept: list[str], parents: dict[str, list[str]]
+    given: Sequence[str] | str | None, names: list[str], kept: list[str], parents: dict[str, list[str]]
 ) -> list[str]:
     """Kept columns first, for they are there from the start; then the caller's order, or that of the table with each
     passive column after its parents.
@@ -269,7 +274,7 @@ def _visit_sequence(
     if given is None:
         return _after_parents([name for name in names if name not in set(kept)], kept, parents)
     if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-        raise OptionError("visit_sequence must be a list of column names.")
+        raise OptionError("visit_sequence must be a list of column names, or 'auto'.")
     _check_known("visit_sequence", given, names)
     twice = sorted(name for name, count in Counter(given).items() if count > 1)
     if twice:

@@ -68,7 +68,7 @@ def synthesize(
     k: int | None = None,
     method: str | Method = "cart",
     columns: Mapping[str, Column] | None = None,
-    visit_sequence: Sequence[str] | None = None,
+    visit_sequence: Sequence[str] | str | None = None,
     predictors: Predictors = "auto",
     proper: bool = False,
     fit_rows: int | None = None,
@@ -103,9 +103,10 @@ def synthesize(
         intervals that cover what they say) or "sample".
     columns : dict of str to Column, optional
         What is special about single columns: method, predictors, passive.
-    visit_sequence : list of str, optional
+    visit_sequence : list of str or "auto", optional
         Order in which columns are drawn. The default is table order, kept columns first, passive ones after
-        their parents.
+        their parents. "auto" draws numbers first, then categories by rising number of levels, which suits calibrated
+        models. An analysis is served best when its outcome comes after what it is regressed on.
     predictors : {"auto", "all"}, default "auto"
         What each column is predicted from: all earlier ones, or with "auto" in a table of more than 60 columns the 20
         earlier ones that are most associated with it (as mice's ``quickpred``; here between groups of values, so that
@@ -289,7 +290,7 @@ class Synthesizer:
         m: int = 5,
         method: str | Method = "cart",
         columns: Mapping[str, Column] | None = None,
-        visit_sequence: Sequence[str] | None = None,
+        visit_sequence: Sequence[str] | str | None = None,
         predictors: Predictors = "auto",
         proper: bool = False,
         fit_rows: int | None = None,

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from fastsynth import Cart, Column, Sample
-from fastsynth.columns import Variable
+from fastsynth.columns import Variable, encode
 from fastsynth.errors import DataError, OptionError, PlanError
 from fastsynth.plan import AUTO_COLUMNS, AUTO_PREDICTORS, make_plan
+from fastsynth.source import read_table
 
 
 def variable(name, kind="numeric", n_values=5):
@@ -205,3 +206,15 @@ def test_plans_are_checked_before_anything_is_chosen():
     with pytest.raises(PlanError, match="visited later"):
         plan({"x3": Column(predictors=["x8"])}, variables=WIDE, strongest=strongest)
     assert strongest.asked == []
+
+
+def test_numbers_first_then_categories_by_levels():
+    frame = pl.DataFrame(
+        {"many": list("abcd") * 5, "b": range(20), "two": list("xy") * 10, "a": [0.5, 1.5] * 10, "p": range(20)}
+    )
+    encoded = encode(*read_table(frame))
+    special = {"p": Column(passive=pl.col("two").cast(pl.Categorical).to_physical())}
+    plan = make_plan(encoded.variables, 20, visit_sequence="auto")
+    assert [step.name for step in plan.steps] == ["b", "a", "p", "two", "many"]
+    plan = make_plan(encoded.variables, 20, visit_sequence="auto", columns=special)
+    assert [step.name for step in plan.steps] == ["b", "a", "two", "p", "many"]
