@@ -44,8 +44,8 @@ class Estimates:
         On the scale of the term.
     covariance : ndarray of shape (p, p), dtype=float64
         Likewise.
-    df : float
-        Residual degrees of freedom, inf where the fit uses normal quantiles.
+    df : float or ndarray of shape (p,)
+        Residual degrees of freedom, of each term where they have their own; inf where the fit uses normal quantiles.
     scale : tuple of str, length p or 0
         Where each estimate is nearly normal: "identity" (all, if empty), "fisher_z", "logit", "log" or "r_squared".
     """
@@ -53,7 +53,7 @@ class Estimates:
     terms: tuple[str, ...]
     estimate: Floats
     covariance: Floats
-    df: float = math.inf
+    df: float | Floats = math.inf
     scale: tuple[str, ...] = ()
 
     def scale_of(self, i: int) -> str:
@@ -89,6 +89,10 @@ def read_fit(fit: Any) -> Estimates:
         raise PoolError(
             "A variance is negative. Pass variances or a covariance matrix, not standard errors of another kind."
         )
+    # What a pseudo-inverse makes of a column of zeros: an empty level.
+    aliased = (np.abs(estimate) < 1e-12) & (np.diag(covariance) < 1e-24)
+    if aliased.any() and not aliased.all():
+        estimate = np.where(aliased, np.nan, estimate)
     return Estimates(terms, estimate, covariance, df)
 
 

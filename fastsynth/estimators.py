@@ -153,7 +153,7 @@ def mean(column: ColumnOrExpr, *more: ColumnOrExpr, by: By = None) -> Analysis:
     -------
     Analysis
         Estimates on the identity scale. Variance s^2 / rows; means of one group have covariances from the rows that
-        have both values; groups are independent. Degrees of freedom: rows minus groups.
+        have both values; groups are independent. Degrees of freedom of each term: rows of its group less 1.
 
     Raises
     ------
@@ -632,8 +632,7 @@ def _means(rows: Rows) -> Estimates:
     with np.errstate(all="ignore"):
         root = np.sqrt(m.n * (m.n - 1))
         covariance = m.products / _outer(root, root)
-    free = np.maximum(m.n - 1, 0).sum(0)
-    df = float(free.min(initial=math.inf, where=free > 0))
+    df = (m.n - 1)[m.n >= 2]
     names = [[name + label for name in rows.columns] for label in m.labels]
     return _joined(zip(names, m.center, covariance, m.n >= 2, strict=True), "identity", df)
 
@@ -872,7 +871,7 @@ def _outer(a: Floats, b: Floats) -> Floats:
     return a[:, :, None] * b[:, None, :]
 
 
-def _joined(blocks: Iterable[Block], scale: str, df: float = math.inf) -> Estimates:
+def _joined(blocks: Iterable[Block], scale: str, df: float | Floats = math.inf) -> Estimates:
     """Independent blocks together, without what cannot be estimated."""
     kept = [
         (list(itertools.compress(names, estimable)), estimate[estimable], covariance[np.ix_(estimable, estimable)])

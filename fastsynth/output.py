@@ -220,12 +220,12 @@ class Output:
 
 def read_folder(folder: str | os.PathLike[str]) -> tuple[str, dict[str, Any], list[list[str]]]:
     """Place of a finished folder, its audit, and the names of the parts of each copy."""
-    output = Output(folder, resume=True)
     try:
+        output = Output(folder, resume=True)
         audit = json.loads(output._read(AUDIT))
     except (OSError, ValueError):
         raise OutputError(
-            f"{output.folder!r} holds no finished copies (no {AUDIT}). Name the folder that they were written to."
+            f"{os.fspath(folder)!r} holds no finished copies (no {AUDIT}). Name the folder that they were written to."
         ) from None
     copies: dict[str, list[str]] = {}
     for name in sorted(output.finished):

@@ -25,9 +25,11 @@ from fastsynth.rules import (
     Target,
     Wald,
     choose_rule,
+    is_singular,
     lack_of_fit,
     moments,
     population_share,
+    singular,
     variances,
     wald,
 )
@@ -44,6 +46,13 @@ class Analyses(list[Any]):
     def __init__(self, fits: Iterable[Any], design: Design) -> None:
         super().__init__(fits)
         self.design = design
+
+    def __getitem__(self, i: Any) -> Any:
+        """One result, or for a slice the analyses of some of the copies."""
+        some = super().__getitem__(i)
+        if not isinstance(i, slice) or self.design.imputed:
+            return some
+        return Analyses(some, replace(self.design, m=len(some)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +87,7 @@ class Pooled:
     _share: float
     _dfcom: float
     _scale: tuple[str, ...]
+    _one: Floats  # covariance of one copy: that of several may hide that coefficients add up to a constant in each
 
     def test(self, terms: str | Sequence[str] | None = None, null: Any = 0.0) -> Wald:
         """Test several coefficients together.
@@ -119,6 +129,8 @@ class Pooled:
             raise PoolError(
                 f"Some copies lack {', '.join(map(repr, lacking))}: only single coefficients can be tested."
             )
+        if is_singular(self._one[np.ix_(places, places)]):
+            raise singular()
         found = wald(self.rule, self._design, self._share, part, _null_values(null, chosen), self._dfcom)
         return replace(found, terms=tuple(chosen))
 
@@ -151,7 +163,9 @@ class Pooled:
         larger, smaller = (self, other) if self.table.height >= other.table.height else (other, self)
         names, fewer = larger.table["term"].to_list(), smaller.table["term"].to_list()
         extra = [name for name in names if name not in fewer]
-        if not extra or len(extra) + len(fewer) != len(names) or larger._design != smaller._design:
+        if larger._design != smaller._design or larger.rule != smaller.rule:
+            raise PoolError("The models were not fitted to the same copies, or not pooled by the same rule.")
+        if not extra or len(extra) + len(fewer) != len(names):
             raise PoolError(
                 "The models are not nested: the terms of one, with the same copies, must be some of the other's."
             )
@@ -350,6 +364,8 @@ def pool(
     }
     design = _design(fits, given)
     name, reason = choose_rule(isinstance(fits, Analyses), design, rule, target)
+    if sampled and target == "sample":
+        raise PoolError("target='sample' leaves sampling out: give either that or sampled.")
     if not 0 <= sampled < 1:
         raise PoolError(f"sampled={sampled}: the share of the population that was sampled is at least 0 and below 1.")
     read = [read_fit(fit) for fit in fits]
@@ -359,16 +375,17 @@ def pool(
     of = moments(q, u, design)
     _check_copies(name, of, terms)
     share = population_share(design, target, sampled)
-    dfcom = _complete_df(read, design) if dfcom is None else dfcom
-    if not dfcom > 0:
+    if dfcom is not None and not dfcom > 0:
         raise PoolError(f"dfcom={dfcom}: complete-data degrees of freedom must be positive.")
-    t, df = variances(name, design, share, of, dfcom)
+    complete = _complete_df(read, terms, design) if dfcom is None else np.full(len(terms), float(dfcom))
+    dfcom = float(complete.min())
+    t, df = variances(name, design, share, of, complete)
     if name in ("raab2016", "subsample") and not design.partial:
         notes += _doubts(terms, of, design)
     for note in notes:
         warnings.warn(note, PoolWarning, stacklevel=2)
     table = _table(terms, scale, of, t, df)
-    return Pooled(table, name, reason, len(read), target, tuple(notes), design, of, share, dfcom, scale)
+    return Pooled(table, name, reason, len(read), target, tuple(notes), design, of, share, dfcom, scale, u[0])
 
 
 def _design(fits: Sequence[Any], given: dict[str, Any]) -> Design:
@@ -444,7 +461,14 @@ def _check_present(q: Floats, terms: list[str], design: Design) -> list[str]:
     none = [term for term, m in zip(terms, present, strict=True) if m == 0]
     if none:
         raise PoolError(f"Estimates or variances of {', '.join(none)} are not finite. Was the model identified?")
-    some = [f"{term!r} ({m} of {len(q)})" for term, m in zip(terms, present, strict=True) if m < len(q)]
+    some = [f"{term!r} ({len(q) - m} of {len(q)})" for term, m in zip(terms, present, strict=True) if m < len(q)]
+    sizes = np.isfinite(q).sum(1)
+    if some and (sizes == sizes[0]).all() and sizes[0] > 1:
+        raise PoolError(
+            f"Every copy has {sizes[0]} terms, but not the same: {', '.join(some)} lack some. Is the reference level "
+            "that of the rows' order? Give the categories one order, the same in all copies: cast to an Enum, or to "
+            "pandas' Categorical with sorted categories."
+        )
     if some and design.imputed and design.syntheses > 1:
         raise PoolError(
             f"Some copies lack {', '.join(some)}, which the rule for nested copies cannot do without: merge the level, "
@@ -463,16 +487,20 @@ def _check_copies(rule: str, of: Moments, terms: list[str]) -> None:
         )
 
 
-def _complete_df(read: list[Estimates], design: Design) -> float:
-    """Degrees of freedom that the original would have.
+def _complete_df(read: list[Estimates], terms: list[str], design: Design) -> Floats:
+    """Degrees of freedom that each term would have in the original.
 
     A fit of p coefficients to a share of the k rows would be one to the same share of the n rows, or of those that the
-    models of all copies saw.
+    models of all copies saw. Terms with degrees of freedom of their own are fits of one coefficient.
     """
-    least = min(read, key=lambda fit: fit.df)
-    p = len(least.terms)
-    rows = design.n_s if design.shared else design.n
-    return max((least.df + p) * rows / design.k - p, 1.0)
+    place = {term: j for j, term in enumerate(terms)}
+    least = np.full(len(terms), math.inf)
+    for fit in read:
+        p = len(fit.terms) if np.ndim(fit.df) == 0 else 1
+        rows = design.n_s if design.shared else design.n
+        at = [place[term] for term in fit.terms]
+        least[at] = np.minimum(least[at], (np.asarray(fit.df) + p) * rows / design.k - p)
+    return np.asarray(np.maximum(least, 1.0))
 
 
 def _doubts(terms: list[str], of: Moments, design: Design) -> list[str]:
@@ -502,13 +530,17 @@ def _part(of: Moments, places: list[int]) -> Moments:
 
 def _find_terms(names: list[str], terms: str | Sequence[str] | None) -> list[str]:
     if terms is None:
-        return [name for name in names if name.lower() not in INTERCEPTS] or names
+        # Intercepts, also of the equations of a multinomial model, and thresholds of an ordered one ("0/1", "G1|G2").
+        free = [name for name in names if name.rpartition(":")[2].lower() not in INTERCEPTS]
+        return [name for name in free if not re.fullmatch(r"[\w.]+[/|][\w.]+", name)] or names
     if isinstance(terms, str):
         if terms in names:
             return [terms]
         # phb[T.2], phb.L, phb^4, phb=P2, C(phb, Poly).Linear: the name, with what is no part of a name around it.
-        pattern = re.compile(rf"(\w+\()?{re.escape(terms)}(?!\w).*", re.DOTALL)
-        found = [name for name in names if pattern.fullmatch(name) and ":" not in name]
+        # Of an interaction each part is such a name; equations of a multinomial model stand before ("1:age").
+        parts = [rf"(\w+\()?{re.escape(part)}(?!\w)[^:]*" for part in terms.split(":")]
+        pattern = re.compile(r"(\d+:)?" + ":".join(parts))
+        found = [name for name in names if pattern.fullmatch(name)]
         if not found:
             raise PoolError(f"No term {terms!r}, and none that belongs to a column {terms!r}; there are {names}.")
         return found
@@ -585,7 +617,7 @@ def _compare(pooled: Pooled, fit: Estimates) -> Comparison:
     if scale != pooled._scale:
         raise PoolError(f"The original has scales {list(scale)}, the pooled estimates {list(pooled._scale)}.")
     se = np.sqrt(np.diag(covariance))
-    half = _t_quantile(np.full(len(se), fit.df)) * se
+    half = _t_quantile(np.broadcast_to(fit.df, len(at))[at]) * se
     of, t, df = pooled._moments, pooled.table["t"].to_numpy(), pooled.table["df"].to_numpy()
     own = _t_quantile(df) * np.sqrt(t)
     d = of.q - estimate

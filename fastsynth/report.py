@@ -83,6 +83,8 @@ def plot_coefficients(comparison: Comparison, path: str | os.PathLike[str]) -> N
     In standard errors of the original around its estimates, so that coefficients of all sizes can be seen: the original
     interval is the same for each (grey), and a pooled estimate at the dotted line equals the original one.
     """
+    if not isinstance(comparison, Comparison):
+        raise FastsynthError("plot_coefficients needs what Pooled.compare gives for a fit of the original.")
     table = comparison.table
     figure = _figure(6.4, 1.2 + 0.32 * table.height)
     axes = figure.add_subplot()

@@ -192,7 +192,7 @@ def population_share(design: Design, target: str, sampled: float) -> float:
     return design.k / design.n * (1 - sampled) if target == "population" else 0.0
 
 
-def variances(rule: str, design: Design, f: float, of: Moments, dfcom: float) -> tuple[Floats, Floats]:
+def variances(rule: str, design: Design, f: float, of: Moments, dfcom: float | Floats) -> tuple[Floats, Floats]:
     """Variance t of each pooled coefficient, and its degrees of freedom, at most those of the complete data."""
     u, b, m, r, c = np.diag(of.u), np.diag(of.b), of.m, of.r, design.c
     inf = np.full(len(u), math.inf)
@@ -225,13 +225,13 @@ def variances(rule: str, design: Design, f: float, of: Moments, dfcom: float) ->
     return t, np.minimum(np.maximum(df, LEAST_DF), dfcom)
 
 
-def _barnard_rubin(share: Floats, m: Floats, dfcom: float) -> Floats:
+def _barnard_rubin(share: Floats, m: Floats, dfcom: float | Floats) -> Floats:
     """Degrees of freedom for a share of the variance that is due to missing values."""
     share = np.where(np.isnan(share), 0.0, share)
-    if math.isinf(dfcom):
-        return (m - 1) / share**2
-    observed = (1 - share) * (dfcom + 1) * dfcom
-    return np.asarray((m - 1) * observed / ((dfcom + 3) * (m - 1) + share**2 * observed))
+    finite = np.where(np.isinf(dfcom), 1.0, dfcom)
+    observed = (1 - share) * (finite + 1) * finite
+    bounded = (m - 1) * observed / ((finite + 3) * (m - 1) + share**2 * observed)
+    return np.asarray(np.where(np.isinf(dfcom), (m - 1) / share**2, bounded))
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,12 +268,9 @@ def wald(rule: str, design: Design, f: float, of: Moments, null: Floats, dfcom: 
         ubar is singular, or too few copies for a test of Hotelling's kind.
     """
     d, p, m, r, c = of.q - null, len(of.q), float(of.m.min()), of.r, design.c
-    try:
-        inverse = np.linalg.inv(of.u)
-    except np.linalg.LinAlgError:
-        inverse = np.full_like(of.u, np.inf)
-    if not np.isfinite(inverse).all():
-        raise PoolError("These coefficients cannot be tested together: their covariance matrix is singular.")
+    if is_singular(of.u):
+        raise singular()
+    inverse = np.linalg.inv(of.u)
     distance = float(d @ inverse @ d) / p
     if rule in ("raab2016", "subsample"):
         return _wald(distance / (f + design.synthesis_variance(round(m))), p, dfcom)
@@ -304,6 +301,24 @@ def wald(rule: str, design: Design, f: float, of: Moments, null: Floats, dfcom: 
     x = kept / rise if rise > 0 else math.inf
     w = 4 + (t - 4) * (1 + (1 - 2 / t) * x) ** 2 if t > 4 else t * (1 + 1 / p) * (1 + x) ** 2 / 2
     return _wald(distance / (kept + rise), p, min(max(w, LEAST_DF), dfcom))
+
+
+def singular() -> PoolError:
+    """What to raise when coefficients cannot be tested together."""
+    return PoolError(
+        "These coefficients cannot be tested together: their covariance matrix is singular. Are some the sum of "
+        "others, as shares of all levels are? Test all but one."
+    )
+
+
+def is_singular(covariance: Floats) -> bool:
+    """Whether one of the coefficients is a sum of others, or has no variance."""
+    if not np.isfinite(covariance).all():
+        return False  # a copy that lacks a coefficient tells nothing
+    size = np.sqrt(np.diag(covariance))
+    if not (size > 0).all():
+        return True
+    return bool(np.linalg.eigvalsh(covariance / size / size[:, None])[0] < 1e-10)
 
 
 def _wald(statistic: float, df1: float, df2: float) -> Wald:
@@ -345,7 +360,7 @@ def lack_of_fit(design: Design, d: Floats, original: Floats, of: Moments) -> Wal
     proper synthesis that synthpop leaves out.
     """
     p, m = len(d), float(of.m.min())
-    if design.imputed:
+    if design.imputed or is_singular(original):
         return None
     if design.partial:
         return _hotelling(d, of.b / m, p, m) if m > p else None
@@ -357,7 +372,7 @@ def choose_rule(known: bool, design: Design, rule: str | None, target: str) -> t
     """The rule and the reason for it; refuses what would be wrong. ``known``: the copies say how they were made."""
     if target not in ("population", "sample"):
         raise PoolError(f"target={target!r}: allowed are 'population' and 'sample'.")
-    if rule is None and not known:
+    if rule is None and not (known or design.imputed):
         raise PoolError(
             "How these copies were made is not known. Pass rule='raab2016' (all columns of the analysis are "
             "synthetic), rule='subsample' (they are, by models fitted on part of the rows) or "
@@ -382,7 +397,7 @@ def choose_rule(known: bool, design: Design, rule: str | None, target: str) -> t
         rule == "rubin1987" and design.syntheses > 0
     ):
         why = "an upper bound: some columns keep original values"
-    rows = f", n = {design.n}, k = {design.k}" if known or rule == "subsample" else ""
+    rows = f", n = {design.n}, k = {design.k}" if known or design.n > 1 else ""
     copies = (
         f"{design.m // design.syntheses} x {design.syntheses}" if design.imputed and design.syntheses > 1 else design.m
     )
@@ -419,18 +434,17 @@ def _refuse_wrong_rule(rule: str, valid: str, design: Design, target: str) -> No
             "rows: no valid rule is known. Fit on all rows, or make several copies, each fitted on fresh rows."
         )
     if rule in ("rubin1987", "reiter2004", "onestep"):
-        raise PoolError(
-            f"rule={rule!r} is for missing data that were filled in: on these synthetic copies it is too wide, or too "
-            f"narrow for k > n. Use {valid!r}."
-        )
+        wrong = ": on these synthetic copies it is too wide, or too narrow for k > n" * (rule == "rubin1987")
+        raise PoolError(f"rule={rule!r} is for missing data that were filled in{wrong}. Use {valid!r}.")
     if rule == "raab2016" and design.subsampled:
         raise PoolError(
             f"rule='raab2016' takes the models as fitted on all {design.n} rows; they saw {design.n_s}. Use {valid!r}."
         )
-    if rule == "raghunathan2003" and (not design.proper or design.partial or target == "sample"):
+    if rule == "raghunathan2003" and (not design.proper or design.partial or design.subsampled or target == "sample"):
         raise PoolError(
-            "rule='raghunathan2003' is for complete, proper synthesis and inference for the population: for simple "
-            f"synthesis its variance is negative half of the time. Use {valid!r}."
+            "rule='raghunathan2003' is for complete, proper synthesis by models of all rows, and inference for the "
+            "population (for simple synthesis its variance is negative half of the time). "
+            f"Use {valid!r}."
         )
     if rule != "reiter2003" and design.partial and design.m > 1:
         raise PoolError(f"rule={rule!r} needs all columns synthesised; some keep original values. Use 'reiter2003'.")
@@ -467,7 +481,11 @@ def _refuse_wrong_rule_for_imputed(rule: str, valid: str, design: Design, target
             "rule='rubin1987' for an upper bound."
         )
     if rule != valid and not bound:
-        raise PoolError(f"rule={rule!r} does not know that missing data were filled in, or how often. Use {valid!r}.")
+        made = {0: "imputed tables that were not synthesised", 1: "one copy of each imputed table"}
+        raise PoolError(
+            f"rule={rule!r} is not for {made.get(r, f'{r} copies of each imputed table')} (syntheses={r}); that is "
+            f"{valid!r}. If syntheses is something else, say so."
+        )
     if rule == "onestep" and target == "sample":
         raise PoolError(
             "What the original would give cannot be had from one copy of each imputed table: the variance due to "

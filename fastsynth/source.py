@@ -68,6 +68,8 @@ class Frame:
         frame = nw.DataFrame.from_arrow(table, backend=backend).to_native()
         if self.backend == "pandas":
             return _restore_objects(frame, table)
+        if self.backend == "polars":
+            frame = _restore_order(frame, table)
         return frame.lazy() if self.lazy else frame
 
 
@@ -615,6 +617,20 @@ def check_names(names: list[Any]) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"Column name(s) used more than once: {', '.join(map(repr, twice))}. Rename or drop them.")
+
+
+def _restore_order(frame: pl.DataFrame, table: pa.Table) -> pl.DataFrame:
+    """Give ordered categories of other libraries the polars type that keeps an order."""
+    ordered = [
+        field.name
+        for field in table.schema
+        if pa.types.is_dictionary(field.type) and field.type.ordered and frame.schema[field.name] == pl.Categorical
+    ]
+    for name in ordered:
+        levels = table.column(name).unify_dictionaries()
+        categories = levels.chunk(0).dictionary.to_pylist() if levels.num_chunks else []
+        frame = frame.with_columns(pl.col(name).cast(pl.String).cast(pl.Enum(categories)))
+    return frame
 
 
 def _restore_objects(frame: Any, table: pa.Table) -> Any:

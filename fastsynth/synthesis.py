@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -609,8 +609,8 @@ def _estimate(function: Callable[[Any], Any], copy: pa.Table | FileCopy, frame: 
 class Synthesis(Sequence[Any]):
     """m synthetic copies of a table, in memory or in files.
 
-    ``syn[0]`` is the first copy, the same kind of table as the original; ``len(syn)``, iteration and slices work
-    as on a list.
+    ``syn[0]`` is the first copy, the same kind of table as the original; ``len(syn)`` and iteration work as on a list,
+    and a slice is a Synthesis of some of the copies.
 
     Attributes
     ----------
@@ -658,7 +658,9 @@ class Synthesis(Sequence[Any]):
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
-            return [self._frame.native(_whole(copy, self._frame)) for copy in self._copies[i]]
+            some = self._copies[i]
+            design = replace(self.design, m=len(some))
+            return Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
         return self._frame.native(_whole(self._copies[i], self._frame))
 
     def __iter__(self) -> Iterator[Any]:

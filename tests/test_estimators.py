@@ -66,7 +66,7 @@ def close(a, b, rel=1e-9):
 def test_means_are_those_of_numpy(holes):
     complete = holes.drop_nulls(["x", "y"]).filter(pl.col("x").is_not_nan())
     got, matrix = fs.mean("x", "y")(complete), dense(complete, "x", "y")
-    assert (got.terms, got.scale, got.df) == (("x", "y"), (), len(matrix) - 1)
+    assert (got.terms, got.scale, got.df.tolist()) == (("x", "y"), (), [len(matrix) - 1] * 2)
     close(got.estimate, matrix.mean(0))
     close(got.covariance, np.cov(matrix.T) / len(matrix))
 
@@ -85,7 +85,7 @@ def test_means_of_groups_are_a_saturated_model(holes):
     model = sm.OLS(used["y"].to_numpy(), dummies.to_numpy().astype(float)).fit(cov_type="HC2")
     got = fs.mean("y", by="g")(holes)
     assert got.terms == ("y[g=a]", "y[g=b]", "y[g=c]")
-    assert got.df == model.df_resid
+    assert got.df.tolist() == [(used["g"] == level).sum() - 1 for level in "abc"]
     close(got.estimate, model.params)
     close(got.covariance, model.cov_params())
 
@@ -362,7 +362,8 @@ def test_covariances_are_those_of_repeated_samples(repeats, analysis):
 )
 def test_every_kind_of_table_gives_the_same(mixed, kind, analysis):
     expected, got = analysis(mixed), analysis(kind[1](mixed))
-    assert (got.terms, got.scale, got.df) == (expected.terms, expected.scale, expected.df)
+    assert (got.terms, got.scale) == (expected.terms, expected.scale)
+    assert np.array_equal(got.df, expected.df)
     close(got.estimate, expected.estimate)
     close(got.covariance, expected.covariance)
 
@@ -431,7 +432,7 @@ def test_groups_of_too_few_rows_have_no_term():
     copy = copy.with_columns(y=pl.col("x") ** 2, z=pl.Series([1.0] * 4 + [2.0] * 5))
     assert fs.mean("x", by="g")(copy).terms == ("x[g=a]",)
     assert fs.mean("x", "z", by="g")(copy).terms == ("x[g=a]", "z[g=a]", "z[g=b]")
-    assert fs.mean("x", by="g")(copy).df == 3
+    assert fs.mean("x", by="g")(copy).df.tolist() == [3]
     assert fs.quantile("x", by="g")(copy).terms == ("x 50%[g=a]",)
     assert fs.proportion("x", 4.0, by="g")(copy).terms == ("x=4.0[g=a]",)
     assert fs.total("x", by="g")(copy).terms == ("x[g=a]",)
@@ -444,7 +445,7 @@ def test_groups_of_too_few_rows_have_no_term():
 def test_a_column_without_values_does_not_spoil_the_others():
     copy = pl.DataFrame({"x": [1.0, 2.0, 4.0], "none": pl.Series([None] * 3, dtype=pl.Null)})
     got = fs.mean("x", "none")(copy)
-    assert (got.terms, got.df) == (("x",), 2)
+    assert (got.terms, got.df.tolist()) == (("x",), [2])
     assert fs.total("none", "x")(copy).terms == ("x",)
 
 

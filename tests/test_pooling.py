@@ -506,3 +506,63 @@ def test_exports(tmp_path):
     assert r"a\_b & 1.100" in pooled.to_latex()
     assert r"\begin{tabular}{lrrrrrrr}" in pooled.to_latex()
     assert pooled.to_latex().count(r"\\") == 3
+
+
+def test_reference_levels_that_differ_are_noticed():
+    """A polars Categorical has the order of its rows, so each copy may leave out another level."""
+    fits_ = [({"a": 1.0, f"reg[{level}]": 0.5}, [0.1, 0.1]) for level in ("south", "west", "south")]
+    with pytest.raises(PoolError, match="reference level"):
+        pool(fits_, "raab2016")
+
+
+def test_aliased_coefficients_are_not_estimates_of_zero():
+    pairs = [({"a": 1.0 + x, "rare": 2.0 - x}, [0.04, 0.05]) for x in (0.0, 0.1, -0.2)]
+    pairs.append(({"a": 1.1, "rare": 1e-17}, [0.04, 0.0]))
+    with pytest.warns(PoolWarning, match=r"lack 'rare' \(1 of 4\)"):
+        pooled = pool(pairs, "reiter2003")
+    assert pooled.table["estimate"][1] == pytest.approx(np.mean([2.0, 1.9, 2.2]))
+
+
+def test_terms_with_degrees_of_freedom_of_their_own():
+    import fastsynth as fs
+
+    frame = pl.DataFrame({"g": ["a"] * 50 + ["b"] * 4, "x": np.arange(54.0) ** 2})
+    pooled = pool([fs.mean("x", by="g")(frame)] * 1, "raab2016")
+    assert pooled.table["df"].to_list() == [49, 3]
+
+
+def test_slices_keep_how_the_copies_were_made():
+    analyses = fits(Design(1000, 500, 5))
+    assert pool(analyses[:3]).reason.endswith("m = 3, n = 1000, k = 500)"[:-1])
+    assert analyses[0] == P1[0]
+
+
+MULTINOMIAL = ["0:Intercept", "0:age", "0:x", "1:Intercept", "1:age", "1:x"]
+ORDERED = ["age", "age:reg[T.b]", "age:reg[T.c]", "reg[T.b]", "0/1", "G1|G2"]
+
+
+@pytest.mark.parametrize(
+    ("names", "terms", "found"),
+    [
+        (MULTINOMIAL, None, ["0:age", "0:x", "1:age", "1:x"]),
+        (MULTINOMIAL, "age", ["0:age", "1:age"]),
+        (ORDERED, None, ["age", "age:reg[T.b]", "age:reg[T.c]", "reg[T.b]"]),
+        (ORDERED, "age:reg", ["age:reg[T.b]", "age:reg[T.c]"]),
+        (ORDERED, "reg", ["reg[T.b]"]),
+    ],
+)
+def test_terms_of_equations_interactions_and_thresholds(names, terms, found):
+    rng = np.random.default_rng(5)
+    pooled = pool([(dict(zip(names, rng.normal(0, 0.1, 6))), np.full(6, 0.01)) for _ in range(5)], "raab2016")
+    assert list(pooled.test(terms).terms) == found
+
+
+def test_shares_of_all_levels_are_not_tested_together():
+    import fastsynth as fs
+
+    syn = fs.synthesize(fs.load_boys(), m=3, random_state=1)
+    shares = fs.proportion("gen")
+    pooled = pool(syn.analyse(shares))
+    with pytest.raises(PoolError, match="Test all but one"):
+        pooled.test()
+    assert pooled.compare(shares(fs.load_boys())).lack_of_fit is None

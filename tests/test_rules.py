@@ -133,16 +133,18 @@ def test_k_is_in_the_scale_of_the_population(rule, design):
 @pytest.mark.parametrize(
     ("design", "options", "message"),
     [
-        (Design(9, 9, 6, imputed=True, syntheses=2), {"rule": "raab2016"}, "Use 'reiter2004'"),
+        (Design(9, 9, 6, imputed=True, syntheses=2), {"rule": "raab2016"}, "that is 'reiter2004'"),
         (Design(9, 9, 6, imputed=True, syntheses=4), {}, "no multiple of the 4"),
         (Design(9, 9, 2, imputed=True, syntheses=2), {}, "at least 2 are needed"),
-        (Design(9, 9, 6, imputed=True), {"rule": "rubin1987"}, "Use 'onestep'"),
+        (Design(9, 9, 6, imputed=True), {"rule": "rubin1987"}, "that is 'onestep'"),
         (Design(9, 9, 6, imputed=True, partial=True), {}, "Make 2 or more of each"),
         (Design(9, 9, 6, imputed=True), {"target": "sample"}, "Make 2 or more copies of each"),
-        (Design(9, 9, 6, **TABLES), {"rule": "reiter2003"}, "Use 'rubin1987'"),
+        (Design(9, 9, 6, **TABLES), {"rule": "reiter2003"}, "that is 'rubin1987'"),
         (Design(9, 9, 6, imputed=True, fit_rows=3), {}, "No valid rule"),
         (Design(9, 9, 6), {"rule": "onestep"}, "Use 'raab2016'"),
         (Design(9, 9, 6), {"rule": "raghunathan2003"}, "negative half of the time.*'raab2016'"),
+        (Design(9, 9, 6, proper=True, fit_rows=3), {"rule": "raghunathan2003"}, "models of all rows.*'subsample'"),
+        (Design(9, 9, 6), {"target": "sample", "sampled": 0.3}, "either that or sampled"),
         (Design(9, 9, 6), {"target": "universe"}, "allowed are 'population' and 'sample'"),
     ],
 )

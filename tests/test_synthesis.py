@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -673,3 +674,20 @@ def test_copies_on_disk_are_opened_with_how_they_were_made(tmp_path, mixed):
 def test_fewer_rows_than_a_leaf_needs_are_refused(mixed):
     with pytest.raises(OptionError, match="minbucket=5"):
         fs.synthesize(mixed, m=1, fit_rows=4)
+
+
+def test_a_slice_is_a_synthesis_of_some_copies(mixed):
+    syn = fs.synthesize(mixed, m=5, random_state=1)
+    some = syn[1:4]
+    assert (some.m, len(some)) == (3, 3)
+    assert_frame_equal(some[0], syn[1])
+    assert fs.pool(some.analyse(fs.mean("age"))).m == 3
+
+
+def test_ordered_categories_of_pandas_keep_their_order_in_files(tmp_path, mixed):
+    frame = mixed.to_pandas()
+    levels = ["low", "mid", "top"]
+    frame["grade"] = pd.Categorical(np.tile(levels, 200)[: len(frame)], levels, ordered=True)
+    fs.synthesize(frame, m=1, random_state=1).write_parquet(tmp_path / "out")
+    copy = fs.Synthesis.read(tmp_path / "out")[0]
+    assert copy["grade"].dtype == pl.Enum(levels)
