@@ -5,7 +5,7 @@
 m = 5 copies of tables whose truth is known, pooled by T_s (complete, simple synthesis). Of the coefficients of each
 analysis but the intercept: coverage of 95 % intervals (mean, and lowest), bias in standard errors of the original (mean
 and largest), and v, what the estimates vary about those of their originals beyond 1/m, in units of the original
-variance. A JSON line for each scenario and method. The adult table: ``benchmarks/fidelity.py --method calibrated --auto``.
+variance. A JSON line for each scenario and method. Of adult: ``benchmarks/fidelity.py --method calibrated --auto``.
 """
 
 from __future__ import annotations
