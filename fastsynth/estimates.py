@@ -80,6 +80,7 @@ def read_fit(fit: Any) -> Estimates:
         covariance, df = _covariance(fit[1], terms), math.inf
     else:
         terms, estimate, covariance, df = _read_result(fit)
+        estimate = _without_aliased(fit, terms, estimate, covariance)
     p = len(estimate)
     if covariance.ndim < 2 and covariance.size == p:
         covariance = np.diag(np.atleast_1d(covariance))
@@ -89,10 +90,6 @@ def read_fit(fit: Any) -> Estimates:
         raise PoolError(
             "A variance is negative. Pass variances or a covariance matrix, not standard errors of another kind."
         )
-    # What a pseudo-inverse makes of a column of zeros: an empty level.
-    aliased = (np.abs(estimate) < 1e-12) & (np.diag(covariance) < 1e-24)
-    if aliased.any() and not aliased.all():
-        estimate = np.where(aliased, np.nan, estimate)
     return Estimates(terms, estimate, covariance, df)
 
 
@@ -107,14 +104,19 @@ def _read_result(fit: Any) -> tuple[tuple[str, ...], Floats, Floats, float]:
     elif hasattr(fit, "params") and hasattr(fit, "cov_params"):
         terms, estimate = _named(fit.params, _model_names(fit))
         covariance = np.asarray(fit.cov_params(), np.float64)
-        df = float(getattr(fit, "df_resid", math.inf)) if getattr(fit, "use_t", False) else math.inf
+        if getattr(fit, "use_t", False):
+            # Of clustered errors statsmodels counts the clusters.
+            df = float(getattr(fit, "df_resid_inference", getattr(fit, "df_resid", math.inf)))
         if hasattr(getattr(fit, "model", None), "transform_threshold_params"):
+            # As polr names them.
+            cuts = fit.model.k_levels - 1
+            terms = (*terms[:-cuts], *(term.replace("/", "|") for term in terms[-cuts:]))
             estimate, covariance = _thresholds(fit.model, estimate, covariance)
     elif hasattr(fit, "params") and hasattr(fit, "cov"):
         # linearmodels; its intervals are normal unless it was told to be debiased.
         terms, estimate = _named(fit.params)
         covariance = _covariance(fit.cov, terms)
-        df = float(fit.df_resid) if getattr(fit, "debiased", False) else math.inf
+        df = float(fit.df_resid) if getattr(fit, "debiased", getattr(fit, "_debiased", False)) else math.inf
     elif hasattr(fit, "params_") and hasattr(fit, "variance_matrix_"):
         # lifelines
         terms, estimate = _named(fit.params_)
@@ -123,13 +125,35 @@ def _read_result(fit: Any) -> tuple[tuple[str, ...], Floats, Floats, float]:
         # pyfixest
         terms, estimate = _named(fit.coef())
         covariance = np.asarray(fit._vcov, np.float64)
-        df = float(getattr(fit, "_df_t", math.inf))
+        df = float(fit._df_t) if getattr(fit, "_method", "feols") == "feols" else math.inf
     else:
         raise PoolError(
             f"Cannot read estimates from a {type(fit).__name__}. Pass a fitted result with params and "
             "cov_params(), or a pair (estimates, covariance)."
         )
     return terms, estimate, covariance, df
+
+
+def _without_aliased(fit: Any, terms: tuple[str, ...], estimate: Floats, covariance: Floats) -> Floats:
+    """Estimates with nan for what a pseudo-inverse makes of a column of zeros, as an empty level has."""
+    aliased = (np.abs(estimate) < 1e-12) & (np.diag(covariance) < 1e-24)
+    good = ~aliased & np.isfinite(np.diag(covariance))
+    if is_singular(covariance[np.ix_(good, good)], 1e-12):
+        raise PoolError(
+            f"A {type(fit).__name__} with {len(terms)} terms has a singular covariance matrix: its coefficients are "
+            "not identified. Is the reference level of a category empty in a copy? Merge it, or take another reference."
+        )
+    return np.where(aliased, np.nan, estimate)
+
+
+def is_singular(covariance: Floats, least: float = 1e-10) -> bool:
+    """Whether one of the coefficients is a sum of others, or has no variance."""
+    if not len(covariance) or not np.isfinite(covariance).all():
+        return False  # a copy that lacks a coefficient tells nothing
+    size = np.sqrt(np.diag(covariance))
+    if not (size > 0).all():
+        return True
+    return bool(np.linalg.eigvalsh(covariance / size / size[:, None])[0] < least)
 
 
 def _model_names(fit: Any) -> list[str] | None:
@@ -153,7 +177,7 @@ def _covariance(values: Any, terms: tuple[str, ...]) -> Floats:
     labels = list(values) if isinstance(values, Mapping) else getattr(values, "index", None)
     if labels is None or callable(labels):
         return np.asarray(values, np.float64)
-    labels = [str(label) for label in labels]
+    labels = [_label(label) for label in labels]
     if sorted(labels) != sorted(terms):
         raise PoolError(f"Estimates are of {list(terms)}, variances of {labels}.")
     order = [labels.index(term) for term in terms]
@@ -170,7 +194,7 @@ def _named(values: Any, names: list[str] | None = None) -> tuple[tuple[str, ...]
     except (TypeError, ValueError):
         raise PoolError(f"Estimates are a {type(values).__name__}; numbers are needed.") from None
     index = getattr(values, "index", None)
-    rows = None if index is None or callable(index) else [str(label) for label in index]
+    rows = None if index is None or callable(index) else [_label(label) for label in index]
     if array.ndim == 2:
         # A column for each equation, as statsmodels' MNLogit has them; their covariances go equation by equation.
         if rows is None:
@@ -182,3 +206,8 @@ def _named(values: Any, names: list[str] | None = None) -> tuple[tuple[str, ...]
     if rows is None:
         rows = names if names is not None and len(names) == len(array) else [str(i + 1) for i in range(len(array))]
     return tuple(rows), array
+
+
+def _label(label: Any) -> str:
+    """Name of a term; those of several parts (lifelines' parameters of a distribution) are joined as equations are."""
+    return ":".join(map(str, label)) if isinstance(label, tuple) else str(label)

@@ -17,7 +17,7 @@ import polars as pl
 from scipy.special import chdtr, chdtrc, stdtr, stdtrit
 
 from fastsynth.errors import PoolError, PoolWarning, check_count
-from fastsynth.estimates import LEVEL, SCALES, Estimates, Floats, read_fit
+from fastsynth.estimates import LEVEL, SCALES, Estimates, Floats, is_singular, read_fit
 from fastsynth.rules import (
     Design,
     Moments,
@@ -25,7 +25,6 @@ from fastsynth.rules import (
     Target,
     Wald,
     choose_rule,
-    is_singular,
     lack_of_fit,
     moments,
     population_share,
@@ -35,8 +34,12 @@ from fastsynth.rules import (
 )
 
 INTERCEPTS = ("const", "intercept", "(intercept)")
+# Degrees of freedom of a smaller share of the rows are not counted in rows.
+FEW_DF = 0.02
 # Copies that behave as declared are doubted in this share of analyses.
 DOUBT = 1e-6
+# Scales on which 0 is no hypothesis of interest.
+UNTESTED = ("logit", "log", "r_squared")
 SHOWN = ("term", "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high")
 
 
@@ -65,7 +68,8 @@ class Pooled:
         One row a term: term, estimate, std_error, statistic, df, p_value, conf_low, conf_high, ubar, b, t, m.
         Limits are 95 %; b is null for m = 1; m counts the copies (or imputed tables) with the term. For terms with a
         scale of their own (correlations, shares, ...) estimate and limits are transformed back, std_error is by the
-        delta method, and ubar, b, t are on the scale; statistic and p_value test 0 (null for "logit" and "log").
+        delta method, and ubar, b, t are on the scale; statistic and p_value test 0 (null where that is
+        no hypothesis: "logit", "log", "r_squared").
     rule : str
     reason : str
         Why this rule.
@@ -89,7 +93,7 @@ class Pooled:
     _scale: tuple[str, ...]
     _one: Floats  # covariance of one copy: that of several may hide that coefficients add up to a constant in each
 
-    def test(self, terms: str | Sequence[str] | None = None, null: Any = 0.0) -> Wald:
+    def test(self, terms: str | Sequence[str] | None = None, null: Any = None) -> Wald:
         """Test several coefficients together.
 
         Parameters
@@ -98,7 +102,7 @@ class Pooled:
             Names of coefficients; a single text may also be the name of a factor or column, and stands for all its
             coefficients then (not those of its interactions). The default is all but the intercept.
         null : float, list of float, or dict by term
-            Values under the hypothesis, on the scale of the terms.
+            Values under the hypothesis, on the scale of the terms. The default is 0; shares and spread have none.
 
         Returns
         -------
@@ -123,6 +127,14 @@ class Pooled:
         names = self.table["term"].to_list()
         chosen = _find_terms(names, terms)
         places = [names.index(name) for name in chosen]
+        if null is None and any(self._scale[place] in UNTESTED for place in places):
+            raise PoolError(
+                "Say with null which values are tested, on the scale of the terms: logit(.5) = 0 for shares."
+            )
+        null = 0.0 if null is None else null
+        unknown = [term for term in null if term not in names] if isinstance(null, Mapping) else []
+        if unknown:
+            raise PoolError(f"null: no term {', '.join(map(repr, unknown))}; there are {names}.")
         part = _part(self._moments, places)
         lacking = [name for name, m in zip(chosen, part.m, strict=True) if m != self._moments.m.max()]
         if lacking:
@@ -366,12 +378,15 @@ def pool(
     name, reason = choose_rule(isinstance(fits, Analyses), design, rule, target)
     if sampled and target == "sample":
         raise PoolError("target='sample' leaves sampling out: give either that or sampled.")
+    if sampled and name == "raghunathan2003":
+        raise PoolError("rule='raghunathan2003' has no version for a finite population. Use 'raab2016'.")
     if not 0 <= sampled < 1:
         raise PoolError(f"sampled={sampled}: the share of the population that was sampled is at least 0 and below 1.")
     read = [read_fit(fit) for fit in fits]
     terms, scale = _terms(read)
     q, u = _stack(read, terms)
-    notes = _check_present(q, terms, design)
+    fitted = not any(isinstance(fit, Estimates) for fit in fits)
+    notes = _check_present(q, terms, design, fitted)
     of = moments(q, u, design)
     _check_copies(name, of, terms)
     share = population_share(design, target, sampled)
@@ -393,7 +408,7 @@ def _design(fits: Sequence[Any], given: dict[str, Any]) -> Design:
     if isinstance(fits, Analyses):
         said = [name for name, value in given.items() if value is not None]
         if said:
-            raise PoolError(f"{', '.join(given)} are known from how the copies were made; leave them out.")
+            raise PoolError(f"{', '.join(said)}: known from how the copies were made; leave them out.")
         if len(fits) != fits.design.m:
             raise PoolError(f"There are {len(fits)} analyses of {fits.design.m} copies. Pool one for each copy.")
         return fits.design
@@ -455,7 +470,7 @@ def _stack(read: list[Estimates], terms: list[str]) -> tuple[Floats, Floats]:
     return q, u
 
 
-def _check_present(q: Floats, terms: list[str], design: Design) -> list[str]:
+def _check_present(q: Floats, terms: list[str], design: Design, fitted: bool) -> list[str]:
     """Notes on terms that some copies lack; refuses those that none has, or that nested copies lack."""
     present = np.isfinite(q).sum(0)
     none = [term for term, m in zip(terms, present, strict=True) if m == 0]
@@ -463,7 +478,8 @@ def _check_present(q: Floats, terms: list[str], design: Design) -> list[str]:
         raise PoolError(f"Estimates or variances of {', '.join(none)} are not finite. Was the model identified?")
     some = [f"{term!r} ({len(q) - m} of {len(q)})" for term, m in zip(terms, present, strict=True) if m < len(q)]
     sizes = np.isfinite(q).sum(1)
-    if some and (sizes == sizes[0]).all() and sizes[0] > 1:
+    factors = {re.split(r"[\[.=]", term)[0] for term, m in zip(terms, present, strict=True) if m < len(q)}
+    if fitted and len(factors) == 1 and len(some) > 1 and (sizes == sizes[0]).all():
         raise PoolError(
             f"Every copy has {sizes[0]} terms, but not the same: {', '.join(some)} lack some. Is the reference level "
             "that of the rows' order? Give the categories one order, the same in all copies: cast to an Enum, or to "
@@ -498,8 +514,10 @@ def _complete_df(read: list[Estimates], terms: list[str], design: Design) -> Flo
     for fit in read:
         p = len(fit.terms) if np.ndim(fit.df) == 0 else 1
         rows = design.n_s if design.shared else design.n
+        # Far fewer than there are rows: of clusters, say, which are as many in the original.
+        share = np.where(np.asarray(fit.df) + p > FEW_DF * design.k, rows / design.k, 1.0)
         at = [place[term] for term in fit.terms]
-        least[at] = np.minimum(least[at], (np.asarray(fit.df) + p) * rows / design.k - p)
+        least[at] = np.minimum(least[at], (np.asarray(fit.df) + p) * share - p)
     return np.asarray(np.maximum(least, 1.0))
 
 
@@ -508,11 +526,13 @@ def _doubts(terms: list[str], of: Moments, design: Design) -> list[str]:
     m = of.m
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.diag(of.b) / (design.c * np.diag(of.u))
-    known = np.isfinite(ratio) & (m > 1)
+    known = ~np.isnan(ratio) & (m > 1)
     if not known.any():
         return []
     x, df = (m[known] - 1) * ratio[known], m[known] - 1
-    p_value = 2 * np.minimum(chdtr(df, x), chdtrc(df, x))
+    # Columns without predictors are drawn from all rows, whatever the models saw.
+    least = design.c if design.subsampled and not design.proper else 1.0
+    p_value = 2 * np.minimum(chdtr(df, least * x), chdtrc(df, x))
     worst = int(np.argmin(p_value))
     if p_value[worst] * known.sum() >= DOUBT:
         return []
@@ -530,9 +550,9 @@ def _part(of: Moments, places: list[int]) -> Moments:
 
 def _find_terms(names: list[str], terms: str | Sequence[str] | None) -> list[str]:
     if terms is None:
-        # Intercepts, also of the equations of a multinomial model, and thresholds of an ordered one ("0/1", "G1|G2").
+        # Intercepts, also of the equations of a multinomial model, and thresholds of an ordered one ("G1|G2").
         free = [name for name in names if name.rpartition(":")[2].lower() not in INTERCEPTS]
-        return [name for name in free if not re.fullmatch(r"[\w.]+[/|][\w.]+", name)] or names
+        return [name for name in free if "|" not in name] or names
     if isinstance(terms, str):
         if terms in names:
             return [terms]
@@ -566,7 +586,7 @@ def _table(terms: list[str], scale: tuple[str, ...], of: Moments, t: Floats, df:
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = of.q / se
     p_value = 2 * stdtr(df, -np.abs(statistic))
-    untested = np.isin(scale, ["logit", "log"])
+    untested = np.isin(scale, UNTESTED)
     back = {name: _back(scale, z) for name, z in (("q", of.q), ("low", of.q - half), ("high", of.q + half))}
     # Delta method; the derivative of every scale is smooth where estimates are.
     step = 1e-6

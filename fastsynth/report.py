@@ -80,8 +80,8 @@ def plot_coefficients(comparison: Comparison, path: str | os.PathLike[str]) -> N
 
     Notes
     -----
-    In standard errors of the original around its estimates, so that coefficients of all sizes can be seen: the original
-    interval is the same for each (grey), and a pooled estimate at the dotted line equals the original one.
+    In half widths of the original interval around its estimates, so that coefficients of all sizes can be seen: the
+    original intervals (grey) are of one length, and a pooled estimate at the dotted line equals the original one.
     """
     if not isinstance(comparison, Comparison):
         raise FastsynthError("plot_coefficients needs what Pooled.compare gives for a fit of the original.")
@@ -90,7 +90,7 @@ def plot_coefficients(comparison: Comparison, path: str | os.PathLike[str]) -> N
     axes = figure.add_subplot()
     place = np.arange(table.height)[::-1]
     original, low, high = (table[name].to_numpy() for name in ("original", "original_low", "original_high"))
-    unit = np.where(high > low, (high - low) / (2 * 1.96), 1.0)
+    unit = np.where(high > low, (high - low) / 2, 1.0)
     for name, shift, color in (("original", 0.13, "#8a8f99"), ("synthetic", -0.13, BLUE)):
         middle, left, right = (
             (table[column].to_numpy() - original) / unit for column in (name, f"{name}_low", f"{name}_high")
@@ -99,7 +99,7 @@ def plot_coefficients(comparison: Comparison, path: str | os.PathLike[str]) -> N
         axes.plot(middle, place + shift, "o", color=color, markersize=4, label=name)
     axes.axvline(0, color="#8a8f99", linewidth=1, linestyle=":")
     axes.set_yticks(place, table["term"].to_list())
-    axes.set_xlabel("distance from the original estimate, in its standard errors")
+    axes.set_xlabel("distance from the original estimate, in half widths of its interval")
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=2, frameon=False)
     _save(figure, path)

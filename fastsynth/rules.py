@@ -59,15 +59,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import chdtrc, fdtrc
 
 from fastsynth.errors import PoolError
+from fastsynth.estimates import Floats, is_singular
 
 RuleName = Literal["raab2016", "subsample", "reiter2003", "raghunathan2003", "rubin1987", "reiter2004", "onestep"]
 RULES = ("raab2016", "subsample", "reiter2003", "raghunathan2003", "rubin1987", "reiter2004", "onestep")
 Target = Literal["population", "sample"]
-Floats = NDArray[np.float64]
 # A smaller number would only say that the variance is hardly known.
 LEAST_DF = 1.0
 
@@ -205,9 +204,9 @@ def variances(rule: str, design: Design, f: float, of: Moments, dfcom: float | F
             df = (m - 1) * (t / (b / m)) ** 2
         elif rule == "rubin1987":
             t = u * f + (1 + 1 / m) * b
-            if f > 0:
-                return t, _barnard_rubin((1 + 1 / m) * b / t, m, dfcom)
             df = (m - 1) * (t / ((1 + 1 / m) * b)) ** 2
+            if f > 0:
+                df = _barnard_rubin((1 + 1 / m) * b / t, m, dfcom)
         elif rule == "raghunathan2003":
             t = (1 + 1 / m) * b - u
             df = np.where(t > 0, (m - 1) * (t / ((1 + 1 / m) * b)) ** 2, inf)
@@ -311,16 +310,6 @@ def singular() -> PoolError:
     )
 
 
-def is_singular(covariance: Floats) -> bool:
-    """Whether one of the coefficients is a sum of others, or has no variance."""
-    if not np.isfinite(covariance).all():
-        return False  # a copy that lacks a coefficient tells nothing
-    size = np.sqrt(np.diag(covariance))
-    if not (size > 0).all():
-        return True
-    return bool(np.linalg.eigvalsh(covariance / size / size[:, None])[0] < 1e-10)
-
-
 def _wald(statistic: float, df1: float, df2: float) -> Wald:
     p_value = chdtrc(df1, df1 * statistic) if math.isinf(df2) else fdtrc(df1, df2, statistic)
     return Wald(statistic, df1, df2, float(p_value))
@@ -331,6 +320,8 @@ def _hotelling(d: Floats, covariance: Floats, p: int, m: float) -> Wald:
         raise PoolError(
             f"{p} coefficients cannot be tested with {m:g} copies: at least {p + 1} are needed, or fewer terms."
         )
+    if is_singular(covariance):
+        raise singular()
     squared = float(d @ np.linalg.solve(covariance, d))
     return _wald((m - p) / (p * (m - 1)) * squared, p, m - p)
 
@@ -360,7 +351,7 @@ def lack_of_fit(design: Design, d: Floats, original: Floats, of: Moments) -> Wal
     proper synthesis that synthpop leaves out.
     """
     p, m = len(d), float(of.m.min())
-    if design.imputed or is_singular(original):
+    if design.imputed or is_singular(original) or (of.m != design.m).any():
         return None
     if design.partial:
         return _hotelling(d, of.b / m, p, m) if m > p else None
@@ -469,6 +460,8 @@ def _refuse_wrong_rule_for_imputed(rule: str, valid: str, design: Design, target
         )
     if r > 1 and design.m % r:
         raise PoolError(f"There are {design.m} copies, which is no multiple of the {r} of each imputed table.")
+    if r == 0 and design.n != design.k:
+        raise PoolError(f"Imputed tables have the rows of the original: n={design.n} and k={design.k} differ.")
     if design.m // max(r, 1) < 2:
         raise PoolError(
             "One imputed table does not show what its imputation is worth: at least 2 are needed, better 10."
