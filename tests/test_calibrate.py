@@ -68,6 +68,17 @@ def test_score_equations_of_tilts():
     assert np.abs(phi.T @ (y - shares)).max() < 2e-3 * frame.height
 
 
+def test_tilts_found_on_a_sample_are_made_good_by_all_rows(monkeypatch):
+    frame = normal_table(6_000, 4)
+    expected = fitted(frame, "c")[2].tilt
+    monkeypatch.setattr(calibrate, "TILT_SAMPLE", 600)
+    got = fitted(frame, "c")[2].tilt
+    monkeypatch.setattr(calibrate, "FULL_STEPS", ())
+    rough = fitted(frame, "c")[2].tilt
+    distance = [np.abs(tilt.weights - expected.weights).max() for tilt in (got, rough)]
+    assert distance[0] < 0.05 * distance[1]
+
+
 def slopes(frame):
     x = np.column_stack([np.ones(frame.height), *(frame[f"x{i}"].to_numpy() for i in range(4))])
     y = frame["y"].to_numpy()
