@@ -48,7 +48,7 @@ Words = NDArray[np.uint64]
 BLOCK = 32_768
 # Rows that features are chosen on, and that tilts are first found on.
 SAMPLE = 20_000
-TILT_SAMPLE = 20_000
+TILT_SAMPLE = 100_000
 MOST_FEATURES = 60
 MOST_CLASSES = 40
 # Interior quantiles at which linear features have a hinge.
@@ -65,11 +65,9 @@ OUTSIDE = 0.02
 # Leaves of columns that are drawn from plain donors.
 DONORS = Cart(minbucket=5)
 RIDGE_TILT = 0.05
-NEWTON_STEPS = 8
-# The blocks of classes leave out what classes have in common, which multiplies curvatures by 1 to 2. Half a step never
-# overshoots; these three together leave a hundredth of the distance, wherever between 1 and 2 it is (Chebyshev).
-HALF_STEP = 0.5
-FULL_STEPS = 1 / (1.5 + 0.5 * np.cos(np.pi * np.array([1, 3, 5]) / 6))
+NEWTON_STEPS, FULL_STEPS = 8, 3
+# Steps of conjugate gradients for a step of Newton's, and how small the rest has to be.
+CONJUGATE_STEPS, REST = 30, 1e-3
 
 
 def fit_calibrated(
@@ -447,11 +445,11 @@ def _fit_tilt(
     tree: Tree,
     classes: Ranks,
 ) -> Tilt | None:
-    """Multinomial logit within leaves, with the leaf shares as offset, by damped Newton steps.
+    """Multinomial logit within leaves, with the leaf shares as offset, by Newton steps.
 
     1. means of the features in each leaf
-    2. eight steps on a sample of the rows of leaves that have several classes
-    3. three more with gradients from all of them, and the sample's curvature
+    2. few rows (of leaves that have several classes): Newton's steps on all of them
+    3. many rows: gradients from all of them, and curvature from a sample, where the leaf shares are
     """
     c, q = len(classes), features.size
     is_leaf = tree.nodes["feature"] == _tree.LEAF
@@ -474,62 +472,119 @@ def _fit_tilt(
     rows, y, leaf = rows[impure], y[impure], leaf[impure]
 
     # 2.
-    some = np.unique(np.linspace(0, len(rows) - 1, min(TILT_SAMPLE, len(rows))).astype(np.int64))
+    some, weight = _tilt_sample(counts > 0, leaf, 100 * (q + 1))
     z = features.matrix(table.codes[:, rows[some]]) - means[leaf[some]]
     gamma = np.zeros((q + 1, c))
-    curvature: list[Floats] = []
     ridge = np.append(RIDGE_TILT, RIDGE_TILT * np.maximum(z.var(0), 1e-6))
-    for _ in range(NEWTON_STEPS):
-        left, curvature = _left_over(z @ gamma[1:] + gamma[0], y[some], offset[leaf[some]], z)
-        gamma = _newton(gamma, np.vstack([left.sum(0), z.T @ left]), curvature, ridge, HALF_STEP)
+    all_rows = len(some) == len(rows)
+    for _ in range(NEWTON_STEPS if all_rows else 1):
+        p = _probabilities(z @ gamma[1:] + gamma[0], offset[leaf[some]])
+        curvature = _Curvature(z, p, weight, ridge)
+        if all_rows:
+            left = _left_over(p, y)
+            gamma = gamma + curvature.step(np.vstack([left.sum(0), z.T @ left]) - ridge[:, None] * gamma)
     # 3. The means of a leaf are taken out of sums over the leaf, not of every row.
-    if len(some) < len(rows):
-        curvature = [len(rows) / len(some) * part for part in curvature]
-        for step in FULL_STEPS:
-            centre = means @ gamma[1:] - gamma[0]
-            gradient, by_leaf = np.zeros((q, c)), np.zeros((n_leaves, c))
-            for start in range(0, len(rows), BLOCK):
-                at = slice(start, start + BLOCK)
-                matrix = features.matrix(table.codes[:, rows[at]])
-                left, _ = _left_over(matrix @ gamma[1:] - centre[leaf[at]], y[at], offset[leaf[at]], None)
-                gradient += matrix.T @ left
-                begins = np.flatnonzero(np.append(True, np.diff(leaf[at]) != 0))
-                by_leaf[leaf[at][begins]] += np.add.reduceat(left, begins)
-            gradient -= means.T @ by_leaf
-            gamma = _newton(gamma, np.vstack([by_leaf.sum(0), gradient]), curvature, ridge, step)
+    for _ in range(0 if all_rows else FULL_STEPS):
+        centre = means @ gamma[1:] - gamma[0]
+        gradient, by_leaf = np.zeros((q, c)), np.zeros((n_leaves, c))
+        for start in range(0, len(rows), BLOCK):
+            at = slice(start, start + BLOCK)
+            matrix = features.matrix(table.codes[:, rows[at]])
+            left = _left_over(_probabilities(matrix @ gamma[1:] - centre[leaf[at]], offset[leaf[at]]), y[at])
+            gradient += matrix.T @ left
+            begins = np.flatnonzero(np.append(True, np.diff(leaf[at]) != 0))
+            by_leaf[leaf[at][begins]] += np.add.reduceat(left, begins)
+        gradient -= means.T @ by_leaf
+        gamma = gamma + curvature.step(np.vstack([by_leaf.sum(0), gradient]) - ridge[:, None] * gamma)
     weights = gamma[1:].astype(np.float32)
     centre = (means @ weights.astype(np.float64) - gamma[0]).astype(np.float32)
     return Tilt(features, weights, number, counts.astype(np.float32), centre, classes)
 
 
-def _left_over(tilt: Floats, y: NDArray[np.int64], offset: Floats, z: Floats | None) -> tuple[Floats, list[Floats]]:
-    """Class indicators less their probabilities (n, c), and with ``z`` each class's matrix of curvature.
+def _tilt_sample(present: NDArray[np.bool_], leaf: NDArray[np.int32], wanted: int) -> tuple[NDArray[np.int64], Floats]:
+    """Places of some of the rows, and how many rows each stands for.
 
-    The intercept is the first row and column of these.
+    Of the leaves that have a class (``present``, by leaf and class) at least so many rows are wanted, or all: what is
+    learned of a rare class is learned there.
     """
+    if len(leaf) <= TILT_SAMPLE:
+        return np.arange(len(leaf)), np.ones(len(leaf))
+    size = np.bincount(leaf, minlength=len(present))
+    share = np.minimum(wanted / np.maximum((present * size[:, None]).sum(0), 1), 1.0)
+    share_of_leaf = np.where(present, share, 0.0).max(1)
+    steps = np.floor(np.cumsum(share_of_leaf[leaf]) + 0.5)
+    some = np.flatnonzero(np.diff(steps, prepend=0.0) > 0)
+    return some, 1 / share_of_leaf[leaf[some]]
+
+
+def _probabilities(tilt: Floats, offset: Floats) -> Floats:
+    """Class probabilities (n, c) from tilts and the logarithms of leaf shares; ``tilt`` is overwritten."""
     np.clip(tilt, -CLIP, CLIP, out=tilt)
     tilt += offset
     tilt -= tilt.max(axis=1, keepdims=True)
     p = np.exp(tilt, out=tilt)
     p /= p.sum(axis=1, keepdims=True)
-    curvature: list[Floats] = []
-    for j in range(p.shape[1]):
-        if z is None:
-            break
-        weight = p[:, j] * (1 - p[:, j])
-        weighted = z * weight[:, None]
-        matrix = np.empty((z.shape[1] + 1, z.shape[1] + 1))
-        matrix[0, 0], matrix[0, 1:], matrix[1:, 1:] = weight.sum(), weighted.sum(0), weighted.T @ z
-        matrix[1:, 0] = matrix[0, 1:]
-        curvature.append(matrix)
-    p *= -1
-    p[np.arange(len(y)), y] += 1
-    return p, curvature
+    return p
 
 
-def _newton(gamma: Floats, gradient: Floats, curvature: list[Floats], ridge: Floats, step: float) -> Floats:
-    """A step of so much of Newton's, block by block of classes."""
-    new = gamma.copy()
-    for j, matrix in enumerate(curvature):
-        new[:, j] += step * np.linalg.solve(matrix + np.diag(ridge), gradient[:, j] - ridge * gamma[:, j])
-    return new
+def _left_over(p: Floats, y: NDArray[np.int64]) -> Floats:
+    """Class indicators less their probabilities (n, c)."""
+    left = -p
+    left[np.arange(len(y)), y] += 1
+    return left
+
+
+class _Curvature:
+    """Second derivatives of a multinomial logit on a sample of rows, and steps of Newton's with them.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n, q)
+    p : ndarray of shape (n, c)
+    rows : ndarray of shape (n,)
+        How many rows each stands for.
+    ridge : ndarray of shape (1 + q,)
+        The intercept first, as everywhere.
+    """
+
+    def __init__(self, z: Floats, p: Floats, rows: Floats, ridge: Floats) -> None:
+        self.z, self.p, self.rows, self.ridge = z, p, rows, ridge
+        self.inverses = []
+        for j in range(p.shape[1]):
+            weight = rows * p[:, j] * (1 - p[:, j])
+            weighted = z * weight[:, None]
+            block = np.diag(ridge)
+            block[0, 0] += weight.sum()
+            block[0, 1:] += weighted.sum(0)
+            block[1:, 0] = block[0, 1:]
+            block[1:, 1:] += weighted.T @ z
+            self.inverses.append(np.linalg.inv(block))
+
+    def times(self, v: Floats) -> Floats:
+        """The matrix of second derivatives times v (1 + q, c); it is never formed."""
+        u = self.z @ v[1:] + v[0]
+        u -= (self.p * u).sum(axis=1, keepdims=True)
+        u *= self.p * self.rows[:, None]
+        return np.vstack([u.sum(0), self.z.T @ u]) + self.ridge[:, None] * v
+
+    def step(self, gradient: Floats) -> Floats:
+        """Solve by conjugate gradients, preconditioned by the blocks of the classes; not further than a tilt may go."""
+        x, r = np.zeros_like(gradient), gradient.copy()
+        wanted = REST * np.sqrt((r * r).sum())
+        d = s = self._by_blocks(r)
+        size = float((r * s).sum())
+        for _ in range(CONJUGATE_STEPS):
+            if np.sqrt((r * r).sum()) <= wanted or size <= 0:
+                break
+            product = self.times(d)
+            length = size / float((d * product).sum())
+            x += length * d
+            r = r - length * product
+            s = self._by_blocks(r)
+            size, last = float((r * s).sum()), size
+            d = s + size / last * d
+        furthest = float(np.abs(self.z @ x[1:] + x[0]).max())
+        return x * min(1.0, CLIP / furthest) if furthest > 0 else x
+
+    def _by_blocks(self, r: Floats) -> Floats:
+        return np.column_stack([inverse @ r[:, j] for j, inverse in enumerate(self.inverses)])

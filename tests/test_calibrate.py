@@ -73,10 +73,10 @@ def test_tilts_found_on_a_sample_are_made_good_by_all_rows(monkeypatch):
     expected = fitted(frame, "c")[2].tilt
     monkeypatch.setattr(calibrate, "TILT_SAMPLE", 600)
     got = fitted(frame, "c")[2].tilt
-    monkeypatch.setattr(calibrate, "FULL_STEPS", ())
+    monkeypatch.setattr(calibrate, "FULL_STEPS", 0)
     rough = fitted(frame, "c")[2].tilt
     distance = [np.abs(tilt.weights - expected.weights).max() for tilt in (got, rough)]
-    assert distance[0] < 0.05 * distance[1]
+    assert 0 < distance[0] < 0.1 * distance[1]
 
 
 def slopes(frame):
