@@ -46,7 +46,7 @@ Words = NDArray[np.uint64]
 
 # Rows whose features are in memory at a time.
 BLOCK = 32_768
-# Rows that features are chosen on, and that tilts are first found on.
+# Rows that features are chosen on, and rows up to which a tilt is found from all of them at once.
 SAMPLE = 20_000
 TILT_SAMPLE = 100_000
 MOST_FEATURES = 60
@@ -235,7 +235,7 @@ def _regress(
     residuals = (y - _combined(table, features, leaves, weights))[order]
     tree = replace(tree, nodes=nodes, count=count, donors=np.arange(len(order), dtype=np.uint32))
     shift = Shift(features, weights, residuals, grid, logarithm)
-    # Every row once with the residual of the next in its leaf.
+    # Every row once with the residual of the next, which is of its leaf but for the last row of each.
     next_one = np.append(residuals[1:], residuals[:1])
     drawn = y[order] - residuals + next_one
     low, high = np.log([grid.low, grid.high]) if logarithm else (grid.low, grid.high)
@@ -249,7 +249,7 @@ def _round(weights: Floats) -> Floats:
 
 
 def _choose_features(
-    table: EncodedTable, predictors: tuple[int, ...], rows: Rows, y: Floats | None, dummies: bool = True
+    table: EncodedTable, predictors: tuple[int, ...], rows: Rows, y: Floats | None
 ) -> tuple[Features, Floats]:
     """Features of a target and their ridges; without ``y`` the linear ones only.
 
@@ -280,7 +280,7 @@ def _choose_features(
                         hinges.append((slot, (hinge - hinge[here].mean()) / hinge[here].std()))
             if min(counts[0], len(some) - counts[0]) >= DUMMY_ROWS:
                 levels.append((int(counts[0]), slot, 0))
-        elif dummies:
+        else:
             # One level less than there are: the commonest.
             for code in np.argsort(-counts, kind="stable")[1:]:
                 if counts[code] >= DUMMY_ROWS:

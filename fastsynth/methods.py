@@ -123,7 +123,7 @@ class Calibrated:
     Categories: leaf shares tilted by a multinomial logit on the linear features.
 
     With ``fit_rows`` only the shape of the tree is learned from so many rows; features, leaves and shares come from all
-    rows, so ``pool`` needs no rule of its own for that.
+    rows. If that holds for all columns (none of them drawn from donors), ``pool`` needs no rule of its own for it.
 
     The largest categories (more than 40 classes) keep plain leaf shares.
 

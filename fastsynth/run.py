@@ -197,7 +197,10 @@ def fit_plan(
     n_coded = n if rows.coded is None else len(rows.coded)
     needed = n_coded * sum(2 + (v.bins is not None) * v.rank_dtype().itemsize for v in learned.variables)
     mapped = learned.table is None and needed > CODES_SHARE * memory
-    at_most = fits_at_once(memory - (0 if mapped else needed), max(map(len, rows.shapes)), FIT_BYTES)
+    # A calibrated fit works on all rows of its leaves, and keeps about as much again beside the tree's.
+    biggest = max(map(len, [*rows.shapes, *(rows.leaves or ())]))
+    bytes_a_row = 2 * FIT_BYTES if calibrated else FIT_BYTES
+    at_most = fits_at_once(memory - (0 if mapped else needed), biggest, bytes_a_row)
     fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in rows.shapes)
     jobs = [(copy, step) for copy in range(len(rows.shapes)) for step in drawn]
     if fit_rows is not None and not plan.proper:
