@@ -56,13 +56,25 @@ class Threads:
     ) -> list[Kept]:
         """As in ``Executor``."""
         workers = min(self.threads, len(jobs), at_most or self.threads)
-        if workers <= 1:
-            return [done(i, function(shared, *job)) for i, job in enumerate(jobs)]
+        # What a task computes by BLAS is added up in the same order for any number of threads, and threads of BLAS do
+        # not fight ours for the processors.
+        with threadpool_limits(1, user_api="blas"):
+            if workers <= 1:
+                return [done(i, function(shared, *job)) for i, job in enumerate(jobs)]
+            return self._share(function, shared, jobs, done, workers)
+
+    def _share(
+        self,
+        function: Callable[..., Result],
+        shared: Any,
+        jobs: Sequence[tuple[Any, ...]],
+        done: Callable[[int, Result], Kept],
+        workers: int,
+    ) -> list[Kept]:
         kept: dict[int, Kept] = {}
         waiting = iter(enumerate(jobs))
         running: dict[Future[Result], int] = {}
-        # One thread each is enough for what a task computes by BLAS: its own threads would fight for the processors.
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             try:
                 while len(kept) < len(jobs):
                     # One job more than there are threads is handed out, so that results cannot pile up unseen.
