@@ -546,6 +546,8 @@ def _is_between(name: str, least: float | None, most: float | None) -> bool:
 
 
 def _in_memory(data: Any) -> tuple[pa.Table, Frame]:
+    if type(data).__module__.startswith("dask."):
+        data = data.compute()  # without a client its partitions come together here, as pandas
     check_names(_names(data))
     if isinstance(data, Mapping | list | np.ndarray) or not (_is_table(data) or hasattr(data, "__arrow_c_stream__")):
         raise DataError(
