@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-BUILD_INPUTS = pyproject.toml setup.py fastsynth/_tree.pyx fastsynth/_tree_kernels.h
+BUILD_INPUTS = pyproject.toml setup.py $(wildcard fastsynth/*.pyx fastsynth/*.h)
 
 .PHONY: demo test test-debug lint bench clean
 
@@ -15,13 +15,13 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-# The kernel's tests against a build with bounds checks and sanitizers.
+# The kernels' tests against a build with bounds checks and sanitizers.
 test-debug: $(VENV)/.test
 	rm -rf build/debug && mkdir -p build/debug
 	FASTSYNTH_DEBUG=1 $(BIN)/python setup.py -q build --build-lib build/debug --build-temp build/debug-objects
 	cp -r tests build/debug/tests
 	cd build/debug && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -c $(abspath pyproject.toml) --rootdir=. tests/test_tree.py
+		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -c $(abspath pyproject.toml) --rootdir=. tests/test_tree.py tests/test_calibration.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -37,7 +37,7 @@ bench: $(VENV)/.bench
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp an extra; the compiled kernel is rebuilt when its source changes, never otherwise.
+# One stamp an extra; the compiled kernels are rebuilt when its source changes, never otherwise.
 $(VENV)/.demo $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(BUILD_INPUTS) | $(BIN)/python
 	$(BIN)/python -m pip install -q "setuptools>=77" "Cython>=3.1"
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[$*]"

@@ -1,4 +1,4 @@
-"""Build of the compiled kernel. Everything else about the package stands in pyproject.toml.
+"""Build of the compiled kernels. Everything else about the package stands in pyproject.toml.
 
 FASTSYNTH_DEBUG=1 builds with Cython's bounds checks and, off Windows, with the compiler's address and undefined
 behaviour sanitizers, which see through raw pointers too; `make test-debug` runs the kernel's tests once that way.
@@ -26,17 +26,20 @@ optimised = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"
 sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 checked = ["-O1", "-g", "-ffp-contract=off", *sanitizers]
 windows = os.name == "nt"
-extension = Extension(
-    "fastsynth._tree",
-    ["fastsynth/_tree.pyx"],
-    depends=["fastsynth/_tree_kernels.h"],
-    include_dirs=["fastsynth"],
-    extra_compile_args=["/O2"] if windows else checked if debug else optimised,
-    extra_link_args=sanitizers if debug and not windows else [],
-)
+extensions = [
+    Extension(
+        f"fastsynth.{name}",
+        [f"fastsynth/{name}.pyx"],
+        depends=[f"fastsynth/{name}_kernels.h"],
+        include_dirs=["fastsynth"],
+        extra_compile_args=["/O2"] if windows else checked if debug else optimised,
+        extra_link_args=sanitizers if debug and not windows else [],
+    )
+    for name in ("_tree", "_calibrate")
+]
 
 setup(
     ext_modules=cythonize(
-        [extension], compiler_directives=directives, build_dir="build/cython-debug" if debug else "build/cython"
+        extensions, compiler_directives=directives, build_dir="build/cython-debug" if debug else "build/cython"
     )
 )

@@ -1468,6 +1468,39 @@ cdef double impurity(work_t* w, int64_t n) noexcept nogil:
     return squares - x * x / n
 
 
+cdef double chance_gain(work_t* w, int64_t lo, int64_t hi, double z) noexcept nogil:
+    """What a split of unrelated rows would gain, times the rows of the node, in its targets' units.
+
+    With k classes of shares p the gain of such a split is, in mean impurities of the node, a mixture of chi-squares:
+    about chi2 / nu with nu degrees of freedom, one for a number. ``z`` normal deviates beyond its centre are
+    (1 - 2 / (9 nu) + z sqrt(2 / (9 nu)))^3 (Satterthwaite 1946; Wilson and Hilferty 1931).
+    """
+    cdef int64_t i, k, n = hi - lo
+    cdef double x, share, two = 0, three = 0, nu = 1, spread, squares = 0, total = 0
+    cdef int32_t first = y_of(w, lo)
+    if w.n_classes > 0:
+        for i in range(lo, hi):
+            w.left[y_of(w, i)] += 1
+        for k in range(w.n_classes):
+            share = <double>w.left[k] / n
+            two += share * share
+            three += share * share * share
+        memset(w.left, 0, w.n_classes * sizeof(int64_t))
+        squares = n * (1 - two)
+        x = two - 2 * three + two * two
+        if x > 0:
+            nu = max((1 - two) * (1 - two) / x, 1)
+    else:
+        for i in range(lo, hi):
+            x = <double>y_of(w, i) - first
+            total += x
+            squares += x * x
+        squares -= total * total / n
+    spread = 2 / (9 * nu)
+    x = 1 - spread + z * sqrt(spread)
+    return squares * x * x * x
+
+
 def _sorting_networks(rows):
     """Batcher's odd-even merge sort for 0 to ``rows`` rows: pairs (a, b), and where each starts."""
     pairs, start = [], [0]
@@ -1544,12 +1577,14 @@ def grow(
     int64_t n_classes,                # 0 for a numeric target
     int64_t minbucket,
     double cp,                        # smallest gain of a split, as a share of the root's impurity
+    double beyond=0,                  # how far beyond that of unrelated rows it has to be, in normal deviates,
+    int64_t free=0,                   # in nodes of up to so many rows; 0: no such condition
 ):
     """Grow one tree.
 
     Depth first on an explicit stack, the smaller child first, so the stack holds at most log2(n) nodes
     and a chain of any length works. A node is split when its best gain (sum of squares, or rows times Gini
-    impurity) is at least ``cp`` times that of the root. O(n p depth) time; p + 2 h + 8 bytes a row of workspace,
+    impurity) is at least ``cp`` times that of the root and, if it is small and ``beyond`` is not 0, beyond chance. O(n p depth) time; p + 2 h + 8 bytes a row of workspace,
     h being the number of predictors with more than 256 codes.
 
     Returns
@@ -1845,6 +1880,9 @@ def grow(
                             build_histogram(&w, lo, hi, slot)
                         continue
                 if is_pure(&w, lo, hi):
+                    split.predictor = -1
+            if split.predictor >= 0 and beyond > 0 and hi - lo <= free:
+                if split.score < chance_gain(&w, lo, hi, beyond):
                     split.predictor = -1
             if split.predictor < 0 or split.score * power_of_4(w.y_shift) < min_gain * <double>(hi - lo):
                 nodes[node].feature = _LEAF

@@ -1,15 +1,19 @@
-"""Fit calibrated models: features, regressions, trees of residuals, tilts; and the guards that decide where not to.
+"""Fit calibrated models: features, regressions, trees, tilts; and the guards that decide where not to.
 
-A numeric column (the tree's shape comes from the rows S, all else from the rows A; both are all rows by default)::
+A numeric column (the shape of trees comes from the rows S, all else from the rows A; both are all rows by default)::
 
-    S or a sample     features phi of the predictors: linear, hinges, products
-    A                 beta: least squares of y on phi, with a ridge on hinges and products
-    S                 tree of e = y - phi'beta
-    A                 b: least squares within leaves of e on phi, both less their means in the leaf
-                      g = beta + b, r = y - phi'g by leaf: the donors
+    S    features phi of the predictors: linear, hinges, products; beta: least squares of y on phi
+         tree of means, of e = y - phi'beta
+    A    b: least squares within its leaves of e on phi, both less their means in the leaf; g = beta + b
+         u: what is left over in each leaf, on average
+    S    tree of spread, of log |r|, r = y - phi'g - u
+    A    r by leaf, less its mean in the leaf: the donors
 
-Within and between leaves together solve the normal equations of y on phi, so a regression on features, fitted to a
-large copy, gives what it gives on the original, whatever the size of the leaves.
+The normal equations of y on phi are solved within the leaves, and the leaves have their own means, so a regression on
+features, fitted to a large copy, gives what it gives on the original, whatever the size of the leaves.
+
+A category has a tree and its class counts by leaf from A, and a multinomial logit within the leaves, with their shares
+as offset, which solves the score equations likewise.
 
 Sums over rows are made block by block in the order of the rows, and what they give is rounded, so no thread leaves a
 trace, and hardly a machine.
@@ -17,22 +21,22 @@ trace, and hardly a machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth import _tree
-from fastsynth.calibration import CLIP, Features, Floats, Grid, Shift, Tilt
+from fastsynth import _calibrate, _tree
+from fastsynth.calibration import CLIP, Combination, Features, Floats, Grid, Linear, Rows, Shift, Tilt
 from fastsynth.columns import EncodedTable, Ranks, Variable
 from fastsynth.methods import (
-    Calibrated,
     Cart,
     ColumnModel,
     Tree,
+    Words,
     class_ids,
     fit_column,
     grow,
@@ -41,240 +45,405 @@ from fastsynth.methods import (
     scaled,
 )
 
-Rows = NDArray[np.uint32]
-Words = NDArray[np.uint64]
-
 # Rows whose features are in memory at a time.
-BLOCK = 32_768
+BLOCK = 8_192
 # Rows that features are chosen on, and rows up to which a tilt is found from all of them at once.
 SAMPLE = 20_000
 TILT_SAMPLE = 100_000
 MOST_FEATURES = 60
+# Tables with more linear features keep those that correlate most with the target.
+MOST_LINEAR = 200
+# Of hinges and products at most one for so many rows.
+ROWS_A_FEATURE = 20
 MOST_CLASSES = 40
-# Interior quantiles at which linear features have a hinge.
-HINGES = np.arange(1, 6) / 6
-# Ridge of hinges and products, relative to their variance; linear features have hardly one.
-RIDGE, NO_RIDGE = 1e-2, 1e-9
+# Quantiles at which linear features have a hinge: Harrell (2015), Regression Modeling Strategies, for seven knots.
+HINGES = np.array([0.025, 0.1833, 0.3417, 0.5, 0.6583, 0.8167, 0.975])
+# Ridge of hinges and products, and of linear features, which have hardly one, in rows.
+RIDGE, NO_RIDGE = 1.0, 1e-7
 # A level has a dummy if so many rows of the sample have it.
 DUMMY_ROWS = 50
 MOST_DUMMIES = 30
+# Trees of means and of classes split nodes of up to 50 minbucket rows only where the gain is beyond that of unrelated
+# rows: what small leaves hold by chance is what makes v. In units of the largest of so many normal deviates
+# as there are predictors.
+MEANS_BEYOND, CLASS_BEYOND, CP = 1.0, 0.5, 1e-8
 # A column is dense if more than this share of its rows has a value of its own, and piles up on a value of this share.
 DENSE_SHARE, SPIKE_SHARE, SPIKE_ROWS = 0.1, 0.05, 20
-# Share of draws that may fall outside the observed range.
-OUTSIDE = 0.02
+# Values on a grid are as good as dense if hardly more than this share of rows is heaped on some of them.
+HEAPED_SHARE = 0.05
+# Share of draws that may fall outside the observed range, and their distance in standard deviations of what is left.
+OUTSIDE, MOST_OUTSIDE, BEYOND = 0.02, 0.05, 0.05
 # Leaves of columns that are drawn from plain donors.
 DONORS = Cart(minbucket=5)
+HEAPED = "heaped on some of its values"
 RIDGE_TILT = 0.05
 NEWTON_STEPS, FULL_STEPS = 8, 3
 # Steps of conjugate gradients for a step of Newton's, and how small the rest has to be.
 CONJUGATE_STEPS, REST = 30, 1e-3
 
 
-def fit_calibrated(
-    table: EncodedTable,
-    target: int,
-    predictors: tuple[int, ...],
-    method: Calibrated,
-    shape: Rows,
-    leaves: Rows,
-    words: Words,
-) -> ColumnModel:
-    """Fit the calibrated model of one column.
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """What a model is fitted to.
 
-    Parameters
+    Attributes
     ----------
     table : EncodedTable
     target : int
         Slot of the column.
     predictors : tuple of int
         Slots of its predictors.
-    method : Calibrated
+    minbucket : int
     shape, leaves : ndarray, dtype=uint32
-        Rows that give the tree its shape, and those that everything else is learned from.
-    words : ndarray of shape (len(leaves),), dtype=uint64
-        A random word for each of ``leaves``: levels that a node has not seen go left or right by it.
+        Rows that give trees their shape, and those that everything else is learned from.
+    words : callable
+        Gives random words of rows: levels that a node has not seen go left or right by them.
     """
+
+    table: EncodedTable
+    target: int
+    predictors: tuple[int, ...]
+    minbucket: int
+    shape: Rows
+    leaves: Rows
+    words: Words
+
+    def only(self, wanted: NDArray[np.bool_]) -> Job:
+        """The rows whose rank of the target is wanted."""
+        ranks = self.table.ranks[self.target]
+        leaves = self.leaves[wanted[ranks[self.leaves]]]
+        shape = leaves if self.shape is self.leaves else self.shape[wanted[ranks[self.shape]]]
+        return replace(self, shape=shape, leaves=leaves)
+
+    @property
+    def chance(self) -> float:
+        """About the largest of as many normal deviates as there are predictors."""
+        return math.sqrt(2 * math.log(1 + len(self.predictors)))
+
+    def blocks(self) -> Iterator[slice]:
+        """The rows of the leaves, so many at a time."""
+        return (slice(start, start + BLOCK) for start in range(0, len(self.leaves), BLOCK))
+
+    def leaf_numbers(self, tree: Tree) -> Rows:
+        """Number of the leaf of each row that the leaves are learned from."""
+        leaf: Rows = tree.nodes["left"][leaves_of(self.table, tree, self.leaves, self.words)]
+        return leaf
+
+
+def fit_calibrated(job: Job) -> ColumnModel:
+    """Fit the calibrated model of one column, or plain donors where it would do harm."""
+    table, target = job.table, job.target
     variable, ranks = table.variables[target], table.ranks[target]
-    if not predictors:
-        return replace(fit_column(table, target, (), DONORS, leaves), note="no predictors: observed values")
+    if not job.predictors:
+        return replace(fit_column(table, target, (), DONORS, job.leaves), note="no predictors: observed values")
+    used = _used(ranks, job.leaves, len(variable.values))
     if variable.kind != "numeric":
-        classes = _used(ranks, leaves, len(variable.values))
-        tree, tilt, note = _fit_classes(table, predictors, method, shape, leaves, words, ranks, classes)
+        tree, tilt, note = _fit_classes(job, ranks, used)
         return ColumnModel(None, tree, variable.first, tilt=tilt, note=note)
-    reason = _why_donors(table, target, predictors, leaves)
+    values = np.flatnonzero(used[variable.first :]) + variable.first
+    if 0 < len(values) <= MOST_CLASSES:
+        return _fit_few_numbers(job, used)
+    reason = _why_donors(job, values)
     if reason is None:
-        model = _fit_numbers(table, target, predictors, method, shape, leaves, words)
+        model = _fit_numbers(job, values)
         if isinstance(model, ColumnModel):
             return model
         reason = model
-    donors = fit_column(table, target, predictors, replace(DONORS, cp=method.cp), shape)
-    if len(leaves) != len(shape):
-        donors = refill(table, target, donors, leaves, words)
-    return replace(donors, note=f"donors, leaves of {DONORS.minbucket}: {reason}")
+    return _donors(job, reason)
 
 
-def _used(ranks: Ranks, rows: Rows, n_ranks: int) -> NDArray[np.int64]:
-    """Ranks that occur, ascending."""
+def _donors(job: Job, reason: str) -> ColumnModel:
+    method = DONORS if reason != HEAPED else replace(DONORS, minbucket=job.minbucket)
+    model = fit_column(job.table, job.target, job.predictors, method, job.shape)
+    if len(job.leaves) != len(job.shape):
+        model = refill(job.table, job.target, model, job.leaves, job.words)
+    return replace(model, note=f"donors, leaves of {method.minbucket}: {reason}")
+
+
+def _used(ranks: Ranks, rows: Rows, n_ranks: int) -> NDArray[np.bool_]:
+    """Whether each rank occurs."""
     seen = np.zeros(n_ranks, np.uint8)
     _tree.occurring(ranks, rows, seen)
-    return np.flatnonzero(seen)
+    return seen.astype(bool)
 
 
 # Numbers
 
 
-def _why_donors(table: EncodedTable, target: int, predictors: tuple[int, ...], rows: Rows) -> str | None:
-    """Why a numeric column is drawn from plain donors; None if it is not."""
-    variable = table.variables[target]
-    if not any(table.variables[slot].kind == "numeric" for slot in predictors):
+def _fit_few_numbers(job: Job, used: NDArray[np.bool_]) -> ColumnModel:
+    """Numbers of few different values are classes, with a tree that knows their order."""
+    variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
+    missing = tilt_missing = None
+    first = variable.first
+    if used[:first].any():
+        missing, tilt_missing, _ = _fit_kinds(job, np.minimum(np.arange(len(used)), first), first)
+        job = job.only(np.arange(len(used)) >= first)
+    present = used.copy()
+    present[:first] = False
+    y = scaled(variable.numbers(), len(job.shape))
+    tree, tilt, note = _fit_classes(job, ranks, present, y)
+    return ColumnModel(missing, tree, first, tilt_missing, tilt, note=f"{int(present.sum())} values as classes; {note}")
+
+
+def _fit_kinds(job: Job, kind_of_rank: NDArray[np.int64], present: int) -> tuple[Tree, Tilt | None, str]:
+    """What is missing, in what way, and values on which the column piles up; all else is of the kind ``present``."""
+    variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
+    kinds: Ranks = kind_of_rank.astype(variable.rank_dtype)[ranks]
+    return _fit_classes(job, kinds, _used(kinds, job.leaves, max(present, len(kind_of_rank)) + 1))
+
+
+def _why_donors(job: Job, values: NDArray[np.int64]) -> str | None:
+    """Why a numeric column of many values is drawn from plain donors; None if it is not."""
+    variable = job.table.variables[job.target]
+    if not any(job.table.variables[slot].kind == "numeric" for slot in job.predictors):
         return "all predictors are categories"
-    if pa.types.is_decimal(variable.dtype):
-        return "decimals"
-    present = table.ranks[target][rows]
-    present = present[present >= variable.first]
-    if len(present) < 2 * SPIKE_ROWS:
-        return f"{len(present)} rows with a value"
-    dense = present[~np.isin(present, _spikes(variable, present))]
-    if len(np.unique(dense)) <= DENSE_SHARE * len(dense) or len(dense) < 2 * SPIKE_ROWS:
-        return "few distinct values"
-    if np.nanmax(np.abs(variable.numbers())) > 2.0**53 and not pa.types.is_floating(variable.dtype):
-        return "whole numbers beyond 2^53"
+    rows = _count(job)
+    dense = np.setdiff1d(values, _spikes(variable, rows))
+    n_dense = int(rows[dense].sum())
+    if n_dense < 2 * SPIKE_ROWS:
+        return f"{n_dense} rows that do not pile up"
+    numbers = variable.numbers()
+    digits = variable.dtype.scale if pa.types.is_decimal(variable.dtype) else 0
+    if np.abs(numbers[values]).max() * 10.0**digits > 2.0**53 and not pa.types.is_floating(variable.dtype):
+        return "more digits than 2^53 has"
+    if len(dense) <= DENSE_SHARE * n_dense and _is_heaped(numbers[dense], rows[dense], _is_floating(variable)):
+        return HEAPED
     return None
 
 
-def _spikes(variable: Variable, present: Ranks) -> NDArray[np.int64]:
+def _is_floating(variable: Variable) -> bool:
+    return pa.types.is_floating(variable.dtype) or pa.types.is_decimal(variable.dtype)
+
+
+def _count(job: Job) -> NDArray[np.int64]:
+    """Rows of each rank."""
+    variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
+    rows = np.zeros(len(variable.values), np.int64)
+    for start in range(0, len(job.leaves), 1 << 20):
+        rows += np.bincount(ranks[job.leaves[start : start + (1 << 20)]], minlength=len(rows))
+    return rows
+
+
+def _spikes(variable: Variable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Ranks of values on which the column piles up."""
-    counts = np.bincount(present, minlength=len(variable.values))
-    return np.flatnonzero((counts >= SPIKE_SHARE * len(present)) & (counts >= SPIKE_ROWS))
+    present = rows.copy()
+    present[: variable.first] = 0
+    return np.flatnonzero((present >= SPIKE_SHARE * present.sum()) & (present >= SPIKE_ROWS))
 
 
-def _fit_numbers(
-    table: EncodedTable,
-    target: int,
-    predictors: tuple[int, ...],
-    method: Calibrated,
-    shape: Rows,
-    leaves: Rows,
-    words: Words,
-) -> ColumnModel | str:
+def _is_heaped(values: Floats, rows: NDArray[np.int64], floating: bool) -> bool:
+    """Whether rows lie on some values more than beside them, beyond chance, or the values at no regular distance.
+
+    On a regular grid the count of a value is compared with the mean of its neighbours'.
+    """
+    grid = _find_grid(values, floating)
+    if grid.step == 0:
+        return True
+    unit = 10.0**grid.digits
+    place = np.rint((values * unit - grid.start) / grid.step).astype(np.int64)
+    place -= place.min()
+    if place.max() + 1 > 4 * len(values):
+        return True
+    count = np.zeros(place.max() + 1)
+    count[place] = rows
+    beside = (count[:-2] + count[2:]) / 2
+    excess = np.abs(count[1:-1] - beside) - 2 * np.sqrt(1.5 * np.maximum(count[1:-1], beside) + 1)
+    return float(np.maximum(excess, 0).sum()) > HEAPED_SHARE * rows.sum()
+
+
+def _fit_numbers(job: Job, values: NDArray[np.int64]) -> ColumnModel | str:
     """The model of a dense column, or why it cannot have one."""
-    variable, ranks = table.variables[target], table.ranks[target]
-    first, notes = variable.first, []
-    of_leaves, of_shape = ranks[leaves], ranks[shape]
-    spikes = _spikes(variable, of_leaves[of_leaves >= first])
+    variable = job.table.variables[job.target]
+    first, n_ranks, notes = variable.first, len(variable.values), []
+    rows = _count(job)
+    spikes = _spikes(variable, rows)
     missing = tilt_missing = present = None
-    if variable.has_missing or len(spikes):
+    if rows[:first].any() or len(spikes):
         # Kinds are what is missing and the spikes; all else is the kind "present".
-        present = len(variable.values) if len(spikes) else first
-        kinds = np.full(len(variable.values), present, variable.rank_dtype)
+        present = n_ranks if len(spikes) else first
+        kinds = np.full(n_ranks, present)
         kinds[:first], kinds[spikes] = np.arange(first), spikes
-        kind_of_row = kinds[ranks]
-        classes = _used(kind_of_row, leaves, len(variable.values) + 1)
-        missing, tilt_missing, _ = _fit_classes(table, predictors, method, shape, leaves, words, kind_of_row, classes)
+        missing, tilt_missing, _ = _fit_kinds(job, kinds, present)
         notes += [f"{len(spikes)} value(s) on which it piles up drawn first"] * bool(len(spikes))
-        here = kinds[of_leaves] == present
-        leaves, words, shape = leaves[here], words[here], shape[kinds[of_shape] == present]
-    numbers = variable.numbers()
-    y, y_shape = numbers[ranks[leaves]], numbers[ranks[shape]]
-    if len(shape) < 2 * method.minbucket:
+        job = job.only(kinds == present)
+        values = np.setdiff1d(values, spikes)
+    if len(job.shape) < 2 * job.minbucket:
         return "few rows that do not pile up"
-    grid = _find_grid(np.unique(y), pa.types.is_floating(variable.dtype))
+    numbers = variable.numbers()
+    grid = _find_grid(numbers[values], _is_floating(variable))
     for logarithm in (False, True):
-        if logarithm and y.min() <= 0:
+        if logarithm and grid.low <= 0:
             break
-        model = _regress(table, predictors, method, shape, leaves, words, y, y_shape, grid, logarithm)
-        if isinstance(model, str):
-            return model
-        tree, shift, outside = model
-        if outside <= OUTSIDE:
+        regressed = _regress(job, np.log(np.where(numbers > 0, numbers, 1)) if logarithm else numbers, grid, logarithm)
+        if isinstance(regressed, str):
+            return regressed
+        spread, means, shift, n_features, outside = regressed
+        if outside is None:
             notes += ["on the scale of its logarithm"] * logarithm
-            notes.append(f"{shift.features.size} features, {100 * outside:.1f} % of draws outside the range")
+            leaves = f"{means.n_leaves} leaves of means, {spread.n_leaves} of spread"
+            notes.append(f"{n_features} features, {leaves}")
             return ColumnModel(
-                missing, tree, first, tilt_missing, None, shift, present, "shifted donors; " + ", ".join(notes)
+                missing, spread, first, tilt_missing, None, shift, means, present, "shifted donors; " + ", ".join(notes)
             )
     return f"{100 * outside:.0f} % of shifted draws fall outside its range"
 
 
+class _Normal:
+    """Sums for least squares.
+
+    Attributes
+    ----------
+    n : int
+    gram, sums, moment, total
+        Sums of phi phi' (q, q), phi (q,), phi y (q,) and y.
+    """
+
+    def __init__(self, q: int) -> None:
+        self.n, self.total = 0, 0.0
+        self.gram, self.sums, self.moment = np.zeros((q, q)), np.zeros(q), np.zeros(q)
+
+    def add(self, matrix: Floats, y: Floats) -> None:
+        """Add rows: features (q, n) and y (n,)."""
+        self.n += len(y)
+        self.gram += matrix @ matrix.T
+        self.sums += matrix.sum(1)
+        self.moment += matrix @ y
+        self.total += float(y.sum())
+
+    def solve(self, linear: int, means: Floats, y_means: Floats, sizes: Floats) -> Floats:
+        """Coefficients of y on phi, both less their means in groups (n_groups, q) and (n_groups,) of some sizes."""
+        gram = self.gram - (means * sizes[:, None]).T @ means
+        moment = self.moment - (means * sizes[:, None]).T @ y_means
+        q = len(moment)
+        scale = np.sqrt(np.maximum(np.diag(gram), 1e-300))
+        # What is constant within groups, but for rounding, has no coefficient.
+        used = scale > 1e-7 * np.sqrt(np.maximum(np.diag(self.gram), 1e-300))
+        ridge = np.where(np.arange(q) < linear, NO_RIDGE, RIDGE) / self.n
+        system = (gram / scale / scale[:, None])[np.ix_(used, used)] + np.diag(ridge[used])
+        out = np.zeros(q)
+        out[used] = np.linalg.solve(system, (moment / scale)[used]) / scale[used]
+        # 36 bits: what is beyond may depend on how a machine adds up.
+        mantissa, exponent = np.frexp(out)
+        return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 36)), exponent - 36))
+
+
 def _regress(
-    table: EncodedTable,
-    predictors: tuple[int, ...],
-    method: Calibrated,
-    shape: Rows,
-    leaves: Rows,
-    words: Words,
-    y: Floats,
-    y_shape: Floats,
-    grid: Grid,
-    logarithm: bool,
-) -> tuple[Tree, Shift, float] | str:
-    """Regression, tree of residuals, regression within leaves; and the share of draws outside the range."""
-    if logarithm:
-        y, y_shape = np.log(y), np.log(y_shape)
-    features, ridge = _choose_features(table, predictors, shape, y_shape)
-    centre = y.mean()
-    total = float(np.square(y - centre).sum())
-    beta = _round(_least_squares(_blocks(table, features, leaves, y - centre), features.size, ridge))
-    e_shape = y_shape - _combined(table, features, shape, beta)
-    if float(np.square(e_shape - e_shape.mean()).sum()) <= 1e-9 * total * len(shape) / len(leaves):
+    job: Job, numbers: Floats, grid: Grid, logarithm: bool
+) -> tuple[Tree, Tree, Shift, int, float | None] | str:
+    """Regression, tree of means, regression within its leaves, tree of spread with its donors.
+
+    The last item is the share of draws outside the range, if it is too much.
+    """
+    table, ranks, shape, n = job.table, job.table.ranks[job.target], job.shape, len(job.leaves)
+    y_shape = numbers[ranks[shape]]
+    middle = float(np.median(y_shape))
+    y_shape = y_shape - middle
+    features = _choose_features(job, y_shape, True)
+    normal = _Normal(features.size)
+    for start in range(0, len(shape), BLOCK):
+        block = slice(start, start + BLOCK)
+        normal.add(features.matrix(table.codes, shape[block]), y_shape[block])
+    of_all = (normal.sums[None] / normal.n, np.array([normal.total / normal.n]), np.array([normal.n], float))
+    beta = normal.solve(features.n_linear, *of_all)
+    first_guess = Combination.of(features, beta)
+    e_shape = y_shape - first_guess(table.codes, shape)
+    if np.square(e_shape - e_shape.mean()).sum() <= 1e-9 * np.square(y_shape - y_shape.mean()).sum():
         return "the predictors determine it"
-    place = np.zeros(table.n_rows, np.uint32)
-    place[shape] = np.arange(len(shape), dtype=np.uint32)
-    nodes, count, level_mask, levels, _ = grow(table, predictors, method, shape, place, scaled(e_shape, len(shape)), 0)
-    tree = Tree(nodes, count, level_mask, levels, np.arange(len(shape), dtype=np.uint32))
-    leaf = leaves_of(table, tree, leaves, words)
-    nodes, count = nodes.copy(), count.copy()
-    order = np.empty(len(leaves), np.uint32)
-    _tree.refill(leaf, np.arange(len(leaves), dtype=np.uint32), nodes, count, order)
-    if (count[nodes["feature"] == _tree.LEAF] == 0).any():
+    means = _grow_numbers(job, e_shape, MEANS_BEYOND).numbered()
+    leaf = job.leaf_numbers(means)
+
+    # Within the leaves.
+    normal = _Normal(features.size)
+    sums, totals = np.zeros((means.n_leaves, features.size)), np.zeros((means.n_leaves, 1))
+    for block in job.blocks():
+        matrix = features.matrix(table.codes, job.leaves[block])
+        e = numbers[ranks[job.leaves[block]]] - middle - first_guess(table.codes, job.leaves[block])
+        normal.add(matrix, e)
+        _calibrate.add_by_leaf(matrix, leaf[block], sums)
+        _calibrate.add_by_leaf(e[None], leaf[block], totals)
+    sizes = np.bincount(leaf, minlength=means.n_leaves).astype(float)
+    if not sizes.all():
         return "a leaf of the tree's shape has no rows"
-    e = y - _combined(table, features, leaves, beta)
-    within = _least_squares(
-        _centred_blocks(table, features, leaves[order], e[order], leaf[order]), features.size, ridge, centred=True
-    )
-    weights = _round(beta + within)
-    residuals = (y - _combined(table, features, leaves, weights))[order]
-    tree = replace(tree, nodes=nodes, count=count, donors=np.arange(len(order), dtype=np.uint32))
-    shift = Shift(features, weights, residuals, grid, logarithm)
-    # Every row once with the residual of the next, which is of its leaf but for the last row of each.
-    next_one = np.append(residuals[1:], residuals[:1])
-    drawn = y[order] - residuals + next_one
+    phi_means, e_means = sums / sizes[:, None], totals[:, 0] / sizes
+    within = normal.solve(features.n_linear, phi_means, e_means, sizes)
+    regression = Combination.of(features, beta + within)
+    level = e_means - phi_means @ within + middle
+
+    # What is left.
+    r = np.empty(n, np.float32)
+    for block in job.blocks():
+        rows = job.leaves[block]
+        r[block] = numbers[ranks[rows]] - regression(table.codes, rows) - level[leaf[block]]
+    r_shape = (r if shape is job.leaves else r[np.searchsorted(job.leaves, shape)]).astype(float)
+    del leaf
+    sd = float(r_shape.std())
+    spread = _grow_numbers(job, np.log(np.abs(r_shape) + 0.1 * sd), 0)
+    shift = Shift(regression, level, grid, logarithm)
+    filled = _donors_by_leaf(job, spread, r)
+    # Every row of the shape once with what is left of the next, which is of its leaf but for the last one of each.
+    order = spread.donors
+    fitted = y_shape + middle - r_shape
+    drawn = fitted[order] + np.roll(r_shape[order], 1)
     low, high = np.log([grid.low, grid.high]) if logarithm else (grid.low, grid.high)
-    return tree, shift, float(np.mean((drawn < low) | (drawn > high)))
+    beyond = np.abs(drawn - np.clip(drawn, low, high))
+    outside = float(np.mean(beyond > 0))
+    harmful = outside > MOST_OUTSIDE or (outside > OUTSIDE and np.sqrt(np.square(beyond).mean()) > BEYOND * sd)
+    return filled, means, shift, features.size, outside if harmful else None
 
 
-def _round(weights: Floats) -> Floats:
-    """Keep 36 bits: what is beyond may depend on how a machine adds up."""
-    mantissa, exponent = np.frexp(weights)
-    return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 36)), exponent - 36))
+def _grow_numbers(job: Job, y: Floats, beyond: float) -> Tree:
+    """Grow a tree of a number of the shape's rows; its donors are places in them."""
+    n = len(job.shape)
+    place = np.zeros(job.table.n_rows, np.uint32)
+    place[job.shape] = np.arange(n, dtype=np.uint32)
+    nodes, count, level_mask, levels, order = grow(
+        job.table, job.predictors, job.minbucket, CP, beyond * job.chance, job.shape, place, scaled(y, n), 0
+    )
+    return Tree(nodes, count, level_mask, levels, order)
 
 
-def _choose_features(
-    table: EncodedTable, predictors: tuple[int, ...], rows: Rows, y: Floats | None
-) -> tuple[Features, Floats]:
-    """Features of a target and their ridges; without ``y`` the linear ones only.
+def _donors_by_leaf(job: Job, tree: Tree, r: NDArray[np.float32]) -> Tree:
+    """The tree with what is left of all rows by leaf, less its mean there, as donors: the bits of single floats."""
+    node = leaves_of(job.table, tree, job.leaves, job.words)
+    sums = np.zeros((len(tree.nodes), 1))
+    for block in job.blocks():
+        _calibrate.add_by_leaf(r[None, block].astype(float), node[block], sums)
+    sizes = np.maximum(np.bincount(node, minlength=len(sums)), 1)
+    sums[:, 0] /= sizes
+    # Centring takes away a part of the variance.
+    scale = np.sqrt(sizes / np.maximum(sizes - 1, 1))
+    for block in job.blocks():
+        r[block] = (r[block] - sums[node[block], 0]) * scale[node[block]]
+    nodes, count, donors = tree.nodes.copy(), tree.count.copy(), np.empty(len(r), np.uint32)
+    _tree.refill(node, r.view(np.uint32), nodes, count, donors)
+    return replace(tree, nodes=nodes, count=count, donors=donors)
+
+
+def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
+    """Features of a target whose values in the rows of the shape are y; with hinges and products where wanted.
 
     Linear ones stay; of hinges and products those that correlate most with what the linear ones leave over.
     """
-    some = np.unique(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(np.int64))
-    codes = table.codes[:, rows[some]]
+    table, n = job.table, len(job.shape)
+    some = np.unique(np.linspace(0, n - 1, min(SAMPLE, n)).astype(np.int64))
+    rows = np.ascontiguousarray(job.shape[some])
     slots: list[int] = []
     tables: list[Floats] = []
     hinges: list[tuple[int, Floats]] = []
     numeric: list[int] = []
     levels: list[tuple[int, int, int]] = []
-    for slot in predictors:
-        variable, here = table.variables[slot], codes[slot]
+    for slot in job.predictors:
+        variable, here = table.variables[slot], table.codes[slot][rows]
         counts = np.bincount(here, minlength=variable.n_codes)
         if variable.kind == "numeric":
             x = _numbers_of_codes(variable)
             known = x[here][~np.isnan(x[here])]
             if len(known) and known.std() > 0:
                 mean, sd = known.mean(), known.std()
-                z = np.where(np.isnan(x), 0.0, (x - mean) / sd)
                 numeric.append(len(tables))
                 slots.append(slot)
-                tables.append(z)
-                for knot in np.unique(np.quantile(known, HINGES)) if len(np.unique(known)) > 7 else ():
+                tables.append(np.where(np.isnan(x), 0.0, (x - mean) / sd))
+                for knot in np.unique(np.quantile(known, HINGES)) if hinged and len(np.unique(known)) > 7 else ():
                     hinge = np.where(np.isnan(x), 0.0, np.maximum(x - knot, 0.0) / sd)
                     if hinge[here].std() > 1e-6:
                         hinges.append((slot, (hinge - hinge[here].mean()) / hinge[here].std()))
@@ -290,26 +459,33 @@ def _choose_features(
         dummy[code] = 1.0
         slots.append(slot)
         tables.append(dummy)
-    none = np.zeros((0, 2), np.int32)
-    linear = Features(np.array(slots, np.int32), tables, none)
-    if y is None or not linear.size:
-        return linear, np.full(linear.size, NO_RIDGE)
     left = y[some] - y[some].mean()
-    matrix = linear.matrix(codes)
-    matrix -= matrix.mean(0)
-    left = left - matrix @ np.linalg.lstsq(matrix, left, rcond=1e-10)[0]
+    if len(tables) > MOST_LINEAR:
+        scores = [
+            _correlation(table_[table.codes[slot][rows]], left) for slot, table_ in zip(slots, tables, strict=True)
+        ]
+        kept = np.sort(np.argsort(-np.array(scores), kind="stable")[:MOST_LINEAR])
+        slots, tables, numeric = [slots[j] for j in kept], [tables[j] for j in kept], []
+    n_linear = len(tables)
+    linear = Features(np.array(slots, np.int32), tables, np.zeros((0, 2), np.int32), n_linear)
+    most = min(MOST_FEATURES, n // ROWS_A_FEATURE) - n_linear
+    if not hinged or not n_linear or most <= 0:
+        return linear
+    matrix = linear.matrix(table.codes, rows)
+    matrix -= matrix.mean(1, keepdims=True)
+    left = left - matrix.T @ np.linalg.lstsq(matrix.T, left, rcond=1e-10)[0]
     pairs = [(a, b) for i, a in enumerate(numeric) for b in numeric[:i]]
-    scores = [_correlation(table_[codes[slot]], left) for slot, table_ in hinges]
-    scores += [_correlation(matrix[:, a] * matrix[:, b], left) for a, b in pairs]
-    best = np.argsort(-np.array(scores), kind="stable")[: max(MOST_FEATURES - linear.size, 0)]
-    chosen_hinges = [hinges[i] for i in sorted(best) if i < len(hinges)]
-    chosen_pairs = [pairs[i - len(hinges)] for i in sorted(best) if i >= len(hinges)]
-    features = Features(
+    scores = [_correlation(hinge[table.codes[slot][rows]], left) for slot, hinge in hinges]
+    scores += [_correlation(matrix[a] * matrix[b], left) for a, b in pairs]
+    best = sorted(np.argsort(-np.array(scores), kind="stable")[:most])
+    chosen_hinges = [hinges[i] for i in best if i < len(hinges)]
+    chosen_pairs = [pairs[i - len(hinges)] for i in best if i >= len(hinges)]
+    return Features(
         np.array([*slots, *(slot for slot, _ in chosen_hinges)], np.int32),
         [*tables, *(hinge for _, hinge in chosen_hinges)],
         np.array(chosen_pairs, np.int32).reshape(-1, 2),
+        n_linear,
     )
-    return features, np.append(np.full(linear.size, NO_RIDGE), np.full(features.size - linear.size, RIDGE))
 
 
 def _correlation(x: Floats, y: Floats) -> float:
@@ -329,64 +505,8 @@ def _numbers_of_codes(variable: Variable) -> Floats:
     return np.where(size > 0, total / np.maximum(size, 1), np.nan)
 
 
-def _combined(table: EncodedTable, features: Features, rows: Rows, weights: Floats) -> Floats:
-    out = np.empty(len(rows))
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
-        out[start : start + BLOCK] = features.combine(table.codes[:, block], weights)
-    return out
-
-
-def _blocks(table: EncodedTable, features: Features, rows: Rows, y: Floats) -> Iterator[tuple[Floats, Floats]]:
-    for start in range(0, len(rows), BLOCK):
-        yield features.matrix(table.codes[:, rows[start : start + BLOCK]]), y[start : start + BLOCK]
-
-
-def _centred_blocks(
-    table: EncodedTable, features: Features, rows: Rows, y: Floats, leaf: NDArray[np.uint32]
-) -> Iterator[tuple[Floats, Floats]]:
-    """Features and y less their means in the leaf, for rows that stand leaf by leaf."""
-    for low, high, starts in _leaf_blocks(leaf):
-        size = np.diff(np.append(starts, high - low))
-        matrix, part = features.matrix(table.codes[:, rows[low:high]]), y[low:high]
-        matrix -= np.repeat(np.add.reduceat(matrix, starts) / size[:, None], size, axis=0)
-        yield matrix, part - np.repeat(np.add.reduceat(part, starts) / size, size)
-
-
-def _leaf_blocks(leaf: NDArray[Any]) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
-    """Blocks [low, high) of rows that stand leaf by leaf, none of which cuts a leaf, and where in them leaves begin."""
-    begins = np.flatnonzero(np.append(True, leaf[1:] != leaf[:-1]))
-    ends = np.append(begins[1:], len(leaf))
-    first = 0
-    while first < len(begins):
-        last = max(int(np.searchsorted(ends, begins[first] + BLOCK, side="right")), first + 1)
-        yield int(begins[first]), int(ends[last - 1]), begins[first:last] - begins[first]
-        first = last
-
-
-def _least_squares(blocks: Iterator[tuple[Floats, Floats]], q: int, ridge: Floats, centred: bool = False) -> Floats:
-    """Coefficients of y on features, with an intercept unless ``centred``; ridges are relative to variances."""
-    n, gram, moment, sums, sum_y = 0, np.zeros((q, q)), np.zeros(q), np.zeros(q), 0.0
-    for matrix, y in blocks:
-        n += len(y)
-        gram += matrix.T @ matrix
-        moment += matrix.T @ y
-        sums += matrix.sum(0)
-        sum_y += float(y.sum())
-    if not centred:
-        gram -= np.outer(sums, sums) / n
-        moment -= sums * sum_y / n
-    scale = np.sqrt(np.maximum(np.diag(gram), 1e-300))
-    used = scale > 1e-9 * np.sqrt(n)
-    system = (gram / scale / scale[:, None])[np.ix_(used, used)] + np.diag(ridge[used])
-    out = np.zeros(q)
-    out[used] = np.linalg.solve(system, (moment / scale)[used]) / scale[used]
-    return out
-
-
 def _find_grid(values: Floats, floating: bool) -> Grid:
     """The coarsest grid that holds all values: a multiple of a power of ten; none if there is none to six digits."""
-    values = values[~np.isnan(values)]
     low, high = float(values.min()), float(values.max())
     for digits in range(7 if floating else 1):
         scaled_values = values * 10.0**digits
@@ -403,102 +523,104 @@ def _find_grid(values: Floats, floating: bool) -> Grid:
 
 
 def _fit_classes(
-    table: EncodedTable,
-    predictors: tuple[int, ...],
-    method: Calibrated,
-    shape: Rows,
-    leaves: Rows,
-    words: Words,
-    ranks: Ranks,
-    classes: NDArray[np.int64],
+    job: Job, ranks: Ranks, used: NDArray[np.bool_], y: NDArray[np.int64] | None = None
 ) -> tuple[Tree, Tilt | None, str]:
-    """Tree of a categorical target, and the tilt of its leaves. ``ranks`` are by row of the table."""
-    occurs = np.zeros(int(classes[-1]) + 1, bool)
-    occurs[classes] = True
-    y, n_classes = class_ids(occurs)
-    nodes, count, level_mask, levels, order = grow(table, predictors, method, shape, ranks, y, n_classes)
-    donors = np.empty(len(shape), ranks.dtype)
-    _tree.donors_of(ranks, shape, order, donors)
-    tree = Tree(nodes, count, level_mask, levels, donors)
-    leaf = leaves_of(table, tree, leaves, words)
-    if len(leaves) != len(shape):
-        nodes, count, donors = nodes.copy(), count.copy(), np.empty(len(leaves), ranks.dtype)
-        _tree.refill(leaf, ranks[leaves], nodes, count, donors)
-        tree = replace(tree, nodes=nodes, count=count, donors=donors)
-    if len(classes) > MOST_CLASSES:
-        return tree, None, f"plain leaf shares: {len(classes)} classes"
-    features, _ = _choose_features(table, predictors, shape, None)
-    if len(classes) < 2 or not features.size:
-        return tree, None, "plain leaf shares: nothing to tilt"
-    tilt = _fit_tilt(table, features, leaves, np.asarray(y[ranks[leaves]]), leaf, tree, classes.astype(ranks.dtype))
-    if tilt is None:
-        return tree, None, "plain leaf shares: all leaves are of one class"
-    return tree, tilt, f"leaf shares tilted by {features.size} features"
+    """Tree of a categorical target, and the tilt of its leaves.
+
+    Parameters
+    ----------
+    ranks : ndarray of shape (n_rows,)
+        Of the table.
+    used : ndarray of shape (n_ranks,), dtype=bool
+        Ranks that occur: the classes.
+    y : ndarray of shape (n_ranks,), dtype=int64, optional
+        What a tree of numbers is grown on.
+    """
+    table = job.table
+    class_of, n_classes = class_ids(used)
+    if y is not None:
+        grown = grow(table, job.predictors, job.minbucket, CP, CLASS_BEYOND * job.chance, job.shape, ranks, y, 0)
+    else:
+        grown = grow(
+            table, job.predictors, job.minbucket, CP, CLASS_BEYOND * job.chance, job.shape, ranks, class_of, n_classes
+        )
+    tree = Tree(*grown)
+    classes = np.flatnonzero(used).astype(ranks.dtype)
+    commonest = int(np.argmax(np.bincount(class_of[ranks[job.shape]])))
+    features = _choose_features(job, (class_of[ranks[job.shape]] == commonest).astype(float), False)
+    if len(classes) > MOST_CLASSES or not features.size or len(classes) < 2:
+        note = f"{len(classes)} classes" if len(classes) > MOST_CLASSES else "nothing to tilt"
+        nodes, count, donors = tree.nodes.copy(), tree.count.copy(), np.empty(len(job.leaves), ranks.dtype)
+        _tree.refill(leaves_of(table, tree, job.leaves, job.words), ranks[job.leaves], nodes, count, donors)
+        return replace(tree, nodes=nodes, count=count, donors=donors), None, f"plain leaf shares: {note}"
+    tree = tree.numbered()
+    tilt = _fit_tilt(job, features, ranks, class_of.astype(np.int32), tree, classes)
+    return tree, tilt, f"shares of {tree.n_leaves} leaves tilted by {features.size} features"
 
 
 def _fit_tilt(
-    table: EncodedTable,
-    features: Features,
-    rows: Rows,
-    y: NDArray[np.int64],
-    node: NDArray[np.uint32],
-    tree: Tree,
-    classes: Ranks,
-) -> Tilt | None:
+    job: Job, features: Features, ranks: Ranks, class_of: NDArray[np.int32], tree: Tree, classes: Ranks
+) -> Tilt:
     """Multinomial logit within leaves, with the leaf shares as offset, by Newton steps.
 
-    1. means of the features in each leaf
+    1. counts of the classes and means of the features in each leaf
     2. few rows (of leaves that have several classes): Newton's steps on all of them
     3. many rows: gradients from all of them, and curvature from a sample, where the leaf shares are
     """
-    c, q = len(classes), features.size
-    is_leaf = tree.nodes["feature"] == _tree.LEAF
-    n_leaves = int(is_leaf.sum())
-    number = np.full(len(tree.nodes), -1, np.int32)
-    number[is_leaf] = np.arange(n_leaves, dtype=np.int32)
-    order = np.argsort(number[node], kind="stable")
-    rows, y, leaf = rows[order], y[order], number[node][order]
-    counts = np.bincount(leaf.astype(np.int64) * c + y, minlength=n_leaves * c).reshape(n_leaves, c)
-    impure = (np.count_nonzero(counts, axis=1) > 1)[leaf]
-    if not impure.any():
-        return None
+    codes, leaf, rows = job.table.codes, job.leaf_numbers(tree), job.leaves
+    c, q, n_leaves = len(classes), features.size, tree.n_leaves
+    linear = Linear.of(features)
     # 1.
-    means = np.zeros((n_leaves, q))
-    for low, high, starts in _leaf_blocks(leaf):
-        sums = np.add.reduceat(features.matrix(table.codes[:, rows[low:high]]), starts)
-        means[leaf[low + starts]] = sums / np.diff(np.append(starts, high - low))[:, None]
-    with np.errstate(divide="ignore"):
-        offset = np.log(counts / np.maximum(counts.sum(1), 1)[:, None])
-    rows, y, leaf = rows[impure], y[impure], leaf[impure]
-
-    # 2.
-    some, weight = _tilt_sample(counts > 0, leaf, 100 * (q + 1))
-    z = features.matrix(table.codes[:, rows[some]]) - means[leaf[some]]
+    counts, means = np.zeros((n_leaves, c)), np.zeros((n_leaves, q))
+    _calibrate.count_classes(leaf, ranks, rows, class_of, counts)
+    _calibrate.sum_linear(codes, rows, leaf, *linear.arguments, means)
+    sizes = np.maximum(counts.sum(1), 1)
+    means /= sizes[:, None]
+    mixed = np.count_nonzero(counts, axis=1) > 1
     gamma = np.zeros((q + 1, c))
-    ridge = np.append(RIDGE_TILT, RIDGE_TILT * np.maximum(z.var(0), 1e-6))
-    all_rows = len(some) == len(rows)
-    for _ in range(NEWTON_STEPS if all_rows else 1):
-        p = _probabilities(z @ gamma[1:] + gamma[0], offset[leaf[some]])
-        curvature = _Curvature(z, p, weight, ridge)
-        if all_rows:
-            left = _left_over(p, y)
-            gamma = gamma + curvature.step(np.vstack([left.sum(0), z.T @ left]) - ridge[:, None] * gamma)
-    # 3. The means of a leaf are taken out of sums over the leaf, not of every row.
-    for _ in range(0 if all_rows else FULL_STEPS):
-        centre = means @ gamma[1:] - gamma[0]
-        gradient, by_leaf = np.zeros((q, c)), np.zeros((n_leaves, c))
-        for start in range(0, len(rows), BLOCK):
-            at = slice(start, start + BLOCK)
-            matrix = features.matrix(table.codes[:, rows[at]])
-            left = _left_over(_probabilities(matrix @ gamma[1:] - centre[leaf[at]], offset[leaf[at]]), y[at])
-            gradient += matrix.T @ left
-            begins = np.flatnonzero(np.append(True, np.diff(leaf[at]) != 0))
-            by_leaf[leaf[at][begins]] += np.add.reduceat(left, begins)
-        gradient -= means.T @ by_leaf
-        gamma = gamma + curvature.step(np.vstack([by_leaf.sum(0), gradient]) - ridge[:, None] * gamma)
-    weights = gamma[1:].astype(np.float32)
-    centre = (means @ weights.astype(np.float64) - gamma[0]).astype(np.float32)
-    return Tilt(features, weights, number, counts.astype(np.float32), centre, classes)
+    if mixed.any():
+        here = np.flatnonzero(mixed[leaf])
+        # 2.
+        some, weight = _tilt_sample(counts > 0, leaf[here], 100 * (q + 1))
+        all_rows, some = len(some) == len(here), here[some]
+        of_some = leaf[some]
+        z = features.matrix(codes, rows[some]).T - means[of_some]
+        with np.errstate(divide="ignore"):
+            offset = np.log(counts / sizes[:, None])[of_some]
+        ridge = np.append(RIDGE_TILT, RIDGE_TILT * np.maximum(z.var(0), 1e-6))
+        y = class_of[ranks[rows[some]]]
+        for _ in range(NEWTON_STEPS if all_rows else 1):
+            p = _probabilities(z @ gamma[1:] + gamma[0], offset)
+            curvature = _Curvature(z, p, weight, ridge)
+            if all_rows:
+                left = -p
+                left[np.arange(len(y)), y] += 1
+                gamma = gamma + curvature.step(np.vstack([left.sum(0), z.T @ left]) - ridge[:, None] * gamma)
+        # 3. The means of a leaf are taken out of sums over the leaf, not of every row.
+        for _ in range(0 if all_rows else FULL_STEPS):
+            centre = means @ gamma[1:] - gamma[0]
+            gradient, by_leaf = np.zeros((q, c)), np.zeros((n_leaves, c))
+            for start in range(0, len(here), BLOCK):
+                block = here[start : start + BLOCK]
+                _calibrate.add_gradient(
+                    codes,
+                    rows[block],
+                    leaf[block],
+                    ranks,
+                    class_of,
+                    *linear.arguments,
+                    gamma[1:],
+                    centre,
+                    counts,
+                    CLIP,
+                    gradient,
+                    by_leaf,
+                )
+            gradient -= means.T @ by_leaf
+            gamma = gamma + curvature.step(np.vstack([by_leaf.sum(0), gradient]) - ridge[:, None] * gamma)
+    # Single precision: what is beyond may depend on how a machine adds up.
+    weights = gamma[1:].astype(np.float32).astype(float)
+    return Tilt(linear, weights, counts, means @ weights - gamma[0].astype(np.float32), classes)
 
 
 def _tilt_sample(present: NDArray[np.bool_], leaf: NDArray[np.int32], wanted: int) -> tuple[NDArray[np.int64], Floats]:
@@ -525,13 +647,6 @@ def _probabilities(tilt: Floats, offset: Floats) -> Floats:
     p = np.exp(tilt, out=tilt)
     p /= p.sum(axis=1, keepdims=True)
     return p
-
-
-def _left_over(p: Floats, y: NDArray[np.int64]) -> Floats:
-    """Class indicators less their probabilities (n, c)."""
-    left = -p
-    left[np.arange(len(y)), y] += 1
-    return left
 
 
 class _Curvature:

@@ -18,55 +18,107 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsynth import _calibrate
+from fastsynth.columns import Codes, Ranks
+
 Floats = NDArray[np.float64]
+Rows = NDArray[np.uint32]
 # Largest factor by which a tilt may change odds, as a logarithm.
 CLIP = 3.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
-    """Functions of the codes of predictors.
+    """Functions of the codes of predictors, while a model is fitted.
 
     Attributes
     ----------
     slots : ndarray of shape (q1,), dtype=int32
-        Predictor of each table.
+        Column of each table.
     tables : list of ndarray of shape (n_codes,), dtype=float64
+        The linear ones first: numbers, whether they are missing, dummies.
     pairs : ndarray of shape (q2, 2), dtype=int32
-        Tables that are multiplied.
+        Tables (of numbers) that are multiplied.
+    n_linear : int
     """
 
     slots: NDArray[np.int32]
     tables: list[Floats]
     pairs: NDArray[np.int32]
+    n_linear: int
 
     @property
     def size(self) -> int:
         """Number of features."""
         return len(self.tables) + len(self.pairs)
 
-    def column(self, j: int, codes: NDArray[np.uint16]) -> Floats:
-        """Feature j of rows whose codes are (n_slots, n)."""
-        if j < len(self.tables):
-            return np.asarray(self.tables[j][codes[self.slots[j]]])
-        a, b = self.pairs[j - len(self.tables)]
-        return self.column(a, codes) * self.column(b, codes)
-
-    def matrix(self, codes: NDArray[np.uint16]) -> Floats:
-        """All features of rows whose codes are (n_slots, n): (n, q)."""
-        out = np.empty((codes.shape[1], self.size))
-        for j in range(len(self.tables)):
-            out[:, j] = self.tables[j][codes[self.slots[j]]]
-        for j, (a, b) in enumerate(self.pairs, len(self.tables)):
-            np.multiply(out[:, a], out[:, b], out=out[:, j])
+    def matrix(self, codes: Codes, rows: Rows) -> Floats:
+        """All features (q, n) of some rows; ``codes`` is (n_slots, n_rows)."""
+        out = np.empty((self.size, len(rows)))
+        offset, tables = _concatenated(self.tables)
+        _calibrate.features(codes, rows, self.slots, offset, tables, self.pairs, out)
         return out
 
-    def combine(self, codes: NDArray[np.uint16], weights: Floats) -> Floats:
-        """Weighted sum of the features, one after the other: the same bits on every machine."""
-        total = np.zeros(codes.shape[1])
-        for j in np.flatnonzero(weights):
-            total += weights[j] * self.column(int(j), codes)
-        return total
+    def linear(self) -> Features:
+        """The linear ones only."""
+        n = self.n_linear
+        return Features(self.slots[:n], self.tables[:n], np.zeros((0, 2), np.int32), n)
+
+
+def _concatenated(tables: list[Floats]) -> tuple[NDArray[np.int64], Floats]:
+    offset = np.cumsum([0, *map(len, tables)]).astype(np.int64)
+    return offset, np.concatenate([*tables, np.zeros(0)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Combination:
+    """A weighted sum of features, added up by column: what each code adds, and products of numbers.
+
+    Attributes
+    ----------
+    slots : ndarray of shape (s,), dtype=int32
+    offset : ndarray of shape (s + 1,), dtype=int64
+        Where the tables of each column begin and end.
+    tables, numbers : ndarray of shape (offset[-1],), dtype=float64
+        What each code adds; and its number, standardised, 0 without products.
+    pairs : ndarray of shape (q, 2), dtype=int32
+        Places in ``slots`` of the columns that are multiplied.
+    weights : ndarray of shape (q,), dtype=float64
+        Of the products.
+    """
+
+    slots: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    tables: Floats
+    numbers: Floats
+    pairs: NDArray[np.int32]
+    weights: Floats
+
+    @classmethod
+    def of(cls, features: Features, weights: Floats) -> Combination:
+        """The sum of weights[j] times feature j."""
+        slots, place = np.unique(features.slots, return_inverse=True)
+        added: list[Floats] = [np.zeros(0)] * len(slots)
+        numbers: list[Floats] = [np.zeros(0)] * len(slots)
+        for j, table in enumerate(features.tables):
+            at = place[j]
+            if not len(added[at]):
+                added[at], numbers[at] = np.zeros(len(table)), np.zeros(len(table))
+            added[at] += weights[j] * table
+        for j in np.unique(features.pairs):
+            numbers[place[j]] = features.tables[j]
+        offset, tables = _concatenated(added)
+        pairs = place[features.pairs].astype(np.int32).reshape(-1, 2)
+        products = np.ascontiguousarray(weights[len(features.tables) :])
+        return cls(slots.astype(np.int32), offset, tables, _concatenated(numbers)[1], pairs, products)
+
+    def __call__(self, codes: Codes, rows: Rows) -> Floats:
+        """The sums (n,) of some rows; ``codes`` is (n_slots, n_rows)."""
+        out = np.empty(len(rows))
+        _calibrate.combine(
+            codes, rows, self.slots, self.offset, self.tables, self.numbers, self.pairs, self.weights, out
+        )
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,32 +151,71 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shift:
-    """Numbers from leaves: y* = phi(x*)'g + r of a random donor of the leaf, r = y - phi(x)'g being the donor's.
+    """Numbers from leaves: y* = phi(x*)'g + u of the leaf of x* in a tree of means + r of a random donor.
 
-    As the leaf's donors have r and not y, a draw is the donor's value moved by the regression from the donor's x to x*.
+    r is what the other two leave of the donor's own value; donors come from the leaf of x* in a tree of spreads, in
+    which the mean of r is zero. So a draw is the donor's value moved by the model from the donor's x to x*.
 
     Attributes
     ----------
-    features : Features
-    weights : ndarray of shape (q,), dtype=float64
-        g, rounded to 36 bits.
-    residuals : ndarray of shape (n_donors,), dtype=float64
-        r by donor.
+    regression : Combination
+        phi(x)'g.
+    means : ndarray of shape (n_leaves,), dtype=float64
+        u.
     grid : Grid
     logarithm : bool
         Whether all this is on the scale of log y.
     """
 
-    features: Features
-    weights: Floats
-    residuals: Floats
+    regression: Combination
+    means: Floats
     grid: Grid
     logarithm: bool
 
-    def apply(self, codes: NDArray[np.uint16], donors: NDArray[np.uint32]) -> Floats:
-        """Numbers for rows with codes (n_slots, n) and donors (n,)."""
-        y = self.features.combine(codes, self.weights) + self.residuals[donors]
+    def apply(self, codes: Codes, rows: Rows, leaf: Rows, r: NDArray[np.float32]) -> Floats:
+        """Numbers for some rows of codes (n_slots, n_rows), their leaves of means (n,) and r of their donors (n,)."""
+        y = self.regression(codes, rows) + self.means[leaf] + r
         return self.grid.nearest(np.exp(np.minimum(y, 700)) if self.logarithm else y)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """Linear features by code: of each column at most one is not zero.
+
+    Attributes
+    ----------
+    slots : ndarray of shape (s,), dtype=int32
+    offset : ndarray of shape (s + 1,), dtype=int64
+        Where the codes of each column begin and end.
+    index : ndarray of shape (offset[-1],), dtype=int32
+        The feature that is not zero, -1 for none.
+    value : ndarray of shape (offset[-1],), dtype=float64
+    """
+
+    slots: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    index: NDArray[np.int32]
+    value: Floats
+
+    @classmethod
+    def of(cls, features: Features) -> Linear:
+        """The linear ones of some features."""
+        slots, place = np.unique(features.slots[: features.n_linear], return_inverse=True)
+        index: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(slots)
+        value: list[Floats] = [np.zeros(0)] * len(slots)
+        for j, table in enumerate(features.tables[: features.n_linear]):
+            at = place[j]
+            if not len(index[at]):
+                index[at], value[at] = np.full(len(table), -1, np.int32), np.zeros(len(table))
+            here = table != 0
+            index[at][here], value[at][here] = j, table[here]
+        offset, values = _concatenated(value)
+        return cls(slots.astype(np.int32), offset, np.concatenate([*index, np.zeros(0, np.int32)]), values)
+
+    @property
+    def arguments(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32], Floats]:
+        """The arrays in the order of the kernel's arguments."""
+        return self.slots, self.offset, self.index, self.value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,41 +224,38 @@ class Tilt:
 
     Attributes
     ----------
-    features : Features
-    weights : ndarray of shape (q, n_classes), dtype=float32
+    linear : Linear
+        phi.
+    weights : ndarray of shape (q, n_classes), dtype=float64
         gamma.
-    leaf : ndarray of shape (n_nodes,), dtype=int32
-        Number of each leaf.
-    counts : ndarray of shape (n_leaves, n_classes), dtype=float32
-    centre : ndarray of shape (n_leaves, n_classes), dtype=float32
+    counts : ndarray of shape (n_leaves, n_classes), dtype=float64
+    centre : ndarray of shape (n_leaves, n_classes), dtype=float64
         gamma_c' mean of phi, less the intercept.
     ranks : ndarray of shape (n_classes,)
         What a class stands for.
     """
 
-    features: Features
-    weights: NDArray[np.float32]
-    leaf: NDArray[np.int32]
-    counts: NDArray[np.float32]
-    centre: NDArray[np.float32]
-    ranks: NDArray[np.unsignedinteger]
+    linear: Linear
+    weights: Floats
+    counts: Floats
+    centre: Floats
+    ranks: Ranks
 
-    def shares(self, codes: NDArray[np.uint16], node: NDArray[np.uint32]) -> NDArray[np.float32]:
-        """Unnormalised shares of the classes (n, n_classes) for rows with codes (n_slots, n) in leaves (n,)."""
-        leaf = self.leaf[node]
-        tilt = self.features.matrix(codes).astype(np.float32) @ self.weights
-        tilt -= self.centre[leaf]
-        np.clip(tilt, -CLIP, CLIP, out=tilt)
-        np.exp(tilt, out=tilt)
-        tilt *= self.counts[leaf]
-        return tilt
+    def shares(self, codes: Codes, rows: Rows, leaf: Rows) -> Floats:
+        """Shares of the classes (n, n_classes) for some rows of codes (n_slots, n_rows) in leaves (n,)."""
+        shares = np.empty((len(rows), self.counts.shape[1]))
+        self._call(codes, rows, leaf, np.zeros(0, np.uint64), np.zeros(0, np.int32), shares)
+        return shares
 
-    def draw(
-        self, codes: NDArray[np.uint16], node: NDArray[np.uint32], words: NDArray[np.uint64]
-    ) -> NDArray[np.unsignedinteger]:
+    def draw(self, codes: Codes, rows: Rows, leaf: Rows, words: NDArray[np.uint64]) -> Ranks:
         """Ranks, one for each row."""
-        running = np.cumsum(self.shares(codes, node), axis=1)
-        wanted = (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24) * running[:, -1]
-        # The first class whose running share is above; wanted is below the last one, so its share is not zero.
-        chosen = (running <= np.minimum(wanted, np.nextafter(running[:, -1], np.float32(0)))[:, None]).sum(axis=1)
-        return np.asarray(self.ranks[chosen])
+        chosen = np.empty(len(rows), np.int32)
+        self._call(codes, rows, leaf, words, chosen, np.zeros((0, self.counts.shape[1])))
+        drawn: Ranks = self.ranks[chosen]
+        return drawn
+
+    def _call(
+        self, codes: Codes, rows: Rows, leaf: Rows, words: NDArray[np.uint64], chosen: NDArray[np.int32], shares: Floats
+    ) -> None:
+        arguments = (*self.linear.arguments, self.weights, self.centre, self.counts)
+        _calibrate.tilted(codes, rows, leaf, *arguments, CLIP, words, chosen, shares)

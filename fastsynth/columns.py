@@ -130,10 +130,16 @@ class Variable:
     def compose(self, ranks: Ranks, numbers: NDArray[np.float64]) -> pa.Array:
         """Computed numbers in the column's exact type, and the value of the rank where the number is NaN."""
         present = np.isfinite(numbers)
-        given = np.where(present, numbers, 0.0)
-        if not pa.types.is_floating(self.values.type):
-            given = np.rint(given).astype(np.int64)
-        array = pa.array(given).cast(self.values.type, safe=False)
+        given, dtype = np.where(present, numbers, 0.0), self.values.type
+        if pa.types.is_decimal(dtype):
+            # Whole multiples of the last digit, as pairs of 64 bits.
+            whole = np.rint(given * 10.0**dtype.scale).astype(np.int64)
+            buffer = pa.py_buffer(np.column_stack([whole, whole >> 63]).tobytes())
+            array = pa.Array.from_buffers(pa.decimal128(38, dtype.scale), len(whole), [None, buffer]).cast(dtype)
+        else:
+            if not pa.types.is_floating(dtype):
+                given = np.rint(given).astype(np.int64)
+            array = pa.array(given).cast(dtype, safe=False)
         if not present.all():
             array = pc.if_else(pa.array(present), array, self.values.take(pa.array(np.where(present, 0, ranks))))
         return _unstorage(array, self.dtype)

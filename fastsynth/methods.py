@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -104,28 +105,28 @@ class Calibrated:
     ----------
     minbucket : int, default 20
         Fewest rows in a leaf.
-    cp : float, default 1e-8
-        As in ``Cart``.
 
     Raises
     ------
     OptionError
-        minbucket is not a positive integer, cp is negative or not a finite number.
+        minbucket is not a positive integer.
 
     Notes
     -----
-    Numbers: least squares on linear, hinge and product features (at most 60), a tree grown on the residuals, a pooled
-    regression within leaves, and back to the grid and range of the observed values. Relations of the predictors that
-    these features describe keep their size, whatever the size of the leaves. Columns for which that would do harm are
-    drawn as ``Cart(minbucket=5)`` does: few distinct values, categories as only predictors, decimals; columns that pile
-    up on a value draw first whether they have it. ``summary`` says what was decided for each column, and why.
+    Numbers: least squares on linear, hinge and product features (at most 60), a tree of the means that this leaves
+    over, a pooled regression within its leaves, a second tree of the spread of what is left, whose leaves give the
+    donors, and back to the grid and range of the observed values. Relations that the features describe keep their size,
+    whatever the size of the leaves.
 
-    Categories: leaf shares tilted by a multinomial logit on the linear features.
+    Categories, and numbers of at most 40 different values: shares of the classes in the leaves of a tree, tilted by a
+    multinomial logit on the linear features. More than 40 classes keep plain leaf shares.
 
-    With ``fit_rows`` only the shape of the tree is learned from so many rows; features, leaves and shares come from all
-    rows. If that holds for all columns (none of them drawn from donors), ``pool`` needs no rule of its own for it.
+    Values on which a number piles up are drawn first, as classes. Columns that people heap on (hours worked: 35, 40,
+    45), values at no regular distance, bounded columns that would often be drawn beyond their range keep plain donors.
+    ``summary`` says what was decided for each column, and why.
 
-    The largest categories (more than 40 classes) keep plain leaf shares.
+    With ``fit_rows`` only the shape of the trees is learned from so many rows; features, leaves and shares come from
+    all rows. If that holds for all columns (none of them drawn from donors), ``pool`` needs no rule of its own for it.
 
     References
     ----------
@@ -135,23 +136,23 @@ class Calibrated:
     Examples
     --------
     >>> Calibrated()
-    Calibrated(minbucket=20, cp=1e-08)
+    Calibrated(minbucket=20)
     """
 
     minbucket: int = 20
-    cp: float = 1e-8
     name: ClassVar[str] = "calibrated"
 
     def __post_init__(self) -> None:
-        # The same checks, and plain numbers.
-        checked = Cart(self.minbucket, self.cp)
-        object.__setattr__(self, "minbucket", checked.minbucket)
-        object.__setattr__(self, "cp", checked.cp)
+        object.__setattr__(self, "minbucket", check_count("minbucket", self.minbucket))
 
 
 Method = Cart | Sample | Calibrated
+# Random words of rows of a table, by their places in it.
+Words = Callable[[NDArray[np.uint32]], NDArray[np.uint64]]
 # Rows that are walked down a tree at a time when its leaves are refilled. Never part of the result.
 REFILL_ROWS = 65_536
+# Nodes of more than this many times minbucket rows are split at any gain.
+FREE = 50
 METHODS: dict[str, type[Cart] | type[Sample] | type[Calibrated]] = {
     "cart": Cart,
     "sample": Sample,
@@ -163,6 +164,8 @@ METHODS: dict[str, type[Cart] | type[Sample] | type[Calibrated]] = {
 class Tree:
     """A fitted tree with its donors. Holds real values: whoever has it has much of the data.
 
+    Trees of calibrated models whose leaves hold shares or means have no donors: ``left`` numbers the leaf then.
+
     Attributes
     ----------
     nodes : ndarray of shape (n_nodes,), dtype=_tree.NODE
@@ -171,7 +174,7 @@ class Tree:
     level_mask, levels : ndarray, dtype=uint64, uint32
         Levels of splits on unordered predictors.
     donors : ndarray of shape (n_rows,), dtype=uint16 or uint32
-        Ranks of the target by leaf.
+        Ranks of the target by leaf; of shifted numbers, the bits of what is left of them in single precision.
     """
 
     nodes: NDArray[np.void]
@@ -189,6 +192,23 @@ class Tree:
     def smallest_leaf(self) -> int:
         """Training rows of the smallest leaf."""
         return int(self.count[self.nodes["feature"] == _tree.LEAF].min())
+
+    def leaves(self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """Node numbers of the leaves of some rows of ``codes`` (n_rows, n_slots), C order.
+
+        The words decide where a node has not seen a level.
+        """
+        leaf = np.zeros(len(rows), np.uint32)
+        if len(self.nodes) > 1:
+            _tree.apply(self.nodes, self.count, self.level_mask, self.levels, codes, rows, words, leaf)
+        return leaf
+
+    def numbered(self) -> Tree:
+        """The same tree without donors, its leaves numbered."""
+        nodes = self.nodes.copy()
+        leaf = nodes["feature"] == _tree.LEAF
+        nodes["left"][leaf] = np.arange(self.n_leaves)
+        return replace(self, nodes=nodes, donors=np.zeros(0, np.uint16))
 
     def draw(self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64], out: Ranks) -> None:
         """Set ``out[rows]`` to donors of the leaves of these rows. ``codes`` is (n_rows, n_slots), C order."""
@@ -211,7 +231,9 @@ class ColumnModel:
     tilt_missing, tilt : Tilt or None
         Of calibrated models, what the shares of kinds and of classes are tilted by.
     shift : Shift or None
-        Of calibrated models, what turns the donors of ``values`` into numbers; they are places in its residuals then.
+        Of calibrated models, what turns the donors of ``values`` into numbers.
+    means : Tree or None
+        With ``shift``, the tree whose leaves have its means.
     present : int or None
         What ``missing`` draws for "present", if not ``first``: where values on which a column piles up are kinds, too.
     note : str
@@ -224,6 +246,7 @@ class ColumnModel:
     tilt_missing: Tilt | None = None
     tilt: Tilt | None = None
     shift: Shift | None = None
+    means: Tree | None = None
     present: int | None = None
     note: str = ""
 
@@ -253,12 +276,14 @@ class ColumnModel:
         """Draw ranks of kinds, and numbers (n_rows,) where the row has one, NaN elsewhere; only with ``shift``."""
         assert self.shift is not None
         assert self.values is not None
+        assert self.means is not None
         out, rows, words = self._draw_kinds(codes, words, dtype)
         numbers = np.full(len(codes), np.nan)
         if len(rows):
             donors = np.zeros(len(codes), np.uint32)
             self.values.draw(codes, rows, words, donors)
-            numbers[rows] = self.shift.apply(codes[rows].T, donors[rows])
+            leaf = self.means.nodes["left"][self.means.leaves(codes, rows, words)]
+            numbers[rows] = self.shift.apply(codes.T, rows, leaf, donors[rows].view(np.float32))
         return out, numbers
 
     def _draw_kinds(
@@ -282,22 +307,17 @@ def _draw_part(
     if tilt is None:
         tree.draw(codes, rows, words, out)
         return
-    node = np.empty(len(rows), np.uint32)
-    _tree.apply(tree.nodes, tree.count, tree.level_mask, tree.levels, codes, rows, words, node)
-    out[rows] = tilt.draw(codes[rows].T, node, words)
+    out[rows] = tilt.draw(codes.T, rows, tree.nodes["left"][tree.leaves(codes, rows, words)], words)
 
 
-def leaves_of(
-    table: EncodedTable, tree: Tree, rows: NDArray[np.uint32], words: NDArray[np.uint64]
-) -> NDArray[np.uint32]:
-    """Node number of the leaf of each row of a table; ``words`` decide where a node has not seen a level."""
+def leaves_of(table: EncodedTable, tree: Tree, rows: NDArray[np.uint32], words: Words) -> NDArray[np.uint32]:
+    """Node number of the leaf of each row of a table."""
     leaf = np.empty(len(rows), np.uint32)
     for start in range(0, len(rows), REFILL_ROWS):
         block = slice(start, start + REFILL_ROWS)
         # A walk reads many columns of one row, so a few rows at a time are laid out row by row.
         codes = np.ascontiguousarray(table.codes[:, rows[block]].T)
-        places = np.arange(len(codes), dtype=np.uint32)
-        _tree.apply(tree.nodes, tree.count, tree.level_mask, tree.levels, codes, places, words[block], leaf[block])
+        leaf[block] = tree.leaves(codes, np.arange(len(codes), dtype=np.uint32), words(rows[block]))
     return leaf
 
 
@@ -341,9 +361,7 @@ def fit_column(
     return ColumnModel(missing, values, variable.first)
 
 
-def refill(
-    table: EncodedTable, target: int, model: ColumnModel, rows: NDArray[np.uint32], words: NDArray[np.uint64]
-) -> ColumnModel:
+def refill(table: EncodedTable, target: int, model: ColumnModel, rows: NDArray[np.uint32], words: Words) -> ColumnModel:
     """Keep the shape of a fitted column, and fill its leaves with the values of other rows.
 
     Parameters
@@ -354,8 +372,8 @@ def refill(
     model : ColumnModel
         Fitted on some of ``rows``.
     rows : ndarray of shape (n,), dtype=uint32
-    words : ndarray of shape (n,), dtype=uint64
-        A random word for each row: levels that a node has not seen go left or right by it.
+    words : callable
+        Gives random words of rows: levels that a node has not seen go left or right by them.
     """
     ranks = table.ranks[target]
     missing, values = model.missing, model.values
@@ -363,15 +381,13 @@ def refill(
         kinds = np.minimum(ranks, model.first)
         missing = _refill_tree(table, missing, kinds, rows, words)
         present = ranks[rows] >= model.first
-        rows, words = rows[present], words[present]
+        rows = rows[present]
     if values is not None:
         values = _refill_tree(table, values, ranks, rows, words)
     return ColumnModel(missing, values, model.first)
 
 
-def _refill_tree(
-    table: EncodedTable, tree: Tree, ranks: Ranks, rows: NDArray[np.uint32], words: NDArray[np.uint64]
-) -> Tree:
+def _refill_tree(table: EncodedTable, tree: Tree, ranks: Ranks, rows: NDArray[np.uint32], words: Words) -> Tree:
     leaf = leaves_of(table, tree, rows, words)
     nodes, count, donors = tree.nodes.copy(), tree.count.copy(), np.empty(len(rows), ranks.dtype)
     _tree.refill(leaf, ranks[rows], nodes, count, donors)
@@ -423,7 +439,9 @@ def _fit_tree(
 ) -> Tree:
     """Grow a tree for the target whose value is ``y`` by rank."""
     ranks = table.ranks[target]
-    nodes, count, level_mask, levels, order = grow(table, predictors, method, rows, ranks, y, n_classes)
+    nodes, count, level_mask, levels, order = grow(
+        table, predictors, method.minbucket, method.cp, 0.0, rows, ranks, y, n_classes
+    )
     donors = np.empty(len(rows), ranks.dtype)
     _tree.donors_of(ranks, rows, order, donors)
     return Tree(nodes, count, level_mask, levels, donors)
@@ -432,13 +450,18 @@ def _fit_tree(
 def grow(
     table: EncodedTable,
     predictors: tuple[int, ...],
-    method: Cart | Calibrated,
+    minbucket: int,
+    cp: float,
+    beyond: float,
     rows: NDArray[np.uint32],
     ranks: Ranks,
     y: NDArray[np.int64],
     n_classes: int,
 ) -> tuple[Any, ...]:
-    """Grow a tree on some rows of a table; ``ranks`` are by row of the table, the target ``y`` by rank."""
+    """Grow a tree on some rows of a table; ``ranks`` are by row of the table, the target ``y`` by rank.
+
+    With ``beyond`` small nodes are split only where the gain is that much beyond chance.
+    """
     variables = [table.variables[slot] for slot in predictors]
     grown: tuple[Any, ...] = _tree.grow(
         table.codes,
@@ -449,8 +472,10 @@ def grow(
         ranks,
         y,
         n_classes,
-        method.minbucket,
-        method.cp,
+        minbucket,
+        cp,
+        beyond,
+        FREE * minbucket,
     )
     return grown
 

@@ -5,7 +5,7 @@
     manifest.json           format, versions, plan, checksums
     schema.arrow            empty table with the caller's schema
     column_0000.arrow       values of the column by rank; kept ranks, if the column is kept
-    fit_0000_0003_v.arrow   tree of copy 0, column 3: values (v) or missing (m)
+    fit_0000_0003_v.arrow   tree of copy 0, column 3: values (v), missing (m) or means of a calibrated column (a)
 
 Arrow tables can be read anywhere; nothing in the file is code. It holds real values.
 """
@@ -26,8 +26,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fastsynth import _tree
-from fastsynth.calibration import Features, Grid, Shift, Tilt
+from fastsynth import _calibrate, _tree
+from fastsynth.calibration import Combination, Grid, Linear, Shift, Tilt
 from fastsynth.columns import Variable
 from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.methods import METHODS, ColumnModel, Tree
@@ -37,8 +37,12 @@ from fastsynth.source import Frame
 from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 NODE_FIELDS = ("feature", "threshold", "left")
+# Arrays of calibrated models.
+COMBINATION = ("slots", "offset", "tables", "numbers", "pairs", "weights")
+LINEAR = ("slots", "offset", "index", "value")
+TILT = ("weights", "counts", "centre", "ranks")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
 # A fixed date: the same model gives the same bytes.
@@ -61,7 +65,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
     notes: dict[str, Any] = {}
     for copy, fit in enumerate(model.fits):
         for slot, column in sorted(fit.items()):
-            for letter, tree in (("m", column.missing), ("v", column.values)):
+            for letter, tree in (("m", column.missing), ("v", column.values), ("a", column.means)):
                 if tree is not None:
                     parts.update(_tree_parts(f"fit_{copy:04}_{slot:04}_{letter}", tree))
             parts.update(_calibration_parts(f"fit_{copy:04}_{slot:04}", column))
@@ -226,7 +230,8 @@ def _tree_parts(name: str, tree: Tree) -> dict[str, bytes]:
     return parts
 
 
-def _read_tree(parts: dict[str, bytes], name: str, n_slots: int, n_ranks: int) -> Tree | None:
+def _read_tree(parts: dict[str, bytes], name: str, n_slots: int, most: int, donors: bool = True) -> Tree | None:
+    """A tree; ``most`` is what its donors are below, or without donors the number of its leaves."""
     if f"{name}_nodes.arrow" not in parts:
         return None
     table = _table(parts[f"{name}_nodes.arrow"])
@@ -236,9 +241,9 @@ def _read_tree(parts: dict[str, bytes], name: str, n_slots: int, n_ranks: int) -
     start = table["level_mask"].to_numpy() if "level_mask" in table.column_names else np.zeros(0, np.uint64)
     levels = _array(parts, f"{name}_levels.arrow")
     levels = np.zeros(0, np.uint32) if levels is None else levels
-    donors = _array(parts, f"{name}_donors.arrow")
-    tree = Tree(nodes, table["count"].to_numpy(), start, levels, donors)
-    if not _is_sound(tree, n_slots) or donors.max() >= n_ranks:
+    tree = Tree(nodes, table["count"].to_numpy(), start, levels, _array(parts, f"{name}_donors.arrow"))
+    whole = tree.donors.max() < most if donors else tree.n_leaves == most
+    if not whole or not _is_sound(tree, n_slots, donors):
         raise ModelFileError(f"Tree {name} points outside itself. The file is damaged; fetch or fit it again.")
     return tree
 
@@ -246,13 +251,18 @@ def _read_tree(parts: dict[str, bytes], name: str, n_slots: int, n_ranks: int) -
 def _read_column(
     parts: dict[str, bytes], manifest: dict[str, Any], name: str, slot: int, variables: list[Variable]
 ) -> ColumnModel:
-    calibration = _read_calibration(parts, manifest, name, variables)
-    n_ranks, shift = len(variables[slot].values), calibration.get("shift")
-    # Donors of shifted columns are places of residuals; one rank more stands for "present" in kinds.
-    n_kinds = n_ranks + (calibration.get("present") == n_ranks)
-    missing = _read_tree(parts, f"{name}_m", len(variables), n_kinds)
-    values = _read_tree(parts, f"{name}_v", len(variables), n_ranks if shift is None else len(shift.residuals))
-    return ColumnModel(missing, values, variables[slot].first, **calibration)
+    record = manifest["calibration"].get(name, {"note": "", "present": None})
+    n_ranks, n_slots = len(variables[slot].values), len(variables)
+    tilt, kinds = (_read_tilt(parts, f"{name}_{part}", variables) for part in ("tilt", "kinds"))
+    shift = _read_shift(parts, f"{name}_shift", record, variables)
+    # One rank more stands for "present" in kinds; the donors of shifted numbers are floats.
+    n_kinds = n_ranks + (record["present"] == n_ranks)
+    n_values = n_ranks if shift is None else 1 << 32
+    missing = _read_tree(parts, f"{name}_m", n_slots, n_kinds if kinds is None else len(kinds.counts), kinds is None)
+    values = _read_tree(parts, f"{name}_v", n_slots, n_values if tilt is None else len(tilt.counts), tilt is None)
+    means = None if shift is None else _read_tree(parts, f"{name}_a", n_slots, len(shift.means), False)
+    first, present, note = variables[slot].first, record["present"], record["note"]
+    return ColumnModel(missing, values, first, kinds, tilt, shift, means, present, note)
 
 
 def _calibration_record(column: ColumnModel) -> dict[str, Any]:
@@ -268,73 +278,56 @@ def _calibration_record(column: ColumnModel) -> dict[str, Any]:
 def _calibration_parts(name: str, column: ColumnModel) -> dict[str, bytes]:
     """Arrays of shifts and tilts, each as a file of one column."""
     arrays: dict[str, Any] = {}
-    for letter, part in (("shift", column.shift), ("tilt", column.tilt), ("kinds", column.tilt_missing)):
-        if part is None:
-            continue
-        features = part.features
-        arrays |= {
-            f"{letter}_slots": features.slots,
-            f"{letter}_sizes": np.array([len(table) for table in features.tables], np.int64),
-            f"{letter}_tables": np.concatenate([*features.tables, np.zeros(0)]),
-            f"{letter}_pairs": features.pairs.ravel(),
-            f"{letter}_weights": part.weights.ravel(),
-        }
-        if isinstance(part, Shift):
-            arrays[f"{letter}_residuals"] = part.residuals
-        else:
-            arrays[f"{letter}_leaf"] = part.leaf
-            arrays[f"{letter}_counts"], arrays[f"{letter}_centre"] = part.counts.ravel(), part.centre.ravel()
-            arrays[f"{letter}_ranks"] = part.ranks
+    if column.shift is not None:
+        arrays |= {f"shift_{key}": getattr(column.shift.regression, key).ravel() for key in COMBINATION}
+        arrays["shift_means"] = column.shift.means
+    for letter, tilt in (("tilt", column.tilt), ("kinds", column.tilt_missing)):
+        if tilt is not None:
+            arrays |= {f"{letter}_{key}": getattr(tilt.linear, key) for key in LINEAR}
+            arrays |= {f"{letter}_{key}": getattr(tilt, key).ravel() for key in TILT}
     return {f"{name}_{key}.arrow": _ipc(pa.table({"x": array})) for key, array in arrays.items()}
 
 
-def _read_calibration(
-    parts: dict[str, bytes], manifest: dict[str, Any], name: str, variables: list[Variable]
-) -> dict[str, Any]:
-    """What a calibrated column has beside its trees; nothing for others."""
-    record = manifest["calibration"].get(name)
-    if record is None:
-        return {}
-    out: dict[str, Any] = {"note": record["note"], "present": record["present"]}
-    for letter, field in (("shift", "shift"), ("tilt", "tilt"), ("kinds", "tilt_missing")):
-        if f"{name}_{letter}_slots.arrow" not in parts:
-            continue
-        arrays = {
-            key: _array(parts, f"{name}_{letter}_{key}.arrow")
-            for key in (
-                "slots",
-                "sizes",
-                "tables",
-                "pairs",
-                "weights",
-                "residuals",
-                "leaf",
-                "counts",
-                "centre",
-                "ranks",
-            )
-        }
-        ends = np.cumsum(arrays["sizes"])
-        tables = [arrays["tables"][end - size : end] for end, size in zip(ends, arrays["sizes"], strict=True)]
-        sizes = [variables[slot].n_codes for slot in arrays["slots"]]
-        if sizes != [len(table) for table in tables] or (len(arrays["pairs"]) and arrays["pairs"].max() >= len(tables)):
-            raise ModelFileError(f"Features of {name} do not fit the columns. The file is damaged; fit it again.")
-        features = Features(arrays["slots"], tables, arrays["pairs"].reshape(-1, 2))
-        if letter == "shift":
-            grid = Grid(**record["grid"])
-            out[field] = Shift(features, arrays["weights"], arrays["residuals"], grid, record["logarithm"])
-            continue
-        n_classes = len(arrays["ranks"])
-        shape = (-1, n_classes)
-        counts, centre = arrays["counts"].reshape(shape), arrays["centre"].reshape(shape)
-        if arrays["leaf"].max() >= len(counts):
-            raise ModelFileError(f"Leaves of {name} point outside. The file is damaged; fit it again.")
-        weights = arrays["weights"].reshape(features.size, n_classes)
-        out[field] = Tilt(features, weights, arrays["leaf"], counts, centre, arrays["ranks"])
-    return out
+def _read_shift(parts: dict[str, bytes], name: str, record: dict[str, Any], variables: list[Variable]) -> Shift | None:
+    if f"{name}_means.arrow" not in parts:
+        return None
+    arrays = {key: _array(parts, f"{name}_{key}.arrow") for key in COMBINATION}
+    _check_codes(name, arrays["slots"], arrays["offset"], variables)
+    pairs, size = arrays["pairs"].reshape(-1, 2), arrays["offset"][-1]
+    whole = len(arrays["tables"]) == len(arrays["numbers"]) == size and len(arrays["weights"]) == len(pairs)
+    if not whole or (len(pairs) and not 0 <= pairs.min() <= pairs.max() < len(arrays["slots"])):
+        raise _unfit(name)
+    regression = Combination(**(arrays | {"pairs": pairs}))
+    return Shift(regression, _array(parts, f"{name}_means.arrow"), Grid(**record["grid"]), record["logarithm"])
 
 
-def _is_sound(tree: Tree, n_slots: int) -> bool:
+def _read_tilt(parts: dict[str, bytes], name: str, variables: list[Variable]) -> Tilt | None:
+    if f"{name}_ranks.arrow" not in parts:
+        return None
+    linear = Linear(**{key: _array(parts, f"{name}_{key}.arrow") for key in LINEAR})
+    _check_codes(name, linear.slots, linear.offset, variables)
+    arrays = {key: _array(parts, f"{name}_{key}.arrow") for key in TILT}
+    shape = (-1, len(arrays["ranks"]))
+    arrays |= {key: np.ascontiguousarray(arrays[key].reshape(shape)) for key in ("weights", "counts", "centre")}
+    whole = len(linear.index) == len(linear.value) == linear.offset[-1] and len(linear.index) > 0
+    whole = whole and -1 <= linear.index.min() <= linear.index.max() < len(arrays["weights"])
+    if not whole or arrays["counts"].shape != arrays["centre"].shape or shape[1] > _calibrate.MOST_CLASSES:
+        raise _unfit(name)
+    return Tilt(linear, **arrays)
+
+
+def _check_codes(name: str, slots: Any, offset: Any, variables: list[Variable]) -> None:
+    """Every table has an entry for each code of its column; the kernel does not look."""
+    sizes = [variables[slot].n_codes for slot in slots if 0 <= slot < len(variables)]
+    if len(slots) > _calibrate.MOST_SLOTS or list(offset) != [0, *np.cumsum(sizes)] or len(sizes) != len(slots):
+        raise _unfit(name)
+
+
+def _unfit(name: str) -> ModelFileError:
+    return ModelFileError(f"Features of {name} do not fit the columns. The file is damaged; fit it again.")
+
+
+def _is_sound(tree: Tree, n_slots: int, donors: bool) -> bool:
     """Whether a walk down the tree stays inside its arrays; the kernel does not look."""
     nodes, size, index = tree.nodes, len(tree.nodes), np.arange(len(tree.nodes))
     count, left, feature = (x.astype(np.int64) for x in (tree.count, nodes["left"], nodes["feature"]))
@@ -342,7 +335,10 @@ def _is_sound(tree: Tree, n_slots: int) -> bool:
     unordered = ~leaf & (feature & _tree.UNORDERED_SPLIT != 0)
     sound = len(count) == size and bool(size)
     sound &= bool(((left > index) & (left < size - 1) & (feature & _tree.SLOT < n_slots) | leaf).all())
-    whole = (left + count <= len(tree.donors)) & (count > 0) & (nodes["threshold"] == np.minimum(count, 0xFFFF))
+    if donors:
+        whole = (left + count <= len(tree.donors)) & (count > 0) & (nodes["threshold"] == np.minimum(count, 0xFFFF))
+    else:
+        whole = left < tree.n_leaves
     sound &= bool((whole | ~leaf).all())
     if not sound or not unordered.any():
         return sound

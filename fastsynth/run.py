@@ -11,6 +11,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth.calibrate import fit_calibrated
+from fastsynth.calibrate import Job, fit_calibrated
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code
@@ -235,21 +236,24 @@ def fit_step(shared: tuple[EncodedTable, Rows, int], copy: int, step: Step) -> C
     """Fit one column on the rows of one fit."""
     table, rows, entropy = shared
     assert step.method is not None
+    words = partial(_row_words, rows.coded, random_words(entropy, (REFILL, copy, step.slot), 1))
     if isinstance(step.method, Calibrated):
         shape = rows.shapes[copy]
         filling = shape if rows.leaves is None else rows.leaves[copy]
-        words = _row_words(rows, filling, copy, step, entropy)
-        return fit_calibrated(table, step.slot, step.predictors, step.method, shape, filling, words)
+        job = Job(table, step.slot, step.predictors, step.method.minbucket, shape, filling, words)
+        return fit_calibrated(job)
     model = fit_column(table, step.slot, step.predictors, step.method, rows.shapes[copy])
     if rows.leaves is None or not _refills(step):
         return model
-    return refill(table, step.slot, model, rows.leaves[copy], _row_words(rows, rows.leaves[copy], copy, step, entropy))
+    return refill(table, step.slot, model, rows.leaves[copy], words)
 
 
-def _row_words(rows: Rows, filling: NDArray[np.uint32], copy: int, step: Step, entropy: int) -> NDArray[np.uint64]:
+def _row_words(
+    coded: NDArray[np.uint32] | None, key: NDArray[np.uint64], places: NDArray[np.uint32]
+) -> NDArray[np.uint64]:
     """A random word for each row that fills leaves, by its number in the table."""
-    numbers = filling if rows.coded is None else rows.coded[filling]
-    return _hash(numbers.astype(np.uint64), random_words(entropy, (REFILL, copy, step.slot), 1))
+    numbers = places if coded is None else coded[places]
+    return _hash(numbers.astype(np.uint64), key)
 
 
 def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint64]:
@@ -289,12 +293,13 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
     """Every array of a model, in a fixed order."""
     for fit in model.fits:
         for slot in sorted(fit):
-            for tree in (fit[slot].missing, fit[slot].values):
+            for tree in (fit[slot].missing, fit[slot].means, fit[slot].values):
                 if tree is not None:
                     yield from (tree.nodes, tree.count, tree.level_mask, tree.levels, tree.donors)
             shift = fit[slot].shift
             if shift is not None:
-                yield from (shift.weights, shift.residuals)
+                regression = shift.regression
+                yield from (regression.tables, regression.numbers, regression.weights, shift.means)
             for tilt in (fit[slot].tilt_missing, fit[slot].tilt):
                 if tilt is not None:
                     yield from (tilt.weights, tilt.counts, tilt.centre)

@@ -144,8 +144,8 @@ def test_refilled_leaves_hold_all_rows_that_reach_them(every_type):
     codes = np.ascontiguousarray(table.codes.T)
     for target in range(1, len(table.variables)):
         model = methods.fit_column(table, target, tuple(range(target)), Cart(), some)
-        same = methods.refill(table, target, model, some, words[some])
-        more = methods.refill(table, target, model, everybody, words)
+        same = methods.refill(table, target, model, some, words.__getitem__)
+        more = methods.refill(table, target, model, everybody, words.__getitem__)
         for before, unchanged, after in zip(
             (model.missing, model.values), (same.missing, same.values), (more.missing, more.values), strict=True
         ):
