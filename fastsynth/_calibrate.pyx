@@ -17,7 +17,7 @@ Everything is added in the order of the rows, so nothing depends on threads. A c
 is that of a level never seen, and has no features.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "_calibrate_kernels.h" nogil:
     double fs_tilted_shares(const int32_t* index, const double* value, int64_t active, const double* weight,

@@ -1584,8 +1584,8 @@ def grow(
 
     Depth first on an explicit stack, the smaller child first, so the stack holds at most log2(n) nodes
     and a chain of any length works. A node is split when its best gain (sum of squares, or rows times Gini
-    impurity) is at least ``cp`` times that of the root and, if it is small and ``beyond`` is not 0, beyond chance. O(n p depth) time; p + 2 h + 8 bytes a row of workspace,
-    h being the number of predictors with more than 256 codes.
+    impurity) is at least ``cp`` times that of the root and, if it is small and ``beyond`` is not 0, beyond chance.
+    O(n p depth) time; p + 2 h + 8 bytes a row of workspace, h being the number of predictors with more than 256 codes.
 
     Returns
     -------

@@ -212,7 +212,7 @@ def _why_donors(job: Job, values: NDArray[np.int64]) -> str | None:
 
 
 def _is_floating(variable: Variable) -> bool:
-    return pa.types.is_floating(variable.dtype) or pa.types.is_decimal(variable.dtype)
+    return bool(pa.types.is_floating(variable.dtype) or pa.types.is_decimal(variable.dtype))
 
 
 def _count(job: Job) -> NDArray[np.int64]:
@@ -242,13 +242,13 @@ def _is_heaped(values: Floats, rows: NDArray[np.int64], floating: bool) -> bool:
     unit = 10.0**grid.digits
     place = np.rint((values * unit - grid.start) / grid.step).astype(np.int64)
     place -= place.min()
-    if place.max() + 1 > 4 * len(values):
+    if int(place.max()) + 1 > 4 * len(values):
         return True
     count = np.zeros(place.max() + 1)
     count[place] = rows
     beside = (count[:-2] + count[2:]) / 2
     excess = np.abs(count[1:-1] - beside) - 2 * np.sqrt(1.5 * np.maximum(count[1:-1], beside) + 1)
-    return float(np.maximum(excess, 0).sum()) > HEAPED_SHARE * rows.sum()
+    return bool(np.maximum(excess, 0).sum() > HEAPED_SHARE * rows.sum())
 
 
 def _fit_numbers(job: Job, values: NDArray[np.int64]) -> ColumnModel | str:
@@ -271,9 +271,8 @@ def _fit_numbers(job: Job, values: NDArray[np.int64]) -> ColumnModel | str:
         return "few rows that do not pile up"
     numbers = variable.numbers()
     grid = _find_grid(numbers[values], _is_floating(variable))
-    for logarithm in (False, True):
-        if logarithm and grid.low <= 0:
-            break
+    outside: float | None = None
+    for logarithm in (False, True)[: 1 + (grid.low > 0)]:
         regressed = _regress(job, np.log(np.where(numbers > 0, numbers, 1)) if logarithm else numbers, grid, logarithm)
         if isinstance(regressed, str):
             return regressed
@@ -285,7 +284,7 @@ def _fit_numbers(job: Job, values: NDArray[np.int64]) -> ColumnModel | str:
             return ColumnModel(
                 missing, spread, first, tilt_missing, None, shift, means, present, "shifted donors; " + ", ".join(notes)
             )
-    return f"{100 * outside:.0f} % of shifted draws fall outside its range"
+    return f"{100 * (outside or 0):.0f} % of shifted draws fall outside its range"
 
 
 class _Normal:
@@ -393,13 +392,15 @@ def _regress(
 
 def _grow_numbers(job: Job, y: Floats, beyond: float) -> Tree:
     """Grow a tree of a number of the shape's rows; its donors are places in them."""
-    n = len(job.shape)
-    place = np.zeros(job.table.n_rows, np.uint32)
-    place[job.shape] = np.arange(n, dtype=np.uint32)
-    nodes, count, level_mask, levels, order = grow(
-        job.table, job.predictors, job.minbucket, CP, beyond * job.chance, job.shape, place, scaled(y, n), 0
-    )
-    return Tree(nodes, count, level_mask, levels, order)
+    n, table, rows = len(job.shape), job.table, job.shape
+    places = np.arange(n, dtype=np.uint32)
+    if n < table.n_rows // 8:
+        # A table of these rows only takes less than the place of every row.
+        table, rows = replace(table, codes=np.take(table.codes, rows, axis=1)), places
+    place = places if rows is places else np.zeros(table.n_rows, np.uint32)
+    place[rows] = places
+    grown = grow(table, job.predictors, job.minbucket, CP, beyond * job.chance, rows, place, scaled(y, n), 0)
+    return Tree(*grown)
 
 
 def _donors_by_leaf(job: Job, tree: Tree, r: NDArray[np.float32]) -> Tree:
@@ -579,11 +580,9 @@ def _fit_tilt(
     mixed = np.count_nonzero(counts, axis=1) > 1
     gamma = np.zeros((q + 1, c))
     if mixed.any():
-        here = np.flatnonzero(mixed[leaf])
         # 2.
-        some, weight = _tilt_sample(counts > 0, leaf[here], 100 * (q + 1))
-        all_rows, some = len(some) == len(here), here[some]
-        of_some = leaf[some]
+        some, weight = _tilt_sample(counts, mixed, leaf, 100 * (q + 1))
+        all_rows, of_some = bool((weight == 1).all()), leaf[some]
         z = features.matrix(codes, rows[some]).T - means[of_some]
         with np.errstate(divide="ignore"):
             offset = np.log(counts / sizes[:, None])[of_some]
@@ -600,22 +599,10 @@ def _fit_tilt(
         for _ in range(0 if all_rows else FULL_STEPS):
             centre = means @ gamma[1:] - gamma[0]
             gradient, by_leaf = np.zeros((q, c)), np.zeros((n_leaves, c))
-            for start in range(0, len(here), BLOCK):
-                block = here[start : start + BLOCK]
-                _calibrate.add_gradient(
-                    codes,
-                    rows[block],
-                    leaf[block],
-                    ranks,
-                    class_of,
-                    *linear.arguments,
-                    gamma[1:],
-                    centre,
-                    counts,
-                    CLIP,
-                    gradient,
-                    by_leaf,
-                )
+            for block in job.blocks():
+                here = np.flatnonzero(mixed[leaf[block]]) + block.start
+                of_rows = (codes, rows[here], leaf[here], ranks, class_of, *linear.arguments)
+                _calibrate.add_gradient(*of_rows, gamma[1:], centre, counts, CLIP, gradient, by_leaf)
             gradient -= means.T @ by_leaf
             gamma = gamma + curvature.step(np.vstack([by_leaf.sum(0), gradient]) - ridge[:, None] * gamma)
     # Single precision: what is beyond may depend on how a machine adds up.
@@ -623,19 +610,24 @@ def _fit_tilt(
     return Tilt(linear, weights, counts, means @ weights - gamma[0].astype(np.float32), classes)
 
 
-def _tilt_sample(present: NDArray[np.bool_], leaf: NDArray[np.int32], wanted: int) -> tuple[NDArray[np.int64], Floats]:
-    """Places of some of the rows, and how many rows each stands for.
+def _tilt_sample(counts: Floats, mixed: NDArray[np.bool_], leaf: Rows, wanted: int) -> tuple[NDArray[np.int64], Floats]:
+    """Places of some of the rows of mixed leaves, and how many rows each stands for; all rows if they are few.
 
-    Of the leaves that have a class (``present``, by leaf and class) at least so many rows are wanted, or all: what is
-    learned of a rare class is learned there.
+    Of the leaves that have a class at least so many rows are wanted, or all: what is learned of a rare class is learned
+    there.
     """
-    if len(leaf) <= TILT_SAMPLE:
-        return np.arange(len(leaf)), np.ones(len(leaf))
-    size = np.bincount(leaf, minlength=len(present))
-    share = np.minimum(wanted / np.maximum((present * size[:, None]).sum(0), 1), 1.0)
-    share_of_leaf = np.where(present, share, 0.0).max(1)
-    steps = np.floor(np.cumsum(share_of_leaf[leaf]) + 0.5)
-    some = np.flatnonzero(np.diff(steps, prepend=0.0) > 0)
+    size, present = np.where(mixed, counts.sum(1), 0), counts > 0
+    share_of_leaf = mixed.astype(float)
+    if size.sum() > TILT_SAMPLE:
+        share = np.minimum(wanted / np.maximum((present * size[:, None]).sum(0), 1), 1.0)
+        share_of_leaf *= np.where(present, share, 0.0).max(1)
+    found, total = [np.zeros(0, np.int64)], 0.0
+    for start in range(0, len(leaf), BLOCK):
+        running = total + np.cumsum(share_of_leaf[leaf[start : start + BLOCK]])
+        steps = np.floor(np.append(total, running) + 0.5)
+        found.append(np.flatnonzero(np.diff(steps) > 0) + start)
+        total = float(running[-1])
+    some = np.concatenate(found)
     return some, 1 / share_of_leaf[leaf[some]]
 
 

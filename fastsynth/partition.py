@@ -77,7 +77,7 @@ def write_partitions(
     shared = (learned.source, learned.variables, plan, m, entropy, output.folder)
     # Codes and ranks twice, models, and a part that is drawn.
     bytes_a_row = FIT_BYTES + 40 * len(learned.variables)
-    at_most = fits_at_once(memory, max(max(share.n_rows, share.k) for share in shares), bytes_a_row)
+    at_most = fits_at_once(memory, bytes_a_row * max(max(share.n_rows, share.k) for share in shares))
     executor.map(synthesise_partition, shared, jobs, done, at_most)
 
 

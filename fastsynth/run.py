@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth.calibrate import Job, fit_calibrated
+from fastsynth.calibrate import MOST_CLASSES, Job, fit_calibrated
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code
@@ -35,8 +35,9 @@ BLOCK_ROWS = 65_536
 PART_ROWS = 8 * BLOCK_ROWS
 # With ``Cart(refill=True)``, leaves are filled from this many times ``fit_rows`` rows, if there are.
 FILL = 8
-# Bytes a row that one fit needs beside the codes, a little more than measured.
-FIT_BYTES = 64
+# Bytes that one fit needs beside the codes for a row that trees are grown on, a little more than measured; for a row of
+# calibrated leaves; and what a calibrated number keeps of it.
+FIT_BYTES, LEAF_BYTES, KEPT_BYTES = 64, 24, 4
 # Share of the memory limit that codes may take before they go to a file.
 CODES_SHARE = 0.4
 
@@ -198,10 +199,13 @@ def fit_plan(
     n_coded = n if rows.coded is None else len(rows.coded)
     needed = n_coded * sum(2 + (v.bins is not None) * v.rank_dtype().itemsize for v in learned.variables)
     mapped = learned.table is None and needed > CODES_SHARE * memory
-    # A calibrated fit works on all rows of its leaves, and keeps about as much again beside the tree's.
-    biggest = max(map(len, [*rows.shapes, *(rows.leaves or ())]))
-    bytes_a_row = 2 * FIT_BYTES if calibrated else FIT_BYTES
-    at_most = fits_at_once(memory - (0 if mapped else needed), biggest, bytes_a_row)
+    shape_rows, leaf_rows = (max((len(of_fit) for of_fit in of or ()), default=0) for of in (rows.shapes, rows.leaves))
+    one_fit = FIT_BYTES * shape_rows
+    if calibrated:
+        leaf_rows = max(leaf_rows, shape_rows)
+        one_fit += LEAF_BYTES * leaf_rows
+        needed += KEPT_BYTES * leaf_rows * len(rows.shapes) * sum(_keeps_rows(step, learned) for step in drawn)
+    at_most = fits_at_once(memory - (0 if mapped else needed), one_fit)
     fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in rows.shapes)
     jobs = [(copy, step) for copy in range(len(rows.shapes)) for step in drawn]
     if fit_rows is not None and not plan.proper:
@@ -223,9 +227,15 @@ def fit_plan(
     return Model(plan, learned.variables, learned.source.frame, n, fit_rows, fits, all_ranks)
 
 
-def fits_at_once(memory: int, rows: int, bytes_a_row: int) -> int:
-    """How many tasks of so many rows the memory has room for, at least one."""
-    return max(1, int(memory // max(rows * bytes_a_row, 1)))
+def fits_at_once(memory: int, one_fit: int) -> int:
+    """How many tasks of so many bytes the memory has room for, at least one."""
+    return max(1, memory // max(one_fit, 1))
+
+
+def _keeps_rows(step: Step, learned: Learned) -> bool:
+    """Whether a calibrated column keeps something of every row."""
+    variable = learned.variables[step.slot]
+    return isinstance(step.method, Calibrated) and variable.kind == "numeric" and variable.n_used > MOST_CLASSES
 
 
 def _refills(step: Step) -> bool:
