@@ -30,6 +30,7 @@ def grow(
     minbucket: int,
     cp: float,
     beyond: float = 0,
+    free: int = 0,
 ) -> tuple[_Nodes, _U32, NDArray[np.uint64], _U32, _U32]: ...
 def occurring(ranks: NDArray[np.unsignedinteger[Any]], rows: _U32, out: NDArray[np.uint8]) -> None: ...
 def donors_of(

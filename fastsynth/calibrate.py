@@ -188,7 +188,8 @@ def _fit_few_numbers(job: Job, used: NDArray[np.bool_]) -> ColumnModel:
 def _fit_kinds(job: Job, kind_of_rank: NDArray[np.int64], present: int) -> tuple[Tree, Tilt | None, str]:
     """What is missing, in what way, and values on which the column piles up; all else is of the kind ``present``."""
     variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
-    kinds: Ranks = kind_of_rank.astype(variable.rank_dtype)[ranks]
+    kind: Ranks = kind_of_rank.astype(variable.rank_dtype)
+    kinds: Ranks = kind[ranks]
     return _fit_classes(job, kinds, _used(kinds, job.leaves, max(present, len(kind_of_rank)) + 1))
 
 

@@ -48,6 +48,7 @@ CONFIG_KEYS = (
 
 FIT_OPTIONS = (
     "m",
+    "method",
     "minbucket",
     "proper",
     "fit_rows",
@@ -89,7 +90,8 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     known = {
         "m": click.option("-m", type=int, help="Number of copies (5, or that of the model)."),
         "k": click.option("-k", type=int, help="Rows of each copy (as many as the original)."),
-        "minbucket": click.option("--minbucket", type=int, help="Fewest rows in a leaf (5)."),
+        "method": click.option("--method", help=f"Of all columns without their own: {', '.join(METHODS)}."),
+        "minbucket": click.option("--minbucket", type=int, help="Fewest rows in a leaf (that of the method)."),
         "proper": click.option("--proper", is_flag=True, default=None, help="Fit each copy to a bootstrap sample."),
         "fit_rows": click.option("--fit-rows", type=int, help="Rows that models are fitted on (all)."),
         "fresh_rows": click.option("--fresh-rows", is_flag=True, default=None, help="Other rows for each copy."),
