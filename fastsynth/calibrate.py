@@ -75,6 +75,8 @@ HEAPED_SHARE = 0.05
 OUTSIDE, MOST_OUTSIDE, BEYOND = 0.02, 0.05, 0.05
 # Leaves of columns that are drawn from plain donors.
 DONORS = Cart(minbucket=5)
+# Squares of numbers beyond may overflow.
+HUGE = 1e100
 HEAPED = "heaped on some of its values"
 RIDGE_TILT = 0.05
 NEWTON_STEPS, FULL_STEPS = 8, 3
@@ -204,6 +206,8 @@ def _why_donors(job: Job, values: NDArray[np.int64]) -> str | None:
     if n_dense < 2 * SPIKE_ROWS:
         return f"{n_dense} rows that do not pile up"
     numbers = variable.numbers()
+    if np.abs(numbers[values]).max() > HUGE:
+        return f"numbers beyond {HUGE:g}"
     digits = variable.dtype.scale if pa.types.is_decimal(variable.dtype) else 0
     if np.abs(numbers[values]).max() * 10.0**digits > 2.0**53 and not pa.types.is_floating(variable.dtype):
         return "more digits than 2^53 has"
@@ -272,20 +276,20 @@ def _fit_numbers(job: Job, values: NDArray[np.int64]) -> ColumnModel | str:
         return "few rows that do not pile up"
     numbers = variable.numbers()
     grid = _find_grid(numbers[values], _is_floating(variable))
-    outside: float | None = None
+    outside = 0.0
     for logarithm in (False, True)[: 1 + (grid.low > 0)]:
         regressed = _regress(job, np.log(np.where(numbers > 0, numbers, 1)) if logarithm else numbers, grid, logarithm)
         if isinstance(regressed, str):
             return regressed
-        spread, means, shift, n_features, outside = regressed
-        if outside is None:
+        spread, means, shift, n_features, outside, harmful = regressed
+        if not harmful:
             notes += ["on the scale of its logarithm"] * logarithm
             leaves = f"{means.n_leaves} leaves of means, {spread.n_leaves} of spread"
-            notes.append(f"{n_features} features, {leaves}")
+            notes.append(f"{n_features} features, {leaves}, {100 * outside:.1f} % of draws beyond its range")
             return ColumnModel(
                 missing, spread, first, tilt_missing, None, shift, means, present, "shifted donors; " + ", ".join(notes)
             )
-    return f"{100 * (outside or 0):.0f} % of shifted draws fall outside its range"
+    return f"{100 * outside:.0f} % of shifted draws fall outside its range"
 
 
 class _Normal:
@@ -329,10 +333,10 @@ class _Normal:
 
 def _regress(
     job: Job, numbers: Floats, grid: Grid, logarithm: bool
-) -> tuple[Tree, Tree, Shift, int, float | None] | str:
+) -> tuple[Tree, Tree, Shift, int, float, bool] | str:
     """Regression, tree of means, regression within its leaves, tree of spread with its donors.
 
-    The last item is the share of draws outside the range, if it is too much.
+    The last items are the share of draws outside the range, and whether that does harm.
     """
     table, ranks, shape, n = job.table, job.table.ranks[job.target], job.shape, len(job.leaves)
     y_shape = numbers[ranks[shape]]
@@ -388,7 +392,7 @@ def _regress(
     beyond = np.abs(drawn - np.clip(drawn, low, high))
     outside = float(np.mean(beyond > 0))
     harmful = outside > MOST_OUTSIDE or (outside > OUTSIDE and np.sqrt(np.square(beyond).mean()) > BEYOND * sd)
-    return filled, means, shift, features.size, outside if harmful else None
+    return filled, means, shift, features.size, outside, bool(harmful)
 
 
 def _grow_numbers(job: Job, y: Floats, beyond: float) -> Tree:
@@ -400,8 +404,7 @@ def _grow_numbers(job: Job, y: Floats, beyond: float) -> Tree:
         table, rows = replace(table, codes=np.take(table.codes, rows, axis=1)), places
     place = places if rows is places else np.zeros(table.n_rows, np.uint32)
     place[rows] = places
-    grown = grow(table, job.predictors, job.minbucket, CP, beyond * job.chance, rows, place, scaled(y, n), 0)
-    return Tree(*grown)
+    return grow(table, job.predictors, job.minbucket, CP, beyond * job.chance, rows, place, scaled(y, n), 0)
 
 
 def _donors_by_leaf(job: Job, tree: Tree, r: NDArray[np.float32]) -> Tree:
@@ -438,8 +441,10 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
         variable, here = table.variables[slot], table.codes[slot][rows]
         counts = np.bincount(here, minlength=variable.n_codes)
         if variable.kind == "numeric":
-            x = _numbers_of_codes(variable)
+            x = variable.numbers_of_codes()
             known = x[here][~np.isnan(x[here])]
+            if len(known) and np.abs(known).max() > HUGE:
+                continue
             if len(known) and known.std() > 0:
                 mean, sd = known.mean(), known.std()
                 numeric.append(len(tables))
@@ -496,17 +501,6 @@ def _correlation(x: Floats, y: Floats) -> float:
     return abs(float(x @ y)) / size if size > 0 else 0.0
 
 
-def _numbers_of_codes(variable: Variable) -> Floats:
-    """Number of each code of a numeric column, NaN for missing; the mean where a code stands for several values."""
-    numbers = variable.numbers()
-    if variable.bins is None:
-        return numbers
-    known = ~np.isnan(numbers)
-    size = np.bincount(variable.bins[known], minlength=variable.n_codes)
-    total = np.bincount(variable.bins[known], weights=numbers[known], minlength=variable.n_codes)
-    return np.where(size > 0, total / np.maximum(size, 1), np.nan)
-
-
 def _find_grid(values: Floats, floating: bool) -> Grid:
     """The coarsest grid that holds all values: a multiple of a power of ten; none if there is none to six digits."""
     low, high = float(values.min()), float(values.max())
@@ -540,13 +534,9 @@ def _fit_classes(
     """
     table = job.table
     class_of, n_classes = class_ids(used)
-    if y is not None:
-        grown = grow(table, job.predictors, job.minbucket, CP, CLASS_BEYOND * job.chance, job.shape, ranks, y, 0)
-    else:
-        grown = grow(
-            table, job.predictors, job.minbucket, CP, CLASS_BEYOND * job.chance, job.shape, ranks, class_of, n_classes
-        )
-    tree = Tree(*grown)
+    target, n_classes = (class_of, n_classes) if y is None else (y, 0)
+    chance = CLASS_BEYOND * job.chance
+    tree = grow(table, job.predictors, job.minbucket, CP, chance, job.shape, ranks, target, n_classes)
     classes = np.flatnonzero(used).astype(ranks.dtype)
     commonest = int(np.argmax(np.bincount(class_of[ranks[job.shape]])))
     features = _choose_features(job, (class_of[ranks[job.shape]] == commonest).astype(float), False)

@@ -300,7 +300,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _column(name: str, record: Any) -> Column:
-    allowed = ("method", "predictors", "passive")
+    allowed = ("method", "predictors", "passive", "outcome")
     if not isinstance(record, dict) or any(key not in allowed for key in record):
         raise OptionError(f"[columns.{name}] may hold {', '.join(allowed)}; given is {record!r}.")
     return Column(**{key: _method(value) if key == "method" else value for key, value in record.items()})

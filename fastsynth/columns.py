@@ -148,6 +148,16 @@ class Variable:
         """Value of each rank as a float; NaN for missing. Only for numeric columns."""
         return _numbers(_storage(self.values))
 
+    def numbers_of_codes(self) -> NDArray[np.float64]:
+        """Number of each code, NaN for missing; the mean where a code stands for several values. Only for numbers."""
+        numbers = self.numbers()
+        if self.bins is None:
+            return numbers
+        known = ~np.isnan(numbers)
+        size = np.bincount(self.bins[known], minlength=self.n_codes)
+        total = np.bincount(self.bins[known], weights=numbers[known], minlength=self.n_codes)
+        return np.where(size > 0, total / np.maximum(size, 1), np.nan)
+
     def nearest_codes(self, column: pa.Array) -> Codes:
         """Codes of computed values, which need not be among the values seen. O(k log n_ranks).
 
@@ -555,6 +565,12 @@ def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
         if pa.types.is_string_view(field.type):
             table = table.set_column(i, field.with_type(pa.large_string()), table.column(i).cast(pa.large_string()))
     return table.take(pa.array(rows))
+
+
+def numbers_of(column: Any) -> NDArray[np.float64]:
+    """Numbers, dates and times of an Array or ChunkedArray as floats; NaN for missing."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return _numbers(_storage(array))
 
 
 def _numbers(storage: pa.Array) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fastsynth import association
 from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, check_size, encode, take
 from fastsynth.execute import Executor, Tick
+from fastsynth.slopes import Slopes, add_up, numeric_columns
 from fastsynth.source import Source, TableSource, spread_rows
 
 
@@ -31,12 +32,15 @@ class Learned:
         Rows of each rank of each column.
     table : EncodedTable or None
         All rows as codes, if the source is in memory.
+    slopes : Slopes
+        Of all rows.
     """
 
     source: Source
     variables: tuple[Variable, ...]
     rows: tuple[NDArray[np.int64], ...]
     table: EncodedTable | None
+    slopes: Slopes
 
     @property
     def n_rows(self) -> int:
@@ -50,29 +54,35 @@ def learn(source: Source, executor: Executor, tick: Tick) -> Learned:
         table = encode(source.table, source.frame)
         tick(source.table.num_rows)
         rows = [np.bincount(r, minlength=len(v.values)) for v, r in zip(table.variables, table.ranks, strict=True)]
-        return Learned(source, table.variables, tuple(rows), table)
+        slopes = Slopes.of(source.table, numeric_columns(source.table.schema))
+        return Learned(source, table.variables, tuple(rows), table, slopes)
     check_size(source.starts[-1], len(source.frame.schema))
     tallies = [Tally(field.name, field.type) for field in source.frame.schema]
 
-    def merge(i: int, piece: list[Tally]) -> None:
-        for tally, more in zip(tallies, piece, strict=True):
+    def merge(i: int, found: tuple[list[Tally], Slopes]) -> Slopes:
+        for tally, more in zip(tallies, found[0], strict=True):
             tally.merge(more)
         tick(source.starts[i + 1] - source.starts[i])
+        return found[1]
 
-    executor.map(tally_piece, source, source.jobs(), merge)
+    of_pieces = executor.map(tally_piece, source, source.jobs(), merge)
     learned = [tally.variable(keep_unused=source.frame.backend == "pandas") for tally in tallies]
-    return Learned(source, tuple(variable for variable, _ in learned), tuple(rows for _, rows in learned), None)
+    variables, rows_of = zip(*learned, strict=True)
+    return Learned(source, variables, rows_of, None, add_up(of_pieces))
 
 
-def tally_piece(source: Source, piece: int, *held: Any) -> list[Tally]:
-    """Count the values of one piece; ``held`` is what a cluster holds of it."""
+def tally_piece(source: Source, piece: int, *held: Any) -> tuple[list[Tally], Slopes]:
+    """Count the values of one piece, and sum up what slopes need; ``held`` is what a cluster holds of it."""
+    names = numeric_columns(source.frame.schema)
+    slopes = [Slopes.of(source.frame.schema.empty_table(), names)]
     tallies = [Tally(field.name, field.type) for field in source.frame.schema]
     start = source.starts[piece]
     for batch in source.batches(piece, *held):
         for tally, column in zip(tallies, batch.columns, strict=True):
             tally.add(column, start)
+        slopes.append(Slopes.of(batch, names))
         start += len(batch)
-    return tallies
+    return tallies, add_up(slopes)
 
 
 def code(

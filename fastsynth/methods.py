@@ -12,7 +12,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,6 +151,8 @@ Method = Cart | Sample | Calibrated
 Words = Callable[[NDArray[np.uint32]], NDArray[np.uint64]]
 # Rows that are walked down a tree at a time when its leaves are refilled. Never part of the result.
 REFILL_ROWS = 65_536
+# Leaves, and rows of each, that the spread within leaves is taken from.
+SPREAD_LEAVES, SPREAD_ROWS = 100, 50
 # Nodes of more than this many times minbucket rows are split at any gain.
 FREE = 50
 METHODS: dict[str, type[Cart] | type[Sample] | type[Calibrated]] = {
@@ -175,6 +177,8 @@ class Tree:
         Levels of splits on unordered predictors.
     donors : ndarray of shape (n_rows,), dtype=uint16 or uint32
         Ranks of the target by leaf; of shifted numbers, the bits of what is left of them in single precision.
+    spread : tuple of float
+        Of each predictor the share of its variance that is left within leaves; NaN for categories.
     """
 
     nodes: NDArray[np.void]
@@ -182,6 +186,7 @@ class Tree:
     level_mask: NDArray[np.uint64]
     levels: NDArray[np.uint32]
     donors: Ranks
+    spread: tuple[float, ...] = ()
 
     @property
     def n_leaves(self) -> int:
@@ -439,12 +444,10 @@ def _fit_tree(
 ) -> Tree:
     """Grow a tree for the target whose value is ``y`` by rank."""
     ranks = table.ranks[target]
-    nodes, count, level_mask, levels, order = grow(
-        table, predictors, method.minbucket, method.cp, 0.0, rows, ranks, y, n_classes
-    )
+    tree = grow(table, predictors, method.minbucket, method.cp, 0.0, rows, ranks, y, n_classes)
     donors = np.empty(len(rows), ranks.dtype)
-    _tree.donors_of(ranks, rows, order, donors)
-    return Tree(nodes, count, level_mask, levels, donors)
+    _tree.donors_of(ranks, rows, tree.donors, donors)
+    return replace(tree, donors=donors)
 
 
 def grow(
@@ -457,13 +460,14 @@ def grow(
     ranks: Ranks,
     y: NDArray[np.int64],
     n_classes: int,
-) -> tuple[Any, ...]:
+) -> Tree:
     """Grow a tree on some rows of a table; ``ranks`` are by row of the table, the target ``y`` by rank.
 
-    With ``beyond`` small nodes are split only where the gain is that much beyond chance.
+    Donors of the tree are places in ``rows``. With ``beyond`` small nodes are split only where the gain is that much
+    beyond chance.
     """
     variables = [table.variables[slot] for slot in predictors]
-    grown: tuple[Any, ...] = _tree.grow(
+    nodes, count, level_mask, levels, order = _tree.grow(
         table.codes,
         np.array(predictors, np.int32),
         np.array([v.n_codes for v in variables], np.int32),
@@ -477,7 +481,53 @@ def grow(
         beyond,
         FREE * minbucket,
     )
-    return grown
+    spread = leaf_spread(table, predictors, rows, nodes, count, order)
+    return Tree(nodes, count, level_mask, levels, order, spread)
+
+
+def leaf_spread(
+    table: EncodedTable,
+    predictors: tuple[int, ...],
+    rows: NDArray[np.uint32],
+    nodes: NDArray[np.void],
+    count: NDArray[np.uint32],
+    order: NDArray[np.uint32],
+) -> tuple[float, ...]:
+    """Share of each predictor's variance that is left within leaves, NaN for categories; of up to 5,000 rows.
+
+    Slopes of what is drawn from plain leaves are attenuated by about this share.
+    """
+    is_leaf = nodes["feature"] == _tree.LEAF
+    starts, sizes = nodes["left"][is_leaf].astype(np.int64), count[is_leaf].astype(np.int64)
+    by_place = np.argsort(starts)
+    starts, sizes = starts[by_place], sizes[by_place]
+    # Leaves by their share of the rows, at most 50 rows of each.
+    some = np.unique(np.searchsorted(starts, np.linspace(0, len(order) - 1, SPREAD_LEAVES), side="right") - 1)
+    sizes = np.minimum(sizes[some], SPREAD_ROWS)
+    ends = np.cumsum(sizes)
+    within = np.arange(ends[-1]) + np.repeat(starts[some] - (ends - sizes), sizes)
+    leaf = np.repeat(np.arange(len(some)), sizes)
+    spread_evenly = np.linspace(0, len(order) - 1, min(len(order), SPREAD_LEAVES * SPREAD_ROWS)).astype(np.int64)
+    near, all_over = rows[order[within]], rows[order[spread_evenly]]
+    found = []
+    for slot in predictors:
+        variable = table.variables[slot]
+        share = np.nan
+        if variable.kind == "numeric":
+            numbers = variable.numbers_of_codes()
+            x, other = numbers[table.codes[slot, near]], numbers[table.codes[slot, all_over]]
+            known = ~np.isnan(x)
+            size = np.maximum(np.bincount(leaf[known], minlength=len(some)), 1)
+            mean = np.bincount(leaf[known], weights=x[known], minlength=len(some)) / size
+            other = other[~np.isnan(other)]
+            # Squares of huge numbers overflow.
+            with np.errstate(over="ignore", invalid="ignore"):
+                total = other.var() if len(other) else 0.0
+                within_leaves = np.square(x[known] - mean[leaf[known]]).mean() if known.any() else 0.0
+            if 0 < total < np.inf:
+                share = float(min(within_leaves / total, 1.0))
+        found.append(share)
+    return tuple(found)
 
 
 def _predictor_kind(variable: Variable) -> int:

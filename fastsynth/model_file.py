@@ -4,6 +4,7 @@
 
     manifest.json           format, versions, plan, checksums
     schema.arrow            empty table with the caller's schema
+    slopes.arrow            sums over rows of pairs of numeric columns
     column_0000.arrow       values of the column by rank; kept ranks, if the column is kept
     fit_0000_0003_v.arrow   tree of copy 0, column 3: values (v), missing (m) or means of a calibrated column (a)
 
@@ -33,6 +34,7 @@ from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.methods import METHODS, ColumnModel, Tree
 from fastsynth.plan import Plan, Step
 from fastsynth.run import Model
+from fastsynth.slopes import Slopes, numeric_columns
 from fastsynth.source import Frame
 from fastsynth.version import __version__
 
@@ -42,6 +44,7 @@ NODE_FIELDS = ("feature", "threshold", "left")
 # Arrays of calibrated models.
 COMBINATION = ("slots", "offset", "tables", "numbers", "pairs", "weights")
 LINEAR = ("slots", "offset", "index", "value")
+SLOPES = ("rows", "sum", "square", "product")
 TILT = ("weights", "counts", "centre", "ranks")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -53,6 +56,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
     """Write a model to a new file. ``state`` holds what the front end wants back; it must be ready for JSON."""
     check_new_file(path)
     parts: dict[str, bytes] = {"schema.arrow": _ipc(model.frame.schema.empty_table())}
+    parts["slopes.arrow"] = _ipc(pa.table({name: getattr(model.slopes, name).ravel() for name in SLOPES}))
     variables = []
     for slot, v in enumerate(model.variables):
         parts[f"column_{slot:04}.arrow"] = _ipc(pa.table({"values": v.values}))
@@ -166,9 +170,10 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         for copy in range(manifest["n_fits"])
     )
     frame = Frame(manifest["backend"], manifest["lazy"], schema)
-    return Model(
-        Plan(steps, manifest["proper"]), tuple(variables), frame, manifest["n_rows"], manifest["fit_rows"], fits, kept
-    )
+    p, sums = len(numeric_columns(schema)), _table(parts["slopes.arrow"])
+    slopes = Slopes(*(sums[name].to_numpy().reshape(p, p) for name in SLOPES))
+    plan, n_rows, fit_rows = Plan(steps, manifest["proper"]), manifest["n_rows"], manifest["fit_rows"]
+    return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, kept, slopes)
 
 
 def _step_record(step: Step) -> dict[str, Any]:
@@ -224,6 +229,7 @@ def _tree_parts(name: str, tree: Tree) -> dict[str, bytes]:
     parts = {
         f"{name}_nodes.arrow": _ipc(pa.table(nodes)),
         f"{name}_donors.arrow": _ipc(pa.table({"donors": tree.donors})),
+        f"{name}_spread.arrow": _ipc(pa.table({"spread": np.array(tree.spread, float)})),
     }
     if len(tree.levels):
         parts[f"{name}_levels.arrow"] = _ipc(pa.table({"levels": tree.levels}))
@@ -241,7 +247,8 @@ def _read_tree(parts: dict[str, bytes], name: str, n_slots: int, most: int, dono
     start = table["level_mask"].to_numpy() if "level_mask" in table.column_names else np.zeros(0, np.uint64)
     levels = _array(parts, f"{name}_levels.arrow")
     levels = np.zeros(0, np.uint32) if levels is None else levels
-    tree = Tree(nodes, table["count"].to_numpy(), start, levels, _array(parts, f"{name}_donors.arrow"))
+    donors_, spread = (_array(parts, f"{name}_{part}.arrow") for part in ("donors", "spread"))
+    tree = Tree(nodes, table["count"].to_numpy(), start, levels, donors_, tuple(spread.tolist()))
     whole = tree.donors.max() < most if donors else tree.n_leaves == most
     if not whole or not _is_sound(tree, n_slots, donors):
         raise ModelFileError(f"Tree {name} points outside itself. The file is damaged; fetch or fit it again.")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from fastsynth.columns import EncodedTable, Variable
 from fastsynth.execute import Executor, Tick
@@ -16,6 +17,7 @@ from fastsynth.methods import ColumnModel
 from fastsynth.output import Output, Part
 from fastsynth.plan import Plan
 from fastsynth.run import FIT_BYTES, PARTITION, Model, choose_rows, draw_part, fit_step, fits_at_once
+from fastsynth.slopes import Slopes
 from fastsynth.source import Source
 
 # Pieces are put together to partitions of at least this many rows: models of a few rows would give them away.
@@ -108,5 +110,5 @@ def synthesise_partition(
         for copy in range(len(rows.shapes))
     )
     kept = {step.slot: ranks[step.slot] for step in plan.steps if step.action == "keep"}
-    model = Model(plan, variables, source.frame, share.n_rows, None, fits, kept)
+    model = Model(plan, variables, source.frame, share.n_rows, None, fits, kept, Slopes.of(pa.table({}), []))
     return [draw_part(model, own, copy, 0, share.k, folder, name) for copy, name in enumerate(names)]

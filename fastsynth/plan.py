@@ -50,6 +50,9 @@ class Column:
     passive : polars.Expr or str, optional
         The column is computed from synthetic columns, row by row, instead of drawn. Text is read as SQL by polars.
         As in mice, where it is written ``~ I(wgt / (hgt / 100)^2)``.
+    outcome : bool, default False
+        The visit sequence "auto" draws the column after all that are no outcomes: an analysis is served best when what
+        it explains comes after what it explains it by.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class Column:
     method: str | Method | None = None
     predictors: Sequence[str] | None = None
     passive: pl.Expr | str | None = None
+    outcome: bool = False
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method != "keep":
@@ -81,6 +85,8 @@ class Column:
                 )
             if self.method is not None or self.predictors is not None:
                 raise OptionError("A passive column is computed: it takes neither method nor predictors.")
+        if not isinstance(self.outcome, bool):
+            raise OptionError(f"outcome={self.outcome!r}: must be True or False.")
         if self.method == "keep" and self.predictors is not None:
             raise OptionError("A kept column is not drawn: it takes no predictors.")
 
@@ -195,10 +201,16 @@ def make_plan(
         raise OptionError("All columns have method='keep': nothing would be synthesised.")
     needed = {name: expression.meta.root_names() for name, expression in expressions.items()}
     if isinstance(visit_sequence, str) and visit_sequence == "auto":
-        by_kind = sorted(variables, key=lambda v: (v.kind != "numeric", 0 if v.kind == "numeric" else v.n_used))
+        by_kind = sorted(variables, key=lambda v: _place(v, columns.get(v.name, Column())))
         order = _visit_sequence(None, [v.name for v in by_kind], kept, needed)
     else:
         order = _visit_sequence(visit_sequence, names, kept, needed)
+        outcomes = [name for name in names if columns.get(name, Column()).outcome]
+        if outcomes:
+            raise OptionError(
+                f"outcome=True of {', '.join(map(repr, outcomes))} needs visit_sequence='auto', which it is a part of; "
+                "in a sequence of your own put the column last."
+            )
     position = {name: i for i, name in enumerate(order)}
     slot = {name: i for i, name in enumerate(names)}
     narrow = predictors == "auto" and len(names) > AUTO_COLUMNS and strongest is not None
@@ -232,6 +244,12 @@ def make_plan(
             for step in steps
         ]
     return Plan(tuple(steps), proper)
+
+
+def _place(variable: Variable, column: Column) -> tuple[bool, bool, int]:
+    """Key of the visit sequence "auto": numbers, then categories by rising number of levels; outcomes last."""
+    numeric = variable.kind == "numeric"
+    return column.outcome, not numeric, 0 if numeric else variable.n_used
 
 
 def _check_columns(columns: Mapping[str, Column] | None, names: list[str]) -> dict[str, Column]:

@@ -36,6 +36,8 @@ from fastsynth.rules import (
 INTERCEPTS = ("const", "intercept", "(intercept)")
 # Degrees of freedom of a smaller share of the rows are not counted in rows.
 FEW_DF = 0.02
+# v from which a pooled table says that its intervals are short.
+V_NOTED = 0.15
 # Copies that behave as declared are doubted in this share of analyses.
 DOUBT = 1e-6
 # Scales on which 0 is no hypothesis of interest.
@@ -206,7 +208,20 @@ class Pooled:
         return self.table.select(*SHOWN, *(() if same else ("m",)))
 
     def _footer(self) -> str:
-        return "\n".join([f"Rule: {self.rule} ({self.reason})", *(f"Note: {note}" for note in self.notes)])
+        notes = [*self.notes, *self._v_note()]
+        return "\n".join([f"Rule: {self.rule} ({self.reason})", *(f"Note: {note}" for note in notes)])
+
+    def _v_note(self) -> list[str]:
+        """What the trees' own noise does to these intervals, where it does something."""
+        v, covered = self._design.v, self._design.true_coverage()
+        if v is None or covered is None or v < V_NOTED:
+            return []
+        if self.target != "population" or self.rule not in ("raab2016", "subsample"):
+            return []
+        return [
+            f"slopes of the copies vary by v = {v:.2f} of their variance beyond what the rule counts, the trees' own "
+            f"noise; intervals of 95 % cover about {100 * covered:.0f} % (docs/calibrated.md)."
+        ]
 
     def _repr_html_(self) -> str:
         return self.to_html()

@@ -59,7 +59,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import chdtrc, fdtrc
+from scipy.special import chdtrc, erf, fdtrc
 
 from fastsynth.errors import PoolError
 from fastsynth.estimates import Floats, is_singular
@@ -95,6 +95,9 @@ class Design:
         Whether missing values were filled in before, anew for each table that was synthesised.
     syntheses : int
         Copies r made of each imputed table, those of one table side by side; 0 for imputed tables themselves.
+    v : float, optional
+        What slopes of the copies vary around the original's beyond what drawing rows explains, in units of the
+        original's variance (module ``fastsynth.slopes``). No rule uses it.
     """
 
     n: int
@@ -106,6 +109,7 @@ class Design:
     fresh: bool = False
     imputed: bool = False
     syntheses: int = 1
+    v: float | None = None
 
     @property
     def n_s(self) -> int:
@@ -131,6 +135,14 @@ class Design:
     def c(self) -> float:
         """Variance of a copy's estimate given the data, in units of ubar."""
         return 1.0 if self.shared else 1 + self.k * self.w
+
+    def true_coverage(self) -> float | None:
+        """What 95 % intervals by T_s or T_p cover about, given v; None if v is not known."""
+        if self.v is None:
+            return None
+        # In units of the variance of the original, for k/n = n_s/n = 1 and otherwise.
+        claimed = 1 + self.synthesis_variance() * self.n / self.k
+        return float(erf(1.96 / math.sqrt(2) * math.sqrt(claimed / (claimed + max(self.v, 0)))))
 
     def synthesis_variance(self, m: int | None = None) -> float:
         """Variance of the mean of m copies' estimates given the data, in units of ubar, for complete synthesis."""

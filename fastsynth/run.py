@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth.calibrate import MOST_CLASSES, Job, fit_calibrated
@@ -27,7 +28,8 @@ from fastsynth.methods import Calibrated, Cart, ColumnModel, fit_column, fit_mar
 from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.passive import evaluate, sub_schema
 from fastsynth.plan import Plan, Step
-from fastsynth.source import Frame
+from fastsynth.slopes import Slopes, add_up, excess_variance, numeric_columns
+from fastsynth.source import Frame, filesystem
 
 # Rows drawn by one task. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
@@ -63,6 +65,8 @@ class Model:
         Column model by slot; one dict for all copies, or one for each where each has rows of its own.
     kept : dict
         Ranks of all rows by slot, for columns that are not synthesised.
+    slopes : Slopes
+        Of the original's numeric columns; without any in models of one partition.
     """
 
     plan: Plan
@@ -72,6 +76,7 @@ class Model:
     fit_rows: int | None
     fits: tuple[dict[int, ColumnModel], ...]
     kept: dict[int, Ranks]
+    slopes: Slopes
 
     @property
     def learned_rows(self) -> int | None:
@@ -224,7 +229,7 @@ def fit_plan(
 
         executor.map(fit_step, (table, rows, entropy), jobs, done, at_most)
         del table
-    return Model(plan, learned.variables, learned.source.frame, n, fit_rows, fits, all_ranks)
+    return Model(plan, learned.variables, learned.source.frame, n, fit_rows, fits, all_ranks, learned.slopes)
 
 
 def fits_at_once(memory: int, one_fit: int) -> int:
@@ -371,6 +376,23 @@ def write_table(table: pa.Table, output: Output, names: list[str]) -> None:
 def draw_part(model: Model, entropy: int, copy: int, start: int, stop: int, folder: str, name: str) -> Part:
     """Draw rows [start, stop) of one copy and write them as a file."""
     return write_part(folder, name, pa.Table.from_batches([draw_rows(model, entropy, copy, start, stop)]))
+
+
+def find_v(slopes: Slopes, copies: list[list[pa.Table | str]], schema: pa.Schema, executor: Executor) -> float | None:
+    """V of copies, each given as tables or paths of files."""
+    names = numeric_columns(schema)
+    jobs = [(part,) for parts in copies for part in parts]
+    found = executor.map(_slopes_of, names, jobs, lambda _, part: part)
+    ends = np.cumsum([len(parts) for parts in copies])
+    of_copies = [add_up(found[end - len(parts) : end]) for end, parts in zip(ends, copies, strict=True)]
+    return excess_variance(slopes, of_copies)
+
+
+def _slopes_of(names: list[str], part: pa.Table | str) -> Slopes:
+    if isinstance(part, str):
+        system, inside = filesystem(part)
+        part = pq.ParquetFile(inside, filesystem=system).read(columns=names)
+    return Slopes.of(part, names)
 
 
 def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> pa.RecordBatch:

@@ -34,6 +34,7 @@ from fastsynth.pooling import Analyses
 from fastsynth.rules import Design
 from fastsynth.run import (
     Model,
+    find_v,
     fingerprint,
     fit_plan,
     generate,
@@ -42,6 +43,7 @@ from fastsynth.run import (
     write_copies,
     write_table,
 )
+from fastsynth.slopes import Slopes
 from fastsynth.source import (
     FileSource,
     Frame,
@@ -54,6 +56,10 @@ from fastsynth.source import (
 )
 from fastsynth.version import __version__
 
+# Rows of each copy with ``fresh_rows`` alone: what a bootstrap sample holds.
+FRESH_SHARE = 0.632
+# v is found from a draw of this many times the rows of the original, if that is not too much; else from the copies.
+V_ROWS, MOST_V_ROWS = 20, 100_000
 # A level of fewer rows is a disclosure risk by itself.
 RARE_ROWS = 10
 
@@ -120,8 +126,9 @@ def synthesize(
         still come from all rows. ``pool`` then uses the rule for subsampled fits. The default, and what counts as not
         fewer than there are, is all rows.
     fresh_rows : bool, default False
-        Whether each copy is fitted on ``fit_rows`` rows of its own: m times the work, and shorter intervals than with
-        rows that all copies share.
+        Whether each copy is fitted on rows of its own, ``fit_rows`` or without that 63.2 % of them (what a bootstrap
+        sample holds): m times the work, and shorter intervals than with rows that all copies share. Calibrated trees
+        have all rows in their leaves then, and the noise of their shapes is averaged over the copies.
     fit : {"whole", "partition"}, default "whole"
         "partition" is for tables that no machine can hold as codes: runs of some million rows (partitions of a Dask
         DataFrame) are fitted each by themselves, draw their share of every copy, and are forgotten. Rules of ``pool``
@@ -237,7 +244,7 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     k = n if k is None else k
     _refuse_other_k(k, n, plan)
     shares = partitions(learned.source.starts, k)
-    model = Model(plan, learned.variables, learned.source.frame, n, None, ({},), {})
+    model = Model(plan, learned.variables, learned.source.frame, n, None, ({},), {}, learned.slopes)
     names = part_names(m, k, len(shares))
     design = Design(n, k, m, plan.proper, plan.partial)
     copies = [FileCopy(output.folder, of_copy) for of_copy in names]
@@ -247,6 +254,7 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
         cut = {"partitions": fingerprint([(share.n_rows, share.k) for share in shares])}
         output.begin(synthesis._run(model, learned.rows) | cut)
         write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
+        synthesis._compare(learned.slopes, executor)
         output.finish(synthesis.audit)
     return synthesis
 
@@ -341,10 +349,10 @@ class Synthesizer:
         fit_rows = None if self.fit_rows is None else check_count("fit_rows", self.fit_rows)
         if not isinstance(self.fresh_rows, bool):
             raise OptionError(f"fresh_rows={self.fresh_rows!r}: must be True or False.")
-        if self.fresh_rows and fit_rows is None:
-            raise OptionError("fresh_rows=True: say with fit_rows how many rows each copy is fitted on.")
         learned, plan = self._plan(data, executor, memory)
         n = learned.n_rows
+        if self.fresh_rows and fit_rows is None:
+            fit_rows = max(round(FRESH_SHARE * n), 1)
         if k is not None:
             _refuse_other_k(k, n, plan)
         if in_memory:
@@ -435,14 +443,24 @@ class Synthesizer:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
             with _progress(self.progress, "draw", m * k, "row") as tick:
                 tables = generate(model, range(m), k, entropy, executor, tick)
-            return Synthesis(tables, model.frame, design, entropy, _describe(model, self.rare_levels_))
+            synthesis = Synthesis(tables, model.frame, design, entropy, _describe(model, self.rare_levels_))
+            synthesis._compare(model.slopes, executor, self._large_draw(m, entropy, executor))
+            return synthesis
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model, self.rare_levels_))
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
             output.begin(synthesis._run(model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
+            synthesis._compare(model.slopes, executor, self._large_draw(m, entropy, executor))
             output.finish(synthesis.audit)
         return synthesis
+
+    def _large_draw(self, m: int, entropy: int, executor: Executor) -> list[list[pa.Table]] | None:
+        """Few rows would leave v uncertain: then it is taken from a large draw instead of the copies."""
+        model, rows = self._fitted(), V_ROWS * self.n_rows_
+        if model.plan.partial or len(model.fits) > 1 or rows > MOST_V_ROWS:
+            return None
+        return [generate(model, [m], rows, entropy, executor, lambda _: None)]
 
     def summary(self) -> pl.DataFrame:
         """One row for each column, in visit sequence.
@@ -452,8 +470,9 @@ class Synthesizer:
         polars.DataFrame
             column, action ("draw", "keep", "passive"), method, n_predictors, predictors (a list of names), n_leaves and
             smallest_leaf (of the tree for the values), n_rare_levels (categories: levels that fewer than 10 rows have,
-            a disclosure risk), decision (calibrated columns: what was fitted, or why not), n_differ (passive: real rows
-            that hold something else).
+            a disclosure risk), leaf_spread (of each predictor the share of its variance that is left within leaves, by
+            which slopes of plain trees are too small; null for categories), decision (calibrated columns: what was
+            fitted, or why not), n_differ (passive: real rows that hold something else).
         """
         return _summary(_describe(self._fitted(), self.rare_levels_)).with_columns(
             pl.col("column")
@@ -653,6 +672,22 @@ class Synthesis(Sequence[Any]):
         """Rows of the original."""
         return self.design.n
 
+    @property
+    def v(self) -> float | None:
+        """Variance of slopes of the copies around the original's beyond what drawing rows explains.
+
+        In units of the original's variance, the mean over all pairs of (the first 20) numeric columns. About 0 for
+        calibrated trees, .1 to .7 for plain ones, whose intervals are too short (docs/calibrated.md); above .15
+        ``pool`` says so. Few columns leave it uncertain by .1 or .2. None without two numeric columns.
+        """
+        return self.design.v
+
+    def _compare(self, original: Slopes, executor: Executor, copies: list[list[Any]] | None = None) -> None:
+        """Find v, of these copies unless others are given; rounded, because sums of pieces end in different bits."""
+        own = [copy.paths() if isinstance(copy, FileCopy) else [copy] for copy in self._copies]
+        v = find_v(original, own if copies is None else copies, self._frame.schema, executor)
+        self.design = replace(self.design, v=None if v is None else round(v, 3))
+
     def __len__(self) -> int:
         return len(self._copies)
 
@@ -701,7 +736,7 @@ class Synthesis(Sequence[Any]):
         """
         place, audit, parts = read_folder(folder)
         names = ("n", "k", "m", "proper", "partial", "fit_rows")
-        design = Design(**{name: audit[name] for name in names}, fresh=audit["fresh_rows"])
+        design = Design(**{name: audit[name] for name in names}, fresh=audit["fresh_rows"], v=audit.get("v"))
         copies = [FileCopy(place, of_copy) for of_copy in parts]
         schema = pq.read_schema(*_opened(copies[0].paths()[0]))
         return cls(
@@ -765,6 +800,7 @@ class Synthesis(Sequence[Any]):
             "partial": self.design.partial,
             "fit_rows": self.design.fit_rows,
             "fresh_rows": self.design.fresh,
+            "v": self.design.v,
             "fit": "whole" if self._partitions is None else "partition",
             "partitions": self._partitions,
             "random_state": self.random_state_,
@@ -817,6 +853,7 @@ def _summary(records: list[dict[str, Any]]) -> pl.DataFrame:
         pl.col("predictors").list.len().cast(pl.Int64).alias("n_predictors"),
         pl.col("predictors").cast(pl.List(pl.String)),
         pl.col("n_leaves", "smallest_leaf", "n_rare_levels").cast(pl.Int64),
+        pl.col("leaf_spread").cast(pl.List(pl.Float64)),
         pl.col("decision").cast(pl.String),
     )
 
@@ -837,6 +874,9 @@ def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]
                 "n_leaves": None if tree is None else tree.n_leaves,
                 "smallest_leaf": None if tree is None else tree.smallest_leaf,
                 "n_rare_levels": rare_levels.get(step.name),
+                "leaf_spread": [
+                    None if np.isnan(x) else round(x, 3) for x in (tree.spread if tree is not None else ())
+                ],
                 "decision": None if fit is None else fit.note or None,
             }
         )

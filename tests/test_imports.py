@@ -31,6 +31,7 @@ FLOORS = {
     "plan": 5,
     "calibrate": 5,
     "learn": 4,
+    "slopes": 3,
     "passive": 6,
     "run": 7,
     "dask": 8,

@@ -218,3 +218,12 @@ def test_numbers_first_then_categories_by_levels():
     assert [step.name for step in plan.steps] == ["b", "a", "p", "two", "many"]
     plan = make_plan(encoded.variables, 20, visit_sequence="auto", columns=special)
     assert [step.name for step in plan.steps] == ["b", "a", "two", "p", "many"]
+
+
+def test_outcomes_come_last_in_the_sequence_auto():
+    made = plan({"b": Column(outcome=True)}, visit_sequence="auto")
+    assert names(made)[-1] == ("b", "draw", "acd")
+    with pytest.raises(OptionError, match="'b' needs visit_sequence='auto'"):
+        plan({"b": Column(outcome=True)})
+    with pytest.raises(OptionError, match="outcome=1"):
+        Column(outcome=1)

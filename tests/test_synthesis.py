@@ -516,7 +516,6 @@ def test_models_of_some_rows_pool_by_their_rule(tmp_path, mixed):
     [
         ({"fit_rows": 0}, "fit_rows=0"),
         ({"fit_rows": 2.5}, "fit_rows=2.5"),
-        ({"fresh_rows": True}, "say with fit_rows"),
         ({"fresh_rows": 1, "fit_rows": 9}, "fresh_rows=1"),
         ({"memory_limit": "lots"}, "memory_limit='lots'"),
     ],
@@ -691,3 +690,20 @@ def test_ordered_categories_of_pandas_keep_their_order_in_files(tmp_path, mixed)
     fs.synthesize(frame, m=1, random_state=1).write_parquet(tmp_path / "out")
     copy = fs.Synthesis.read(tmp_path / "out")[0]
     assert copy["grade"].dtype == pl.Enum(levels)
+
+
+def test_fresh_rows_alone_are_as_many_as_a_bootstrap_sample_holds(mixed):
+    s = fs.Synthesizer(m=2, random_state=1, fresh_rows=True).fit(mixed)
+    assert s.model_.fit_rows == round(0.632 * mixed.height)
+    assert len(s.model_.fits) == 2
+
+
+def test_v_is_near_zero_for_calibrated_trees_and_pool_says_where_it_is_not():
+    rng = np.random.default_rng(1)
+    x = 0.6 * rng.normal(size=(500, 1)) + 0.8 * rng.normal(size=(500, 6))
+    frame = pl.DataFrame({f"x{i}": x[:, i] for i in range(6)} | {"y": x.sum(1) + rng.normal(size=500)})
+    plain, calibrated = (fs.synthesize(frame, m=2, method=name, random_state=1) for name in ("cart", "calibrated"))
+    assert plain.v > 0.15 > 0.1 > abs(calibrated.v)
+    assert "cover about" in str(fs.pool(plain.analyse(fs.mean("y"))))
+    assert "cover about" not in str(fs.pool(calibrated.analyse(fs.mean("y"))))
+    assert "cover about" not in str(fs.pool(plain.analyse(fs.mean("y")), target="sample"))
