@@ -1,11 +1,16 @@
-"""Calibrated trees beside plain ones: coverage where the truth is known.
+"""Calibrated trees beside plain ones: coverage where the truth is known, boys, and an attack.
 
-    python benchmarks/calibrated.py [--repeats 200] [--rows 500] [--only SCENARIO ...]
+    python benchmarks/calibrated.py coverage [--rows 500] [--repeats 400] [--only SCENARIO ...]
+    python benchmarks/calibrated.py boys [--repeats 1000]
+    python benchmarks/calibrated.py attack adult.parquet [--repeats 200]
+    python benchmarks/calibrated.py table
 
-m = 5 copies of tables whose truth is known, pooled by T_s (complete, simple synthesis). Of the coefficients of each
-analysis but the intercept: coverage of 95 % intervals (mean, and lowest), bias in standard errors of the original (mean
-and largest), and v, what the estimates vary about those of their originals beyond 1/m, in units of the original
-variance. A JSON line for each scenario and method. Of adult: ``benchmarks/fidelity.py --method calibrated --auto``.
+``coverage``: m = 5 copies of tables whose truth is known, pooled by T_s (complete, simple synthesis). Of the coefficients
+of each analysis but the intercept: coverage of 95 % intervals (mean, and lowest), bias in standard errors of the
+original (mean and largest), and v, what the estimates vary about those of their originals beyond b/m, in units of the original
+variance. ``boys``: the simulation of paper.py. ``attack``: shadow fits with and without a person, and how well distance
+and density ratio tell which. A JSON line for each result in results/calibrated.jsonl, which ``table`` prints; what is
+there is not run again. Of adult: ``benchmarks/fidelity.py --method calibrated --auto``.
 """
 
 from __future__ import annotations
@@ -14,8 +19,10 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -23,6 +30,7 @@ import statsmodels.api as sm
 
 import fastsynth as fs
 
+RESULTS = Path(__file__).parent / "results" / "calibrated.jsonl"
 M = 5
 METHODS = ("cart", "calibrated")
 
@@ -80,7 +88,7 @@ def spread(rng: np.random.Generator, n: int) -> tuple[dict, np.ndarray]:
     return {"x0": x[:, 0], "x1": x[:, 1], "y": y}, np.array([0, 1, 0.5])
 
 
-def ols(*names: str) -> Callable[[dict], tuple[np.ndarray, np.ndarray]]:
+def ols(*names: str, robust: bool = False) -> Callable[[dict], tuple[np.ndarray, np.ndarray]]:
     def fit(d: dict) -> tuple[np.ndarray, np.ndarray]:
         columns = {
             "product": lambda: d["x0"] * d["x1"],
@@ -88,10 +96,19 @@ def ols(*names: str) -> Callable[[dict], tuple[np.ndarray, np.ndarray]]:
             "square": lambda: d["x1"] ** 2,
         }
         x = np.column_stack([np.ones(len(d["y"])), *(columns[n]() if n in columns else d[n] for n in names)])
-        result = sm.OLS(d["y"], x).fit()
+        result = sm.OLS(d["y"], x).fit(cov_type="HC3" if robust else "nonrobust")
         return result.params, result.cov_params()
 
     return fit
+
+
+def quartile(d: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The first quartile of y, by a density estimate; there is no intercept, so the estimate comes twice."""
+    q = np.quantile(d["y"], 0.25)
+    width = 1.06 * d["y"].std() * len(d["y"]) ** -0.2
+    density = np.exp(-0.5 * ((d["y"] - q) / width) ** 2).mean() / (width * np.sqrt(2 * np.pi))
+    variance = 0.25 * 0.75 / len(d["y"]) / density**2
+    return np.array([q, q]), np.eye(2) * variance
 
 
 def logit(d: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -110,17 +127,24 @@ SCENARIOS = {
     "zeros or not": (zeros, logit),
     "rare outcome": (rare, logit),
     "spread and tails": (spread, ols("x0", "x1")),
+    "spread and tails, HC3": (spread, ols("x0", "x1", robust=True)),
+    "first quartile of y": (product, quartile),
+    "linear, 6, k = 5n": (linear(6), ols(*(f"x{i}" for i in range(6)))),
 }
+# Where the truth is no coefficient: from ten million rows.
+TRUE = {"first quartile of y": np.full(2, -0.9853)}
 
 
 def repeat(job: tuple[str, int, int, str]) -> tuple[np.ndarray, ...]:
     name, n, seed, method = job
     make, analyse = SCENARIOS[name]
     columns, true = make(np.random.default_rng(seed), n)
+    true = TRUE.get(name, true)
     frame = pl.DataFrame(columns)
-    syn = fs.synthesize(frame, m=M, method=method, random_state=seed, threads=1, progress=False)
+    k = 5 * n if name.endswith("5n") else None
+    syn = fs.synthesize(frame, m=M, k=k, method=method, random_state=seed, threads=1, progress=False)
     fits = [analyse({c: copy[c].to_numpy() for c in copy.columns}) for copy in syn]
-    pooled = fs.pool(fits, "raab2016").table
+    pooled = fs.pool(fits, "raab2016", n=n, k=syn.k).table
     own, covariance = analyse({c: frame[c].to_numpy() for c in frame.columns})
     se = np.sqrt(np.diag(covariance))
     low, high = pooled["conf_low"].to_numpy(), pooled["conf_high"].to_numpy()
@@ -130,20 +154,38 @@ def repeat(job: tuple[str, int, int, str]) -> tuple[np.ndarray, ...]:
         (low <= true) & (true <= high),
         np.abs(own - true) <= 1.96 * se,
         (pooled["estimate"].to_numpy() - own) / se,
+        pooled["b"].to_numpy() / M / se**2,
     )
     return tuple(part[shown] for part in found)
 
 
-def coverage(repeats: int, n: int, only: list[str]) -> None:
+def known() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def note(record: dict) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as out:
+        out.write(json.dumps(record) + "\n")
+    print(json.dumps(record), flush=True)
+
+
+def processes() -> ProcessPoolExecutor:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(2) as pool:
+    # Polars has threads, which a fork would not bring along.
+    return ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn"))
+
+
+def coverage(repeats: int, n: int, only: list[str]) -> None:
+    done = {(record["scenario"], record["n"], record["method"]) for record in known() if "scenario" in record}
+    with processes() as pool:
         for name in SCENARIOS:
-            if only and name not in only:
-                continue
             for method in METHODS:
+                if (only and name not in only) or (name, n, method) in done:
+                    continue
                 start = time.perf_counter()
                 rows = list(pool.map(repeat, [(name, n, seed, method) for seed in range(repeats)]))
-                covered, real, z = (np.array([row[i] for row in rows]) for i in range(3))
+                covered, real, z, b = (np.array([row[i] for row in rows]) for i in range(4))
                 record = {
                     "scenario": name,
                     "method": method,
@@ -154,16 +196,131 @@ def coverage(repeats: int, n: int, only: list[str]) -> None:
                     "real data": round(real.mean(), 3),
                     "bias": round(np.abs(z.mean(0)).mean(), 3),
                     "largest bias": round(np.abs(z.mean(0)).max(), 3),
-                    "v": round(z.var(0).mean() - 1 / M, 3),
+                    "v": round((z.var(0) - b.mean(0)).mean(), 3),
                     "seconds": round(time.perf_counter() - start, 1),
                 }
-                print(json.dumps(record), flush=True)
+                note(record)
+
+
+def boys(repeats: int) -> None:
+    """Tables 4 and 5 of Volker and Vink (2021) with calibrated trees, by the simulation of paper.py."""
+    import paper
+
+    start = time.perf_counter()
+    with processes() as pool:
+        records = list(pool.map(one_boys, range(repeats), chunksize=10))
+    for name, found in paper.model_summaries(records).items():
+        of = {source: np.round(found[source]["coverage"], 3).tolist() for source in ("bootstrap", "T_s", "Reiter")}
+        bias = (found["T_s"]["bias"] - found["bootstrap"]["bias"]) / found["bootstrap"]["se"]
+        record = {"boys": name, "repeats": repeats, "fits": found["fits"], **of, "bias": np.round(bias, 2).tolist()}
+        note(record | {"v": np.round(found["v"], 2).tolist(), "seconds": round(time.perf_counter() - start, 1)})
+
+
+def one_boys(repeat: int) -> dict:
+    import paper
+
+    paper.VARIANTS["calibrated"] = {"method": fs.Calibrated()}
+    return paper.one_variant(repeat, "calibrated")
+
+
+def attack(source: Path, repeats: int) -> None:
+    """Who was in the data? Each shadow fit has 2,000 people; of 200 others each is in it with probability one half.
+
+    Two scores of a person from one copy of as many rows: the distance to the nearest row of the copy, and the log of
+    the number of copy rows within the distance of the tenth nearest row of the population (a density ratio). Distance counts categories that differ, and numbers by their difference in ranks. For each score the largest
+    difference between the share of members and of others above a threshold, chosen on one half of the shadow fits and
+    applied to the other, and the area under the ROC curve.
+    """
+    real = (
+        pl.read_parquet(source)
+        .drop("native_country", strict=False)
+        .drop_nulls()
+        .sample(fraction=1, shuffle=True, seed=1)
+    )
+    with processes() as pool:
+        for name in ("cart", "calibrated"):
+            start = time.perf_counter()
+            found = list(pool.map(shadow, [(real, name, seed) for seed in range(repeats)]))
+            member, *scores = (np.array([part[i] for part in found]) for i in range(3))
+            record: dict = {"attack": name, "repeats": repeats}
+            half = repeats // 2
+            for label, score in zip(("distance", "density ratio"), scores, strict=True):
+                inside, outside = score[member], score[~member]
+                ranks = np.concatenate([inside, outside]).argsort(kind="stable").argsort()[: len(inside)]
+                auc = (ranks.mean() - (len(inside) - 1) / 2) / len(outside)
+                cuts = np.unique(np.quantile(score, np.linspace(0, 1, 200)))
+                gains = [advantage(score[:half], member[:half], cut) for cut in cuts]
+                cut = cuts[int(np.argmax(gains))]
+                record[label] = {
+                    "auc": round(float(auc), 4),
+                    "advantage": round(advantage(score[half:], member[half:], cut), 4),
+                }
+            note(record | {"seconds": round(time.perf_counter() - start, 1)})
+
+
+def advantage(score: np.ndarray, member: np.ndarray, cut: float) -> float:
+    above = score >= cut
+    return float(above[member].mean() - above[~member].mean())
+
+
+def shadow(job: tuple[pl.DataFrame, str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Members among 200 people, and both scores; the same people and shadow data for every method."""
+    real, method, seed = job
+    rng = np.random.default_rng(seed)
+    people, rest, population = real[:200], real[200:12_000], real[12_000:17_000]
+    member = rng.random(200) < 0.5
+    others = rest[rng.choice(rest.height, 2_000 - int(member.sum()), replace=False)]
+    data = pl.concat([people.filter(pl.Series(member)), others])
+    options = {} if method == "cart" else {"visit_sequence": "auto"}
+    copy = fs.synthesize(data, m=1, method=method, random_state=seed, threads=1, progress=False, **options)[0]
+    to_people = distances(people, copy, real)
+    to_population = distances(people, population, real)
+    nearest = to_people.min(1)
+    radius = np.partition(to_population, 10, axis=1)[:, 10]
+    ratio = np.log((to_people <= radius[:, None]).sum(1) + 0.5)
+    return member, -nearest, ratio
+
+
+def distances(a: pl.DataFrame, b: pl.DataFrame, scale: pl.DataFrame) -> np.ndarray:
+    """Share of columns in which they differ, numbers by their difference in ranks: (rows of a, rows of b)."""
+    total = np.zeros((a.height, b.height), np.float32)
+    for name in a.columns:
+        if a[name].dtype.is_numeric():
+            known = np.sort(scale[name].to_numpy())
+            x, y = (np.searchsorted(known, d[name].to_numpy()) / len(known) for d in (a, b))
+            total += np.abs(x[:, None] - y[None, :]).astype(np.float32)
+        else:
+            total += a[name].cast(pl.String).to_numpy()[:, None] != b[name].cast(pl.String).to_numpy()[None, :]
+    return total
+
+
+def table() -> Iterator[str]:
+    """Coverage of both methods side by side."""
+    records = {(r["n"], r["scenario"], r["method"]): r for r in known() if "scenario" in r}
+    yield "| n | | repeats | real data | cart: coverage, lowest | bias | v | calibrated: coverage, lowest | bias | v |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for n, name in dict.fromkeys((n, name) for n, name, _ in sorted(records, key=lambda key: key[0])):
+        cells = []
+        for r in (records.get((n, name, method)) for method in METHODS):
+            if r is not None:
+                cells += [f"{r['coverage']:.3f}, {r['lowest']:.3f}", f"{r['bias']}, {r['largest bias']}", f"{r['v']}"]
+                common = f"| {n:,} | {name} | {r['repeats']} | {r['real data']:.3f} |"
+        yield f"{common} {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("what", choices=["coverage", "boys", "attack", "table"])
+    parser.add_argument("source", type=Path, nargs="?")
+    parser.add_argument("--repeats", type=int)
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--only", nargs="+", metavar="SCENARIO", default=[])
     options = parser.parse_args()
-    coverage(options.repeats, options.rows, options.only)
+    if options.what == "coverage":
+        coverage(options.repeats or 400, options.rows, options.only)
+    elif options.what == "boys":
+        boys(options.repeats or 1000)
+    elif options.what == "attack":
+        attack(options.source, options.repeats or 200)
+    else:
+        print("\n".join(table()))
