@@ -273,7 +273,7 @@ def _read_options(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     options["client"] = _client(options.pop("scheduler", None))
     minbucket = options.pop("minbucket", None)
     if minbucket is not None:
-        method = find_method(options.get("method", "cart"))
+        method = find_method(options.get("method", "calibrated"))
         if not isinstance(method, Cart | Calibrated):
             raise OptionError(f"--minbucket is an option of methods cart and calibrated, not of {method.name}.")
         options["method"] = replace(method, minbucket=minbucket)
@@ -294,7 +294,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key in ("visit_sequence", "drop"):
         if not isinstance(options.get(key, []), list) and (key, options[key]) != ("visit_sequence", "auto"):
             raise OptionError(f"{path}: {key} must be a list of column names.")
-    options["method"] = _method(options.get("method", "cart"))
+    options["method"] = _method(options.get("method", "calibrated"))
     options["columns"] = {name: _column(name, record) for name, record in columns.items()}
     return options
 

@@ -42,7 +42,7 @@ class Column:
     Parameters
     ----------
     method : str, Cart or Sample, optional
-        "cart", "sample", a method object with its own options, or "keep" to leave the column as it is. The default
+        "calibrated", "cart", "sample", a method object with its own options, or "keep" to leave the column as it is. The default
         is the method of the whole synthesis.
     predictors : list of str, optional
         Columns to predict from; they must come earlier in the visit sequence. The default is what the whole synthesis
@@ -153,7 +153,7 @@ def make_plan(
     variables: Sequence[Variable],
     n_rows: int,
     *,
-    method: str | Method = "cart",
+    method: str | Method = "calibrated",
     columns: Mapping[str, Column] | None = None,
     visit_sequence: Sequence[str] | str | None = None,
     predictors: Predictors = "auto",

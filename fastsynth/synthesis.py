@@ -72,7 +72,7 @@ def synthesize(
     *,
     m: int = 5,
     k: int | None = None,
-    method: str | Method = "cart",
+    method: str | Method = "calibrated",
     columns: Mapping[str, Column] | None = None,
     visit_sequence: Sequence[str] | str | None = None,
     predictors: Predictors = "auto",
@@ -104,7 +104,7 @@ def synthesize(
         Number of copies (synthpop: 1; mice: 5).
     k : int, optional
         Rows of each copy. The default is the number of rows of ``data``.
-    method : str or Cart or Sample or Calibrated, default "cart"
+    method : str or Calibrated or Cart or Sample, default "calibrated"
         Method of all columns that have none of their own: "cart", "calibrated" (trees whose leaves are calibrated, for
         intervals that cover what they say) or "sample".
     columns : dict of str to Column, optional
@@ -296,7 +296,7 @@ class Synthesizer:
         self,
         *,
         m: int = 5,
-        method: str | Method = "cart",
+        method: str | Method = "calibrated",
         columns: Mapping[str, Column] | None = None,
         visit_sequence: Sequence[str] | str | None = None,
         predictors: Predictors = "auto",

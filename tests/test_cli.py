@@ -45,7 +45,7 @@ def test_synthesize_parquet(tmp_path, people, mixed):
     result = call("synthesize", people, "-o", out, "-m", 2, "--random-state", 1, "--minbucket", 8, "-k", 100)
     assert result.exit_code == 0
     copies = [pl.read_parquet(out / f"copy_{i}.parquet") for i in (1, 2)]
-    expected = fs.synthesize(mixed, m=2, k=100, method=fs.Cart(minbucket=8), random_state=1)
+    expected = fs.synthesize(mixed, m=2, k=100, method=fs.Calibrated(minbucket=8), random_state=1)
     assert all(a.equals(b) for a, b in zip(copies, expected))
 
 

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from fastsynth import Cart, Column, Sample
+from fastsynth import Calibrated, Cart, Column, Sample
 from fastsynth.columns import Variable, encode
 from fastsynth.errors import DataError, OptionError, PlanError
 from fastsynth.plan import AUTO_COLUMNS, AUTO_PREDICTORS, make_plan
@@ -37,7 +37,7 @@ def test_table_order_and_all_earlier_predictors():
     made = plan()
     assert names(made) == [("a", "draw", ""), ("b", "draw", "a"), ("c", "draw", "ab"), ("d", "draw", "abc")]
     assert not made.partial
-    assert all(step.method == Cart() for step in made.steps)
+    assert all(step.method == Calibrated() for step in made.steps)
 
 
 def test_visit_sequence_is_followed():

@@ -486,7 +486,7 @@ def test_columns_without_predictors_and_levels_come_from_all_rows():
     n = 20_000
     rare = np.where(np.arange(n) < 20, "rare", "often")
     frame = pl.DataFrame({"a": rng.permutation(rare), "b": rng.integers(0, 5, n), "c": rng.normal(size=n)})
-    s = fs.Synthesizer(m=1, random_state=1, fit_rows=100).fit(frame)
+    s = fs.Synthesizer(m=1, method="cart", random_state=1, fit_rows=100).fit(frame)
     first = s.model_.fits[0][0].values
     assert len(first.donors) == n
     assert (first.donors == 2).sum() == 20  # ranks are in the order of the values: null, often, rare
@@ -496,7 +496,7 @@ def test_columns_without_predictors_and_levels_come_from_all_rows():
 
 
 def test_models_of_some_rows_pool_by_their_rule(tmp_path, mixed):
-    s = fs.Synthesizer(m=3, random_state=1, fit_rows=200, fresh_rows=True).fit(mixed)
+    s = fs.Synthesizer(m=3, method="cart", random_state=1, fit_rows=200, fresh_rows=True).fit(mixed)
     s.save(tmp_path / "model")
     for synthesizer in (s, fs.Synthesizer.load(tmp_path / "model")):
         syn = synthesizer.sample()
@@ -653,7 +653,8 @@ def test_numbers_that_name_people_are_refused():
 
 
 def test_copies_on_disk_are_opened_with_how_they_were_made(tmp_path, mixed):
-    written = fs.synthesize(mixed, m=3, k=300, random_state=1, fit_rows=100, fresh_rows=True, out=tmp_path / "out")
+    options = {"method": "cart", "fit_rows": 100, "fresh_rows": True}
+    written = fs.synthesize(mixed, m=3, k=300, random_state=1, out=tmp_path / "out", **options)
     opened = fs.Synthesis.read(tmp_path / "out")
     assert opened.design == written.design
     assert opened.audit == written.audit
@@ -671,8 +672,10 @@ def test_copies_on_disk_are_opened_with_how_they_were_made(tmp_path, mixed):
 
 
 def test_fewer_rows_than_a_leaf_needs_are_refused(mixed):
+    with pytest.raises(OptionError, match="minbucket=20"):
+        fs.synthesize(mixed, m=1, fit_rows=19)
     with pytest.raises(OptionError, match="minbucket=5"):
-        fs.synthesize(mixed, m=1, fit_rows=4)
+        fs.synthesize(mixed, m=1, method="cart", fit_rows=4)
 
 
 def test_a_slice_is_a_synthesis_of_some_copies(mixed):

@@ -52,7 +52,7 @@ class Tree:
         return out
 
 
-def grow(columns, y, n_classes=0, minbucket=1, cp=0.0, unordered=None, rows=None):
+def grow(columns, y, n_classes=0, minbucket=1, cp=0.0, unordered=None, rows=None, beyond=0.0, free=0):
     columns = np.array(columns, np.uint16).reshape(len(columns), len(y))
     unordered = [False] * len(columns) if unordered is None else unordered
     kinds = [
@@ -71,6 +71,8 @@ def grow(columns, y, n_classes=0, minbucket=1, cp=0.0, unordered=None, rows=None
             n_classes,
             minbucket,
             cp,
+            beyond,
+            free,
         )
     )
 
@@ -454,3 +456,29 @@ def test_a_chain_of_ten_thousand_nodes():
     assert depth.max() >= 10_000
     assert tree.is_leaf.sum() == n
     assert (np.bincount(tree.apply([codes]), minlength=len(tree.nodes))[tree.is_leaf] == 1).all()
+
+
+@pytest.mark.parametrize("n_classes", [0, 3])
+@pytest.mark.parametrize("z", [0.5, 2.0, 3.5])
+def test_small_nodes_are_split_only_beyond_chance(n_classes, z):
+    """A root that is as large as ``free`` is split if its best gain is beyond (1 - a + z sqrt(a))^3, a = 2 / (9 nu)."""
+    kept = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        x = rng.integers(1, 200, 300)
+        y = (rng.random(300) * 3 * (1 + 0.3 * (x > 100))).astype(np.int64) if n_classes else rng.integers(-9, 10, 300)
+        y = np.minimum(y, 2) if n_classes else y + seed % 3 * (x > 100)
+        full = grow([x], y, n_classes, 5)
+        best = gain(y, root_left(full, [x]), n_classes)
+        share = np.bincount(y, minlength=3) / 300 if n_classes else None
+        nu, impurity = 1.0, float(naive_tree.impurity([int(v) for v in y], n_classes))
+        if n_classes:
+            two, three = (share**2).sum(), (share**3).sum()
+            nu = max((1 - two) ** 2 / (two - 2 * three + two**2), 1)
+        a = 2 / (9 * nu)
+        split = best >= impurity / 300 * (1 - a + z * np.sqrt(a)) ** 3
+        assert (len(grow([x], y, n_classes, 5, beyond=z, free=300).nodes) > 1) == split
+        # Larger nodes are split at any gain.
+        assert len(grow([x], y, n_classes, 5, beyond=z, free=299).nodes) > 1
+        kept += split
+    assert 0 < kept < 30 or (z, n_classes) in {(0.5, 0), (0.5, 3)}
