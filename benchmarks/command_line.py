@@ -1,6 +1,6 @@
 """Seconds and peak memory of `fastsynth synthesize` on a file, start of Python and writing included.
 
-python benchmarks/command_line.py adult.parquet [-m 5] [--threads 1 2] [--repeats 5]
+python benchmarks/command_line.py adult.parquet [-m 5] [--threads 1 2] [--repeats 5] [--method cart]
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("-m", type=int, default=5)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--method", choices=["cart", "calibrated"], default="cart")
     options = parser.parse_args()
     for threads in options.threads:
         runs = []
@@ -38,7 +39,21 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 out = str(Path(folder) / "out")
                 words = [sys.executable, "-m", "fastsynth", "synthesize", str(options.source), "-o", out]
-                runs.append(run([*words, "-m", str(options.m), "--random-state", "1", "--threads", str(threads)]))
+                runs.append(
+                    run(
+                        [
+                            *words,
+                            "-m",
+                            str(options.m),
+                            "--method",
+                            options.method,
+                            "--random-state",
+                            "1",
+                            "--threads",
+                            str(threads),
+                        ]
+                    )
+                )
         seconds, memory = (statistics.median(values) for values in zip(*runs, strict=True))
         case = f"{options.source.name}, m = {options.m}, threads = {threads}"
         print(f"{case}: {seconds:.2f} s, {memory:.0f} MiB at the peak")

@@ -76,7 +76,7 @@ def cluster(source: Path) -> dict[str, object]:
                 out = Path(folder) / "out"
                 how = {"client": client} if where == "cluster" else {"threads": 2}
                 start = time.perf_counter()
-                fs.synthesize(source, m=1, random_state=1, out=out, progress=False, **how)
+                fs.synthesize(source, m=1, method="cart", random_state=1, out=out, progress=False, **how)
                 seconds[where].append(round(time.perf_counter() - start, 1))
                 digest = hashlib.sha256()
                 for file in sorted(out.rglob("*.parquet")):
@@ -98,7 +98,9 @@ def memory(folder: Path, picture: Path) -> None:
             with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as some:
                 for file in files[:count]:
                     (Path(some) / file.name).symlink_to(file.absolute())
-                records.append(run(Path(some), ["-m", "1", "--fit-rows", "500000", "--memory-limit", "6 GB"]))
+                records.append(
+                    run(Path(some), ["-m", "1", "--method", "cart", "--fit-rows", "500000", "--memory-limit", "6 GB"])
+                )
             with results.open("a") as out:
                 out.write(json.dumps(records[-1]) + "\n")
     records.sort(key=lambda record: record["rows"])
@@ -123,7 +125,7 @@ def levels(n: int) -> dict[str, object]:
     )
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        synthesis = fs.synthesize(frame, m=1, random_state=1, out=Path(folder) / "out", progress=False)
+        synthesis = fs.synthesize(frame, m=1, method="cart", random_state=1, out=Path(folder) / "out", progress=False)
         drawn = synthesis.scan(0).select(pl.col("place").n_unique()).collect().item()
     rare = {record["column"]: record["n_rare_levels"] for record in synthesis.audit["columns"]}
     return {"rows": n, "levels": drawn, "rare levels": rare["place"], "seconds": round(time.perf_counter() - start, 1)}

@@ -27,7 +27,7 @@ cdef extern from "_calibrate_kernels.h" nogil:
 
 # Most columns with linear features, and most classes, of a tilt: they stand on the stack.
 MOST_SLOTS = 1024
-MOST_CLASSES = 64
+MOST_CLASSES = 256
 
 ctypedef fused rank_t:
     uint16_t
@@ -170,7 +170,7 @@ def add_gradient(
     """Add rows to the score of a tilt; the means of the features in the leaves are taken out afterwards. O(n s k)."""
     cdef int64_t i, s, at, j, active, k = counts.shape[1]
     cdef double total
-    cdef double[64] share
+    cdef double[256] share
     cdef int32_t[1024] which
     cdef double[1024] x
     cdef uint32_t here
@@ -213,7 +213,7 @@ def tilted(
     cdef int64_t i, s, at, j, active, k = counts.shape[1]
     cdef bint draw = words.shape[0] > 0
     cdef double total, wanted
-    cdef double[64] share
+    cdef double[256] share
     cdef int32_t[1024] which
     cdef double[1024] x
     cdef uint32_t here

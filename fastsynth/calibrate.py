@@ -47,15 +47,17 @@ from fastsynth.methods import (
 
 # Rows whose features are in memory at a time.
 BLOCK = 8_192
-# Rows that features are chosen on, and rows up to which a tilt is found from all of them at once.
+# Rows that features are chosen on, rows times classes up to which the curvature of a tilt is that of all, and rows for
+# each of its weights above.
 SAMPLE = 20_000
-TILT_SAMPLE = 100_000
+TILT_SAMPLE, ROWS_A_WEIGHT = 400_000, 100
 MOST_FEATURES = 60
 # Tables with more linear features keep those that correlate most with the target.
 MOST_LINEAR = 200
 # Of hinges and products at most one for so many rows.
 ROWS_A_FEATURE = 20
-MOST_CLASSES = 40
+# Classes of a tilt that has weights of its own for each, and of numbers that are tilted by their value.
+MOST_CLASSES, MOST_VALUES = 40, _calibrate.MOST_CLASSES
 # Quantiles at which linear features have a hinge: Harrell (2015), Regression Modeling Strategies, for seven knots.
 HINGES = np.array([0.025, 0.1833, 0.3417, 0.5, 0.6583, 0.8167, 0.975])
 # Ridge of hinges and products, and of linear features, which have hardly one, in rows.
@@ -79,9 +81,10 @@ DONORS = Cart(minbucket=5)
 HUGE = 1e100
 HEAPED = "heaped on some of its values"
 RIDGE_TILT = 0.05
-NEWTON_STEPS, FULL_STEPS = 8, 3
+NEWTON_STEPS = 8
 # Steps of conjugate gradients for a step of Newton's, and how small the rest has to be.
 CONJUGATE_STEPS, REST = 30, 1e-3
+SMALL_STEP = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +149,8 @@ def fit_calibrated(job: Job) -> ColumnModel:
     if 0 < len(values) <= MOST_CLASSES:
         return _fit_few_numbers(job, used)
     reason = _why_donors(job, values)
+    if reason == HEAPED and len(values) <= MOST_VALUES:
+        return _fit_few_numbers(job, used)
     if reason is None:
         model = _fit_numbers(job, values)
         if isinstance(model, ColumnModel):
@@ -173,7 +178,10 @@ def _used(ranks: Ranks, rows: Rows, n_ranks: int) -> NDArray[np.bool_]:
 
 
 def _fit_few_numbers(job: Job, used: NDArray[np.bool_]) -> ColumnModel:
-    """Numbers of few different values are classes, with a tree that knows their order."""
+    """Numbers of few different values are classes, with a tree that knows their order.
+
+    More values than a tilt can have weights for share them, in proportion to the value: the mean is calibrated.
+    """
     variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
     missing = tilt_missing = None
     first = variable.first
@@ -182,8 +190,7 @@ def _fit_few_numbers(job: Job, used: NDArray[np.bool_]) -> ColumnModel:
         job = job.only(np.arange(len(used)) >= first)
     present = used.copy()
     present[:first] = False
-    y = scaled(variable.numbers(), len(job.shape))
-    tree, tilt, note = _fit_classes(job, ranks, present, y)
+    tree, tilt, note = _fit_classes(job, ranks, present, variable.numbers())
     return ColumnModel(missing, tree, first, tilt_missing, tilt, note=f"{int(present.sum())} values as classes; {note}")
 
 
@@ -519,7 +526,7 @@ def _find_grid(values: Floats, floating: bool) -> Grid:
 
 
 def _fit_classes(
-    job: Job, ranks: Ranks, used: NDArray[np.bool_], y: NDArray[np.int64] | None = None
+    job: Job, ranks: Ranks, used: NDArray[np.bool_], numbers: Floats | None = None
 ) -> tuple[Tree, Tilt | None, str]:
     """Tree of a categorical target, and the tilt of its leaves.
 
@@ -529,35 +536,52 @@ def _fit_classes(
         Of the table.
     used : ndarray of shape (n_ranks,), dtype=bool
         Ranks that occur: the classes.
-    y : ndarray of shape (n_ranks,), dtype=int64, optional
-        What a tree of numbers is grown on.
+    numbers : ndarray of shape (n_ranks,), dtype=float64, optional
+        Values of numbers: the tree is grown on them.
     """
     table = job.table
     class_of, n_classes = class_ids(used)
-    target, n_classes = (class_of, n_classes) if y is None else (y, 0)
-    chance = CLASS_BEYOND * job.chance
+    target = class_of
+    if numbers is not None:
+        target, n_classes = scaled(np.where(used, numbers, np.nan), len(job.shape)), 0
+    by_value = numbers is not None and int(used.sum()) > MOST_CLASSES
+    # Weights that all values share calibrate the mean only; the rest is left to the leaves.
+    chance = 0.0 if by_value else CLASS_BEYOND * job.chance
     tree = grow(table, job.predictors, job.minbucket, CP, chance, job.shape, ranks, target, n_classes)
     classes = np.flatnonzero(used).astype(ranks.dtype)
-    commonest = int(np.argmax(np.bincount(class_of[ranks[job.shape]])))
+    commonest = int(np.argmax(np.bincount(class_of[ranks[job.shape]], minlength=len(classes))))
     features = _choose_features(job, (class_of[ranks[job.shape]] == commonest).astype(float), False)
-    if len(classes) > MOST_CLASSES or not features.size or len(classes) < 2:
-        note = f"{len(classes)} classes" if len(classes) > MOST_CLASSES else "nothing to tilt"
+    most = MOST_VALUES if by_value else MOST_CLASSES
+    if len(classes) > most or not features.size or len(classes) < 2:
+        note = f"{len(classes)} classes" if len(classes) > most else "nothing to tilt"
         nodes, count, donors = tree.nodes.copy(), tree.count.copy(), np.empty(len(job.leaves), ranks.dtype)
         _tree.refill(leaves_of(table, tree, job.leaves, job.words), ranks[job.leaves], nodes, count, donors)
         return replace(tree, nodes=nodes, count=count, donors=donors), None, f"plain leaf shares: {note}"
     tree = tree.numbered()
-    tilt = _fit_tilt(job, features, ranks, class_of.astype(np.int32), tree, classes)
+    score = None
+    if by_value and numbers is not None:
+        score = numbers[used] - np.average(numbers[used], weights=np.bincount(class_of[ranks[job.shape]]))
+        score /= np.abs(score).max()
+    tilt = _fit_tilt(job, features, ranks, class_of.astype(np.int32), tree, classes, score)
     return tree, tilt, f"shares of {tree.n_leaves} leaves tilted by {features.size} features"
 
 
 def _fit_tilt(
-    job: Job, features: Features, ranks: Ranks, class_of: NDArray[np.int32], tree: Tree, classes: Ranks
+    job: Job,
+    features: Features,
+    ranks: Ranks,
+    class_of: NDArray[np.int32],
+    tree: Tree,
+    classes: Ranks,
+    score: Floats | None,
 ) -> Tilt:
     """Multinomial logit within leaves, with the leaf shares as offset, by Newton steps.
 
+    With a score of each class (n_classes,) the weights of a class are its score times weights that all share.
+
     1. counts of the classes and means of the features in each leaf
-    2. few rows (of leaves that have several classes): Newton's steps on all of them
-    3. many rows: gradients from all of them, and curvature from a sample, where the leaf shares are
+    2. a sample of the rows of leaves that have several classes, or all if they are few
+    3. steps: gradient from all rows, curvature from the sample
     """
     codes, leaf, rows = job.table.codes, job.leaf_numbers(tree), job.leaves
     c, q, n_leaves = len(classes), features.size, tree.n_leaves
@@ -572,22 +596,21 @@ def _fit_tilt(
     gamma = np.zeros((q + 1, c))
     if mixed.any():
         # 2.
-        some, weight = _tilt_sample(counts, mixed, leaf, 100 * (q + 1))
-        all_rows, of_some = bool((weight == 1).all()), leaf[some]
+        some, weight = _tilt_sample(counts, mixed, leaf, ROWS_A_WEIGHT * (q + 1))
+        of_some = leaf[some]
         z = features.matrix(codes, rows[some]).T - means[of_some]
         with np.errstate(divide="ignore"):
             offset = np.log(counts / sizes[:, None])[of_some]
         ridge = np.append(RIDGE_TILT, RIDGE_TILT * np.maximum(z.var(0), 1e-6))
-        y = class_of[ranks[rows[some]]]
-        for _ in range(NEWTON_STEPS if all_rows else 1):
+        if score is not None:
+            ridge /= score @ score
+        # 3.
+        for _ in range(NEWTON_STEPS):
             p = _probabilities(z @ gamma[1:] + gamma[0], offset)
-            curvature = _Curvature(z, p, weight, ridge)
-            if all_rows:
-                left = -p
-                left[np.arange(len(y)), y] += 1
-                gamma = gamma + curvature.step(np.vstack([left.sum(0), z.T @ left]) - ridge[:, None] * gamma)
-        # 3. The means of a leaf are taken out of sums over the leaf, not of every row.
-        for _ in range(0 if all_rows else FULL_STEPS):
+            curvature = (
+                _Curvature(z, p, weight, ridge) if score is None else _SharedCurvature(z, p, weight, ridge, score)
+            )
+            # The means of a leaf are taken out of sums over the leaf, not of every row.
             centre = means @ gamma[1:] - gamma[0]
             gradient, by_leaf = np.zeros((q, c)), np.zeros((n_leaves, c))
             for block in job.blocks():
@@ -595,7 +618,11 @@ def _fit_tilt(
                 of_rows = (codes, rows[here], leaf[here], ranks, class_of, *linear.arguments)
                 _calibrate.add_gradient(*of_rows, gamma[1:], centre, counts, CLIP, gradient, by_leaf)
             gradient -= means.T @ by_leaf
-            gamma = gamma + curvature.step(np.vstack([by_leaf.sum(0), gradient]) - ridge[:, None] * gamma)
+            gradient = np.vstack([by_leaf.sum(0), gradient]) - ridge[:, None] * gamma
+            step = curvature.step(gradient)
+            gamma = gamma + step
+            if np.abs(step).max() < SMALL_STEP:
+                break
     # Single precision: what is beyond may depend on how a machine adds up.
     weights = gamma[1:].astype(np.float32).astype(float)
     return Tilt(linear, weights, counts, means @ weights - gamma[0].astype(np.float32), classes)
@@ -609,7 +636,7 @@ def _tilt_sample(counts: Floats, mixed: NDArray[np.bool_], leaf: Rows, wanted: i
     """
     size, present = np.where(mixed, counts.sum(1), 0), counts > 0
     share_of_leaf = mixed.astype(float)
-    if size.sum() > TILT_SAMPLE:
+    if size.sum() * counts.shape[1] > TILT_SAMPLE:
         share = np.minimum(wanted / np.maximum((present * size[:, None]).sum(0), 1), 1.0)
         share_of_leaf *= np.where(present, share, 0.0).max(1)
     found, total = [np.zeros(0, np.int64)], 0.0
@@ -630,6 +657,23 @@ def _probabilities(tilt: Floats, offset: Floats) -> Floats:
     p = np.exp(tilt, out=tilt)
     p /= p.sum(axis=1, keepdims=True)
     return p
+
+
+class _SharedCurvature:
+    """The same for weights a score(c)': steps of a, from the variance of the scores in each row."""
+
+    def __init__(self, z: Floats, p: Floats, rows: Floats, ridge: Floats, score: Floats) -> None:
+        self.z, self.score = z, score
+        mean = p @ score
+        weight = rows * (p @ score**2 - mean**2)
+        phi = np.column_stack([np.ones(len(z)), z])
+        self.matrix = (phi * weight[:, None]).T @ phi + np.diag(ridge * (score @ score))
+
+    def step(self, gradient: Floats) -> Floats:
+        """Solve for the weights that are shared; not further than a tilt may go."""
+        x = np.linalg.solve(self.matrix, gradient @ self.score)
+        furthest = float(np.abs(self.z @ x[1:] + x[0]).max() * np.abs(self.score).max())
+        return np.outer(x * min(1.0, CLIP / furthest) if furthest > 0 else x, self.score)
 
 
 class _Curvature:

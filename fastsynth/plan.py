@@ -42,8 +42,8 @@ class Column:
     Parameters
     ----------
     method : str, Cart or Sample, optional
-        "calibrated", "cart", "sample", a method object with its own options, or "keep" to leave the column as it is. The default
-        is the method of the whole synthesis.
+        "calibrated", "cart", "sample", a method object with its own options, or "keep" to leave the column as it is.
+        The default is the method of the whole synthesis.
     predictors : list of str, optional
         Columns to predict from; they must come earlier in the visit sequence. The default is what the whole synthesis
         says.

@@ -105,14 +105,16 @@ def synthesize(
     k : int, optional
         Rows of each copy. The default is the number of rows of ``data``.
     method : str or Calibrated or Cart or Sample, default "calibrated"
-        Method of all columns that have none of their own: "cart", "calibrated" (trees whose leaves are calibrated, for
-        intervals that cover what they say) or "sample".
+        Method of all columns that have none of their own: "calibrated" (trees whose leaves are calibrated, so that
+        intervals cover what they say), "cart" (plain leaves, as synthpop's and mice's default; intervals are too
+        short) or "sample".
     columns : dict of str to Column, optional
-        What is special about single columns: method, predictors, passive.
+        What is special about single columns: method, predictors, passive, outcome.
     visit_sequence : list of str or "auto", optional
         Order in which columns are drawn. The default is table order, kept columns first, passive ones after
-        their parents. "auto" draws numbers first, then categories by rising number of levels, which suits calibrated
-        models. An analysis is served best when its outcome comes after what it is regressed on.
+        their parents. "auto" draws numbers first, then categories by rising number of levels, and columns with
+        ``outcome=True`` last. It copies fewer people and keeps relations of categories better where the table has the
+        categories first.
     predictors : {"auto", "all"}, default "auto"
         What each column is predicted from: all earlier ones, or with "auto" in a table of more than 60 columns the 20
         earlier ones that are most associated with it (as mice's ``quickpred``; here between groups of values, so that
@@ -123,8 +125,9 @@ def synthesize(
     fit_rows : int, optional
         Fit models on this many rows, those with the smallest hash of random state and row number; with ``proper`` on
         as many drawn with replacement. Columns without predictors (not with ``proper``) and the lists of categories
-        still come from all rows. ``pool`` then uses the rule for subsampled fits. The default, and what counts as not
-        fewer than there are, is all rows.
+        still come from all rows. Calibrated columns take the shape of their trees only from these rows, and all else
+        from all; where some column does not, ``pool`` uses the rule for subsampled fits. The default, and what counts
+        as not fewer than there are, is all rows.
     fresh_rows : bool, default False
         Whether each copy is fitted on rows of its own, ``fit_rows`` or without that 63.2 % of them (what a bootstrap
         sample holds): m times the work, and shorter intervals than with rows that all copies share. Calibrated trees
@@ -182,7 +185,9 @@ def synthesize(
     synthesised as missing: first whether and how, then values where present. Numbers, dates and categories keep their
     exact types.
 
-    A copy consists of values that occur in the data. ``minbucket`` of ``Cart`` says how many people share a leaf.
+    With ``method="cart"``, and for categories always, a copy consists of values that occur in the data. Calibrated
+    numbers are new values on the grid and within the range of the column. ``minbucket`` says how many people share a
+    leaf. How well intervals will cover is in ``v`` of the result.
 
     References
     ----------

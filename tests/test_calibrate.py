@@ -81,12 +81,12 @@ def test_score_equations_of_tilts():
 def test_tilts_found_on_a_sample_are_made_good_by_all_rows(monkeypatch):
     frame = normal_table(6_000, 4)
     expected = fitted(frame, "c")[2].tilt
-    monkeypatch.setattr(calibrate, "TILT_SAMPLE", 600)
+    monkeypatch.setattr(calibrate, "TILT_SAMPLE", 1_800)
     got = fitted(frame, "c")[2].tilt
-    monkeypatch.setattr(calibrate, "FULL_STEPS", 0)
+    monkeypatch.setattr(calibrate, "NEWTON_STEPS", 1)
     rough = fitted(frame, "c")[2].tilt
     distance = [np.abs(tilt.weights - expected.weights).max() for tilt in (got, rough)]
-    assert 0 < distance[0] < 0.1 * distance[1]
+    assert 0 < distance[0] < 0.3 * distance[1]
 
 
 def slopes(frame):
@@ -153,7 +153,7 @@ def test_guards_decide_and_say_why():
     expected = {
         "sex": "no predictors",
         "first": "donors, leaves of 5: all predictors are categories",
-        "hours": "donors, leaves of 20: heaped",
+        "hours": "79 values as classes; shares of",
         "age": "shifted donors",
         "dense": "shifted donors",
         "spiky": "shifted donors; 1 value(s) on which it piles up",
@@ -229,3 +229,23 @@ def test_leaves_hold_all_rows_whatever_gave_the_shape():
 def test_bad_options_are_refused():
     with pytest.raises(fs.synthesis.OptionError):
         Calibrated(minbucket=0)
+
+
+def test_values_that_people_heap_on_keep_their_mean_relations(monkeypatch):
+    """Shared weights: the score equation of the mean holds, on the observed values only; too many values are donors."""
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(2_000, 2))
+    exact = np.clip(np.rint(40 + 8 * x[:, 0] - 4 * x[:, 1] + 5 * rng.normal(size=2_000)), 1, 98)
+    hours = np.where(rng.random(2_000) < 0.6, 5 * np.rint(exact / 5), exact).astype(int)
+    frame = pl.DataFrame({"x0": x[:, 0], "x1": x[:, 1], "hours": hours})
+    table, rows, model = fitted(frame, "hours")
+    assert model.note.startswith(f"{len(set(hours))} values as classes")
+    assert len(set(hours)) > calibrate.MOST_CLASSES
+    shares = model.tilt.shares(table.codes, rows, leaf_numbers(table, model.values, rows))
+    values = table.variables[2].numbers()[model.tilt.ranks]
+    phi = np.vstack([np.ones(2_000), x.T])
+    assert np.abs(phi @ (hours - shares @ values)).max() < 1e-3 * 2_000 * hours.std()
+    copy = fs.synthesize(frame, m=1, random_state=1)[0]
+    assert set(copy["hours"]) <= set(hours.tolist())
+    monkeypatch.setattr(calibrate, "MOST_VALUES", 50)
+    assert fitted(frame, "hours")[2].note == "donors, leaves of 20: heaped on some of its values"
