@@ -5,12 +5,12 @@
     python benchmarks/calibrated.py attack adult.parquet [--repeats 200]
     python benchmarks/calibrated.py table
 
-``coverage``: m = 5 copies of tables whose truth is known, pooled by T_s (complete, simple synthesis). Of the coefficients
-of each analysis but the intercept: coverage of 95 % intervals (mean, and lowest), bias in standard errors of the
-original (mean and largest), and v, what the estimates vary about those of their originals beyond b/m, in units of the original
-variance. ``boys``: the simulation of paper.py. ``attack``: shadow fits with and without a person, and how well distance
-and density ratio tell which. A JSON line for each result in results/calibrated.jsonl, which ``table`` prints; what is
-there is not run again. Of adult: ``benchmarks/fidelity.py --method calibrated --auto``.
+``coverage``: m = 5 copies of tables whose truth is known, pooled by T_s (complete, simple synthesis). Of the
+coefficients of each analysis but the intercept: coverage of 95 % intervals (mean, and lowest), bias in standard errors
+of the original (mean and largest), and v, what the estimates vary about those of their originals beyond b/m, in units
+of the original variance. ``boys``: the simulation of paper.py. ``attack``: shadow fits with and without a person, and
+how well distance and density ratio tell which. A JSON line for each result in results/calibrated.jsonl, which ``table``
+prints; what is there is not run again. Of adult: ``benchmarks/fidelity.py --method calibrated --auto``.
 """
 
 from __future__ import annotations
@@ -227,9 +227,10 @@ def attack(source: Path, repeats: int) -> None:
     """Who was in the data? Each shadow fit has 2,000 people; of 200 others each is in it with probability one half.
 
     Two scores of a person from one copy of as many rows: the distance to the nearest row of the copy, and the log of
-    the number of copy rows within the distance of the tenth nearest row of the population (a density ratio). Distance counts categories that differ, and numbers by their difference in ranks. For each score the largest
-    difference between the share of members and of others above a threshold, chosen on one half of the shadow fits and
-    applied to the other, and the area under the ROC curve.
+    the number of copy rows within the distance of the tenth nearest row of the population (a density ratio). Distance
+    counts categories that differ, and numbers by their difference in ranks. For each score the largest difference
+    between the share of members and of others above a threshold, chosen on one half of the shadow fits and applied to
+    the other, and the area under the ROC curve.
     """
     real = (
         pl.read_parquet(source)
