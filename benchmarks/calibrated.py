@@ -4,6 +4,7 @@
     python benchmarks/calibrated.py boys [--repeats 1000]
     python benchmarks/calibrated.py attack adult.parquet [--repeats 200]
     python benchmarks/calibrated.py table
+    python benchmarks/calibrated.py pictures docs
 
 ``coverage``: m = 5 copies of tables whose truth is known, pooled by T_s (complete, simple synthesis). Of the
 coefficients of each analysis but the intercept: coverage of 95 % intervals (mean, and lowest), bias in standard errors
@@ -309,9 +310,58 @@ def table() -> Iterator[str]:
         yield f"{common} {' | '.join(cells)} |"
 
 
+def pictures(folder: Path) -> None:
+    """Coverage of both methods beside that of the original data, and how a donor is moved."""
+    from matplotlib.figure import Figure
+
+    records = [r for r in known() if "scenario" in r]
+    sizes = sorted({r["n"] for r in records})
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    for axes, n in zip(figure.subplots(1, len(sizes), sharey=True), sizes, strict=True):
+        for place, name in enumerate(reversed(SCENARIOS)):
+            of = {r["method"]: r for r in records if r["n"] == n and r["scenario"] == name}
+            if len(of) < 2:
+                continue
+            axes.plot(of["cart"]["coverage"], place, "o", color="#c2571a", label="plain leaves")
+            axes.plot(of["calibrated"]["real data"], place, "|", color="#8a8f99", markersize=12, label="original data")
+            axes.plot(of["calibrated"]["coverage"], place, "o", color="#1f5fbf", label="calibrated")
+        axes.axvspan(0.93, 0.97, color="#1f5fbf", alpha=0.08, linewidth=0)
+        axes.set(
+            title=f"n = {n:,}", xlim=(0.3, 1.0), yticks=range(len(SCENARIOS)), yticklabels=list(reversed(SCENARIOS))
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle("coverage of 95 % intervals (band: .93 to .97; below .3 not shown)", fontsize=9)
+    figure.savefig(folder / "coverage_calibrated.png", dpi=110, metadata={"Software": None})
+
+    rng = np.random.default_rng(4)
+    x = np.sort(rng.uniform(0, 10, 90))
+    y = 2 + 0.8 * x + rng.normal(0, 1.1, 90)
+    slope, level = np.polyfit(x, y, 1)
+    donor, new = 47, 6.6
+    axes = (figure := Figure(figsize=(6, 3.2), layout="constrained")).add_subplot()
+    axes.axvspan(x[38], x[62], color="#8a8f99", alpha=0.15, linewidth=0)
+    axes.plot(x, y, ".", color="#8a8f99")
+    axes.plot(x, level + slope * x, color="#1f5fbf", linewidth=1)
+    moved = y[donor] + slope * (new - x[donor])
+    axes.plot([x[donor], x[donor]], [level + slope * x[donor], y[donor]], ":", color="#c2571a")
+    axes.plot([new, new], [level + slope * new, moved], ":", color="#1f5fbf")
+    axes.annotate("", (new, moved), (x[donor], y[donor]), arrowprops={"arrowstyle": "->", "color": "#1f5fbf"})
+    axes.plot(x[donor], y[donor], "o", color="#c2571a")
+    axes.plot(new, moved, "o", color="#1f5fbf")
+    axes.annotate("donor", (x[donor], y[donor]), (-8, 8), textcoords="offset points", ha="right", color="#c2571a")
+    axes.annotate("draw at the synthetic x*", (new, moved), (8, 4), textcoords="offset points", color="#1f5fbf")
+    axes.annotate("leaf", (x[38], y.min()), (4, 0), textcoords="offset points", color="#8a8f99")
+    axes.set(xlabel="x", ylabel="y")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "donor.png", dpi=110, metadata={"Software": None})
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["coverage", "boys", "attack", "table"])
+    parser.add_argument("what", choices=["coverage", "boys", "attack", "table", "pictures"])
     parser.add_argument("source", type=Path, nargs="?")
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--rows", type=int, default=500)
@@ -323,5 +373,7 @@ if __name__ == "__main__":
         boys(options.repeats or 1000)
     elif options.what == "attack":
         attack(options.source, options.repeats or 200)
+    elif options.what == "pictures":
+        pictures(options.source)
     else:
         print("\n".join(table()))

@@ -98,7 +98,7 @@ class Variable:
         if pa.types.is_dictionary(self.dtype):
             coded = column.unify_dictionaries().combine_chunks()
         else:
-            coded = _clean(_storage(column).combine_chunks()).dictionary_encode()
+            coded = _clean(storage_of(column).combine_chunks()).dictionary_encode()
         given = _plain(coded.dictionary)
         known = _plain(self.values)[self.first :]
         if pa.types.is_integer(given.type) or pa.types.is_floating(given.type):
@@ -146,7 +146,7 @@ class Variable:
 
     def numbers(self) -> NDArray[np.float64]:
         """Value of each rank as a float; NaN for missing. Only for numeric columns."""
-        return _numbers(_storage(self.values))
+        return _numbers(storage_of(self.values))
 
     def numbers_of_codes(self) -> NDArray[np.float64]:
         """Number of each code, NaN for missing; the mean where a code stands for several values. Only for numbers."""
@@ -164,7 +164,7 @@ class Variable:
         For a number the nearest one seen stands in; a category never seen gets the code ``UNSEEN``.
         """
         if self.kind == "numeric":
-            return self._nearest_number(_numbers(_storage(column)))
+            return self._nearest_number(_numbers(storage_of(column)))
         ranks = pc.index_in(_plain(column), value_set=_plain(self.values)[self.first :])
         codes = pc.fill_null(pc.add(ranks, self.first), UNSEEN).to_numpy(zero_copy_only=False)
         return np.where(column.is_null().to_numpy(zero_copy_only=False), 0, codes).astype(np.uint16)
@@ -239,7 +239,7 @@ def _encode_column(name: str, column: pa.ChunkedArray, keep_unused: bool) -> tup
         return _encode_dictionary(name, column, keep_unused)
     if pa.types.is_null(column.type):
         return _null_variable(name, column.type), np.zeros(len(column), np.uint16)
-    storage = _storage(column).combine_chunks()
+    storage = storage_of(column).combine_chunks()
     floating = pa.types.is_floating(storage.type)
     if floating:
         _refuse_infinite(name, int(pc.sum(pc.is_inf(storage)).as_py() or 0))
@@ -366,13 +366,13 @@ def _dictionary_variable(
     n_null, counts = counts[0], counts[1:]
     levels = by_rank = np.arange(len(dictionary))
     if kind == "unordered":
-        by_value = pc.sort_indices(_storage(dictionary)).to_numpy()
+        by_value = pc.sort_indices(storage_of(dictionary)).to_numpy()
         levels = by_rank = by_value[counts[by_value] > 0]
     if len(levels) > MAX_CODES - 1:
         raise _too_many_levels(name, len(levels))
     if kind == "unordered" and not keep_unused:
         kept = np.flatnonzero(counts)  # in the order they had
-        dictionary = _storage(dictionary).take(pa.array(kept)).cast(dictionary.type)
+        dictionary = storage_of(dictionary).take(pa.array(kept)).cast(dictionary.type)
         by_rank = np.searchsorted(kept, levels)
     index = pa.array(np.append(0, by_rank), mask=np.arange(len(levels) + 1) == 0).cast(dtype.index_type)
     values = pa.DictionaryArray.from_arrays(index, dictionary, ordered=dtype.ordered)
@@ -411,7 +411,7 @@ class Tally:
             indices = array.indices.cast(pa.int64()).drop_null().to_numpy(zero_copy_only=False)
             values, rows = _plain(array.dictionary), np.bincount(indices, minlength=len(array.dictionary))
         else:
-            storage = _storage(column).combine_chunks().drop_null()
+            storage = storage_of(column).combine_chunks().drop_null()
             if pa.types.is_floating(storage.type):
                 self.n_infinite += int(pc.sum(pc.is_inf(storage)).as_py() or 0)
                 nan = pc.is_nan(storage)
@@ -522,7 +522,7 @@ def _kind(dtype: pa.DataType) -> Kind:
     return "numeric" if number else "unordered"
 
 
-def _storage(array: Any) -> Any:
+def storage_of(array: Any) -> Any:
     """The same values (of an Array or ChunkedArray) in a type that Arrow can hash, sort and take from."""
     types, dtype = pa.types, array.type
     if types.is_date32(dtype) or types.is_time32(dtype):
@@ -556,7 +556,7 @@ def _clean(storage: Any) -> Any:
 def _plain(array: pa.Array) -> pa.Array:
     """Categories as the plain values they stand for."""
     # Arrow casts not every dictionary to its values, but takes from all.
-    return _storage(array.dictionary).take(array.indices) if pa.types.is_dictionary(array.type) else _storage(array)
+    return storage_of(array.dictionary).take(array.indices) if pa.types.is_dictionary(array.type) else storage_of(array)
 
 
 def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
@@ -570,7 +570,7 @@ def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
 def numbers_of(column: Any) -> NDArray[np.float64]:
     """Numbers, dates and times of an Array or ChunkedArray as floats; NaN for missing."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return _numbers(_storage(array))
+    return _numbers(storage_of(array))
 
 
 def _numbers(storage: pa.Array) -> NDArray[np.float64]:

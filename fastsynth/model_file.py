@@ -18,7 +18,7 @@ import io
 import json
 import os
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from fastsynth import _calibrate, _tree
 from fastsynth.calibration import Combination, Grid, Linear, Shift, Tilt
-from fastsynth.columns import Variable
+from fastsynth.columns import Variable, storage_of
 from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.methods import METHODS, ColumnModel, Tree
 from fastsynth.plan import Plan, Step
@@ -41,6 +41,8 @@ from fastsynth.version import __version__
 FORMAT = "fastsynth model"
 FORMAT_VERSION = 4
 NODE_FIELDS = ("feature", "threshold", "left")
+# Values and residuals of releasable models are means of so many.
+NEIGHBOURS = 5
 # Arrays of calibrated models.
 COMBINATION = ("slots", "offset", "tables", "numbers", "pairs", "weights")
 LINEAR = ("slots", "offset", "index", "value")
@@ -104,6 +106,85 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"Cannot write {str(path)!r} ({error.strerror or type(error).__name__}).") from None
+
+
+def releasable(model: Model) -> Model:
+    """A model that holds nothing of single people that copies would not show.
+
+    What calibrated numbers leave over is that of many people: the quantiles of all leaves together, each a mean of five
+    neighbours, times the spread of the leaf. Their observed values, which only sort synthetic ones into bins, become
+    means of five neighbours, too, the lowest and the highest included. Class shares and means are of leaves as large as
+    ``minbucket``. Values of other columns are what copies show anyway.
+
+    Raises
+    ------
+    OptionError
+        Kept columns, or columns that are drawn from donors: their leaves list values of people.
+    """
+    listed = [model.variables[slot].name for slot in model.kept]
+    spikes: dict[int, set[int]] = {}
+    for step in model.plan.steps:
+        for column in (fit[step.slot] for fit in model.fits if step.slot in fit):
+            trees = (column.missing, column.tilt_missing), (column.values, column.tilt or column.shift)
+            if step.predictors and any(tree is not None and calibration is None for tree, calibration in trees):
+                listed.append(step.name)
+            if column.shift is not None:
+                kinds = () if column.tilt_missing is None else column.tilt_missing.ranks.tolist()
+                spikes.setdefault(step.slot, set()).update(kinds)
+    if listed:
+        names = ", ".join(map(repr, dict.fromkeys(listed)))
+        raise OptionError(
+            f"releasable=True: {names} would be saved with values of people (see summary()). Leave them out, or "
+            "give them Column(method='sample')."
+        )
+    variables = list(model.variables)
+    for slot, kept in spikes.items():
+        variables[slot] = replace(variables[slot], values=_means_of_neighbours(variables[slot], kept))
+    fits = tuple(
+        {slot: _with_common_residuals(column, variables[slot]) for slot, column in fit.items()} for fit in model.fits
+    )
+    return replace(model, variables=tuple(variables), fits=fits)
+
+
+def _means_of_neighbours(variable: Variable, kept: set[int]) -> pa.Array:
+    """The values of a column, but for kept ranks each the mean of those of five neighbouring ranks."""
+    numbers = variable.numbers()
+    free = np.array([rank for rank in range(variable.first, len(numbers)) if rank not in kept])
+    numbers[free] = _smooth(numbers[free])
+    kept_or_missing = np.setdiff1d(np.arange(len(numbers)), free)
+    numbers[kept_or_missing] = np.nan
+    ranks = np.arange(len(numbers), dtype=variable.rank_dtype)
+    return storage_of(variable.compose(ranks, numbers))
+
+
+def _smooth(x: Any) -> Any:
+    """Means of five neighbours of ascending numbers; at the ends of the first and of the last five."""
+    width = min(NEIGHBOURS, len(x))
+    running = np.append(0.0, np.cumsum(x - x[0]))
+    first = np.clip(np.arange(len(x)) - width // 2, 0, len(x) - width)
+    return x[0] + (running[first + width] - running[first]) / width
+
+
+def _with_common_residuals(column: ColumnModel, variable: Variable) -> ColumnModel:
+    shift, tree = column.shift, column.values
+    if shift is None or tree is None:
+        return column
+    is_leaf = tree.nodes["feature"] == _tree.LEAF
+    starts, sizes = tree.nodes["left"][is_leaf].astype(np.int64), tree.count[is_leaf].astype(np.int64)
+    by_place = np.argsort(starts)
+    starts, sizes = starts[by_place], sizes[by_place]
+    r = tree.donors.view(np.float32).astype(float)
+    sd = np.repeat(np.sqrt(np.add.reduceat(r * r, starts) / sizes), sizes)
+    common = _smooth(np.sort(np.divide(r, sd, out=np.zeros_like(r), where=sd > 0)))
+    place = (np.arange(len(r)) - np.repeat(starts, sizes) + 0.5) / np.repeat(sizes, sizes) * len(r)
+    z = common[place.astype(np.int64)]
+    z -= np.repeat(np.add.reduceat(z, starts) / sizes, sizes)
+    size = np.repeat(np.sqrt(np.add.reduceat(z * z, starts) / sizes), sizes)
+    new = np.divide(z, size, out=np.zeros_like(z), where=size > 0) * sd
+    numbers = variable.numbers()[variable.first :]
+    grid = replace(shift.grid, low=float(np.nanmin(numbers)), high=float(np.nanmax(numbers)))
+    donors = new.astype(np.float32).view(np.uint32)
+    return replace(column, values=replace(tree, donors=donors), shift=replace(shift, grid=grid))
 
 
 def check_new_file(path: Path) -> None:

@@ -485,10 +485,20 @@ class Synthesizer:
             .alias("n_differ"),
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, releasable: bool = False) -> None:
         """Write the fitted model to one file: a zip of a JSON manifest and Arrow tables, no pickle.
 
         The file holds real values of the data. Options of a run (threads, progress) are not kept.
+
+        Parameters
+        ----------
+        path : path
+            A new file.
+        releasable : bool, default False
+            Keep nothing of single people that copies would not show: what calibrated numbers leave over becomes that of
+            many people, their values means of five. Who gets the file can draw copies without end, so what many
+            copies tell of a leaf of ``minbucket`` people is released with it. Refused if columns are kept, or
+            drawn from donors. Copies are no longer the same as those of the model itself.
 
         Raises
         ------
@@ -497,7 +507,7 @@ class Synthesizer:
         OutputError
             The file exists, or cannot be written.
         """
-        model = self._fitted()
+        model = model_file.releasable(self._fitted()) if releasable else self._fitted()
         state = {
             "m": int(self.m),
             "random_state": self.random_state_,

@@ -212,3 +212,43 @@ def test_expressions_are_read_by_the_polars_that_wrote_them(tmp_path, mixed):
 def test_a_folder_that_does_not_exist(tmp_path, mixed):
     with pytest.raises(OutputError, match="No folder"):
         fs.Synthesizer().fit(mixed).save(tmp_path / "none" / "m.fsyn")
+
+
+def test_releasable_models_hold_no_value_of_one_person(tmp_path):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2_000, 2))
+    y = np.where(rng.random(2_000) < 0.3, 0.0, 5 + x[:, 0] - x[:, 1] + np.exp(0.3 * x[:, 0]) * rng.normal(size=2_000))
+    frame = pl.DataFrame(
+        {
+            "a": rng.integers(0, 9, 2_000),
+            "x": x[:, 0] + 0.3 * rng.integers(0, 9, 2_000),
+            "y": y,
+            "day": pl.Series(np.rint(20 * x[:, 1] + 5 * x[:, 0] + 10_000).astype(int)).cast(pl.Int32).cast(pl.Date),
+            "c": np.where(x[:, 0] + rng.logistic(size=2_000) > 0, "yes", "no"),
+        }
+    )
+    s = fs.Synthesizer(random_state=1, m=1).fit(frame)
+    s.save(tmp_path / "own.fsyn")
+    s.save(tmp_path / "all.fsyn", releasable=True)
+    other = fs.Synthesizer.load(tmp_path / "all.fsyn")
+    for slot in (1, 2):
+        own, released = (set(m.model_.variables[slot].numbers().tolist()) for m in (s, other))
+        assert len(own & released) <= 1  # of y the zero, on which it piles up
+        bits = [set(m.model_.fits[0][slot].values.donors.tolist()) for m in (s, other)]
+        assert len(bits[0] & bits[1]) < 0.01 * len(bits[0])
+        grid = other.model_.fits[0][slot].shift.grid
+        assert frame[:, slot].min() < grid.low < grid.high < frame[:, slot].max() or slot == 2
+    a, b = (model.sample(k=40_000)[0] for model in (s, other))
+    assert b.schema == frame.schema
+    assert (b["y"] == 0).mean() == pytest.approx((a["y"] == 0).mean(), abs=0.02)
+    for one, two in (("x", "y"), ("x", "day")):
+        r = [copy.select(pl.corr(one, pl.col(two).cast(float))).item() for copy in (a, b)]
+        assert r[0] == pytest.approx(r[1], abs=0.03)
+    for name in ("x", "y"):
+        assert b[name].std() == pytest.approx(a[name].std(), rel=0.05)
+        assert b[name].quantile(0.1) == pytest.approx(a[name].quantile(0.1), abs=0.1 * a[name].std())
+    for options in ({"method": "cart"}, {"columns": {"c": fs.Column(method="keep")}}):
+        refused = fs.Synthesizer(random_state=1, **options).fit(frame)
+        with pytest.raises(OptionError, match="releasable=True: "):
+            refused.save(tmp_path / "no.fsyn", releasable=True)
+    assert not (tmp_path / "no.fsyn").exists()
