@@ -13,8 +13,8 @@ pairs (``Linear`` in calibration.py), so a row costs a pair a column, whatever t
     index, value         by column and code: which feature it is (-1: none), and what it is
     weight               (q, n_classes), C order: a row for each feature
 
-Everything is added in the order of the rows, so nothing depends on threads. A code that a column's table does not have
-is that of a level never seen, and has no features.
+Everything is added in the order of the rows, so nothing depends on threads. While rows are drawn, a code that the
+table of a column does not have is that of a level never seen, and has no features; fits have no such codes.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
@@ -32,6 +32,12 @@ MOST_CLASSES = 256
 ctypedef fused rank_t:
     uint16_t
     uint32_t
+
+
+cdef check_sizes(int64_t slots, int64_t classes):
+    """Refuse more than stands on the stack."""
+    if slots > MOST_SLOTS or classes > MOST_CLASSES:
+        raise ValueError(f"{slots} columns and {classes} classes: at most {MOST_SLOTS} and {MOST_CLASSES}")
 
 
 def features(
@@ -175,6 +181,7 @@ def add_gradient(
     cdef double[1024] x
     cdef uint32_t here
     cdef uint32_t row
+    check_sizes(slots.shape[0], k)
     with nogil:
         for i in range(rows.shape[0]):
             row, here, active = rows[i], leaf[i], 0
@@ -217,6 +224,7 @@ def tilted(
     cdef int32_t[1024] which
     cdef double[1024] x
     cdef uint32_t here
+    check_sizes(slots.shape[0], k)
     with nogil:
         for i in range(rows.shape[0]):
             here, active = leaf[i], 0

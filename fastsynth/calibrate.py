@@ -35,6 +35,7 @@ from fastsynth.columns import EncodedTable, Ranks, Variable
 from fastsynth.methods import (
     Cart,
     ColumnModel,
+    Sample,
     Tree,
     Words,
     class_ids,
@@ -42,6 +43,7 @@ from fastsynth.methods import (
     grow,
     leaves_of,
     refill,
+    refill_tree,
     scaled,
 )
 
@@ -51,11 +53,16 @@ BLOCK = 8_192
 # each of its weights above.
 SAMPLE = 20_000
 TILT_SAMPLE, ROWS_A_WEIGHT = 400_000, 100
+# Most features times rows of that sample.
+MOST_CELLS = 20_000_000
 MOST_FEATURES = 60
 # Tables with more linear features keep those that correlate most with the target.
 MOST_LINEAR = 200
-# Of hinges and products at most one for so many rows.
-ROWS_A_FEATURE = 20
+# Of hinges and products at most one for so many rows; numbers need so many for a linear feature, too, and are few where
+# each value has so many on average.
+ROWS_A_FEATURE, ROWS_A_LINEAR, ROWS_A_VALUE = 20, 3, 4
+# A linear feature of which the others leave less than this share of the variance is not one of its own.
+OWN_SHARE = 1e-4
 # Classes of a tilt that has weights of its own for each, and of numbers that are tilted by their value.
 MOST_CLASSES, MOST_VALUES = 40, _calibrate.MOST_CLASSES
 # Quantiles at which linear features have a hinge: Harrell (2015), Regression Modeling Strategies, for seven knots.
@@ -75,15 +82,19 @@ DENSE_SHARE, SPIKE_SHARE, SPIKE_ROWS = 0.1, 0.05, 20
 HEAPED_SHARE = 0.05
 # Share of draws that may fall outside the observed range, and their distance in standard deviations of what is left.
 OUTSIDE, MOST_OUTSIDE, BEYOND = 0.02, 0.05, 0.05
-# Leaves of columns that are drawn from plain donors.
-DONORS = Cart(minbucket=5)
+# Plain donors attenuate slopes the more, the larger the leaf: theirs are smaller by this.
+DONORS_SHARE = 4
+NO_PREDICTORS = "no predictors: observed values"
 # Squares of numbers beyond may overflow.
 HUGE = 1e100
+# Standard deviations of a number, beyond which it is no further in the features.
+FURTHEST = 1e4
 HEAPED = "heaped on some of its values"
 RIDGE_TILT = 0.05
 NEWTON_STEPS = 8
 # Steps of conjugate gradients for a step of Newton's, and how small the rest has to be.
 CONJUGATE_STEPS, REST = 30, 1e-3
+NO_PAIRS = np.zeros((0, 2), np.int32)
 SMALL_STEP = 1e-3
 
 
@@ -118,6 +129,9 @@ class Job:
         ranks = self.table.ranks[self.target]
         leaves = self.leaves[wanted[ranks[self.leaves]]]
         shape = leaves if self.shape is self.leaves else self.shape[wanted[ranks[self.shape]]]
+        if len(shape) < 2 * self.minbucket:
+            # Too few of these rows are among those that give the shape.
+            shape = leaves
         return replace(self, shape=shape, leaves=leaves)
 
     @property
@@ -140,19 +154,20 @@ def fit_calibrated(job: Job) -> ColumnModel:
     table, target = job.table, job.target
     variable, ranks = table.variables[target], table.ranks[target]
     if not job.predictors:
-        return replace(fit_column(table, target, (), DONORS, job.leaves), note="no predictors: observed values")
+        return replace(fit_column(table, target, (), Sample(), job.leaves), note=NO_PREDICTORS)
     used = _used(ranks, job.leaves, len(variable.values))
     if variable.kind != "numeric":
         tree, tilt, note = _fit_classes(job, ranks, used)
         return ColumnModel(None, tree, variable.first, tilt=tilt, note=note)
     values = np.flatnonzero(used[variable.first :]) + variable.first
-    if 0 < len(values) <= MOST_CLASSES:
+    rows = _count(job)
+    if 0 < len(values) <= min(MOST_CLASSES, rows[values].sum() // ROWS_A_VALUE):
         return _fit_few_numbers(job, used)
-    reason = _why_donors(job, values)
+    reason = _why_donors(job, values, rows)
     if reason == HEAPED and len(values) <= MOST_VALUES:
         return _fit_few_numbers(job, used)
     if reason is None:
-        model = _fit_numbers(job, values)
+        model = _fit_numbers(job, values, rows)
         if isinstance(model, ColumnModel):
             return model
         reason = model
@@ -160,7 +175,8 @@ def fit_calibrated(job: Job) -> ColumnModel:
 
 
 def _donors(job: Job, reason: str) -> ColumnModel:
-    method = DONORS if reason != HEAPED else replace(DONORS, minbucket=job.minbucket)
+    minbucket = job.minbucket if reason == HEAPED else max(job.minbucket // DONORS_SHARE, 1)
+    method = Cart(minbucket=minbucket)
     model = fit_column(job.table, job.target, job.predictors, method, job.shape)
     if len(job.leaves) != len(job.shape):
         model = refill(job.table, job.target, model, job.leaves, job.words)
@@ -202,29 +218,33 @@ def _fit_kinds(job: Job, kind_of_rank: NDArray[np.int64], present: int) -> tuple
     return _fit_classes(job, kinds, _used(kinds, job.leaves, max(present, len(kind_of_rank)) + 1))
 
 
-def _why_donors(job: Job, values: NDArray[np.int64]) -> str | None:
+def _why_donors(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> str | None:
     """Why a numeric column of many values is drawn from plain donors; None if it is not."""
     variable = job.table.variables[job.target]
     if not any(job.table.variables[slot].kind == "numeric" for slot in job.predictors):
         return "all predictors are categories"
-    rows = _count(job)
     dense = np.setdiff1d(values, _spikes(variable, rows))
     n_dense = int(rows[dense].sum())
-    if n_dense < 2 * SPIKE_ROWS:
-        return f"{n_dense} rows that do not pile up"
+    if n_dense < SPIKE_ROWS:
+        return f"only {n_dense} rows with a value that does not pile up"
     numbers = variable.numbers()
     if np.abs(numbers[values]).max() > HUGE:
         return f"numbers beyond {HUGE:g}"
     digits = variable.dtype.scale if pa.types.is_decimal(variable.dtype) else 0
     if np.abs(numbers[values]).max() * 10.0**digits > 2.0**53 and not pa.types.is_floating(variable.dtype):
         return "more digits than 2^53 has"
-    if len(dense) <= DENSE_SHARE * n_dense and _is_heaped(numbers[dense], rows[dense], _is_floating(variable)):
+    if len(dense) <= DENSE_SHARE * n_dense and _is_heaped(numbers[dense], rows[dense], _exact_to(variable)):
         return HEAPED
     return None
 
 
-def _is_floating(variable: Variable) -> bool:
-    return bool(pa.types.is_floating(variable.dtype) or pa.types.is_decimal(variable.dtype))
+def _exact_to(variable: Variable) -> float | None:
+    """Relative error of a column's fractions; None for whole numbers."""
+    if pa.types.is_float64(variable.dtype) or pa.types.is_decimal(variable.dtype):
+        return 1e-9
+    if pa.types.is_floating(variable.dtype):
+        return 2e-3 if pa.types.is_float16(variable.dtype) else 2.4e-7
+    return None
 
 
 def _count(job: Job) -> NDArray[np.int64]:
@@ -243,12 +263,12 @@ def _spikes(variable: Variable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.flatnonzero((present >= SPIKE_SHARE * present.sum()) & (present >= SPIKE_ROWS))
 
 
-def _is_heaped(values: Floats, rows: NDArray[np.int64], floating: bool) -> bool:
+def _is_heaped(values: Floats, rows: NDArray[np.int64], exact_to: float | None) -> bool:
     """Whether rows lie on some values more than beside them, beyond chance, or the values at no regular distance.
 
     On a regular grid the count of a value is compared with the mean of its neighbours'.
     """
-    grid = _find_grid(values, floating)
+    grid = _find_grid(values, exact_to)
     if grid.step == 0:
         return True
     unit = 10.0**grid.digits
@@ -263,11 +283,10 @@ def _is_heaped(values: Floats, rows: NDArray[np.int64], floating: bool) -> bool:
     return bool(np.maximum(excess, 0).sum() > HEAPED_SHARE * rows.sum())
 
 
-def _fit_numbers(job: Job, values: NDArray[np.int64]) -> ColumnModel | str:
+def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> ColumnModel | str:
     """The model of a dense column, or why it cannot have one."""
     variable = job.table.variables[job.target]
     first, n_ranks, notes = variable.first, len(variable.values), []
-    rows = _count(job)
     spikes = _spikes(variable, rows)
     missing = tilt_missing = present = None
     if rows[:first].any() or len(spikes):
@@ -279,10 +298,8 @@ def _fit_numbers(job: Job, values: NDArray[np.int64]) -> ColumnModel | str:
         notes += [f"{len(spikes)} value(s) on which it piles up drawn first"] * bool(len(spikes))
         job = job.only(kinds == present)
         values = np.setdiff1d(values, spikes)
-    if len(job.shape) < 2 * job.minbucket:
-        return "few rows that do not pile up"
     numbers = variable.numbers()
-    grid = _find_grid(numbers[values], _is_floating(variable))
+    grid = _find_grid(numbers[values], _exact_to(variable), rows[values])
     outside = 0.0
     for logarithm in (False, True)[: 1 + (grid.low > 0)]:
         regressed = _regress(job, np.log(np.where(numbers > 0, numbers, 1)) if logarithm else numbers, grid, logarithm)
@@ -292,7 +309,7 @@ def _fit_numbers(job: Job, values: NDArray[np.int64]) -> ColumnModel | str:
         if not harmful:
             notes += ["on the scale of its logarithm"] * logarithm
             leaves = f"{means.n_leaves} leaves of means, {spread.n_leaves} of spread"
-            notes.append(f"{n_features} features, {leaves}, {100 * outside:.1f} % of draws beyond its range")
+            notes.append(f"{n_features} feature(s), {leaves}, {100 * outside:.1f} % of draws beyond its range")
             return ColumnModel(
                 missing, spread, first, tilt_missing, None, shift, means, present, "shifted donors; " + ", ".join(notes)
             )
@@ -350,6 +367,8 @@ def _regress(
     middle = float(np.median(y_shape))
     y_shape = y_shape - middle
     features = _choose_features(job, y_shape, True)
+    if len(shape) < max(ROWS_A_LINEAR * (1 + features.size), SPIKE_ROWS):
+        return f"only {len(shape)} rows for {features.size} feature(s)"
     normal = _Normal(features.size)
     for start in range(0, len(shape), BLOCK):
         block = slice(start, start + BLOCK)
@@ -358,8 +377,6 @@ def _regress(
     beta = normal.solve(features.n_linear, *of_all)
     first_guess = Combination.of(features, beta)
     e_shape = y_shape - first_guess(table.codes, shape)
-    if np.square(e_shape - e_shape.mean()).sum() <= 1e-9 * np.square(y_shape - y_shape.mean()).sum():
-        return "the predictors determine it"
     means = _grow_numbers(job, e_shape, MEANS_BEYOND).numbered()
     leaf = job.leaf_numbers(means)
 
@@ -388,7 +405,8 @@ def _regress(
     r_shape = (r if shape is job.leaves else r[np.searchsorted(job.leaves, shape)]).astype(float)
     del leaf
     sd = float(r_shape.std())
-    spread = _grow_numbers(job, np.log(np.abs(r_shape) + 0.1 * sd), 0)
+    # Where nothing is left there is no spread to grow on.
+    spread = _grow_numbers(job, np.log(np.abs(r_shape) + 0.1 * sd) if sd > 0 else r_shape, 0)
     shift = Shift(regression, level, grid, logarithm)
     filled = _donors_by_leaf(job, spread, r)
     # Every row of the shape once with what is left of the next, which is of its leaf but for the last one of each.
@@ -450,13 +468,13 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
         if variable.kind == "numeric":
             x = variable.numbers_of_codes()
             known = x[here][~np.isnan(x[here])]
-            if len(known) and np.abs(known).max() > HUGE:
+            if np.nanmax(np.abs(x), initial=0.0) > HUGE:
                 continue
             if len(known) and known.std() > 0:
                 mean, sd = known.mean(), known.std()
                 numeric.append(len(tables))
                 slots.append(slot)
-                tables.append(np.where(np.isnan(x), 0.0, (x - mean) / sd))
+                tables.append(np.where(np.isnan(x), 0.0, np.clip((x - mean) / sd, -FURTHEST, FURTHEST)))
                 for knot in np.unique(np.quantile(known, HINGES)) if hinged and len(np.unique(known)) > 7 else ():
                     hinge = np.where(np.isnan(x), 0.0, np.maximum(x - knot, 0.0) / sd)
                     if hinge[here].std() > 1e-6:
@@ -480,8 +498,13 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
         ]
         kept = np.sort(np.argsort(-np.array(scores), kind="stable")[:MOST_LINEAR])
         slots, tables, numeric = [slots[j] for j in kept], [tables[j] for j in kept], []
+    own = _of_their_own(Features(np.array(slots, np.int32), tables, NO_PAIRS, len(tables)).matrix(table.codes, rows))
+    numeric = [own.index(j) for j in numeric if j in own]
+    slots, tables = [slots[j] for j in own], [tables[j] for j in own]
+    # Hinges of a number that is left out say nothing new either.
+    hinges = [(slot, hinge) for slot, hinge in hinges if slot in slots]
     n_linear = len(tables)
-    linear = Features(np.array(slots, np.int32), tables, np.zeros((0, 2), np.int32), n_linear)
+    linear = Features(np.array(slots, np.int32), tables, NO_PAIRS, n_linear)
     most = min(MOST_FEATURES, n // ROWS_A_FEATURE) - n_linear
     if not hinged or not n_linear or most <= 0:
         return linear
@@ -502,21 +525,42 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
     )
 
 
+def _of_their_own(matrix: Floats) -> list[int]:
+    """Features (q, n) that those before do not determine: opposing weights of two that go together would be without
+    bounds where the synthetic ones do not quite.
+    """
+    matrix = matrix - matrix.mean(1, keepdims=True)
+    gram = matrix @ matrix.T
+    total = np.diag(gram).copy()
+    own = []
+    # Elimination, one feature after the other.
+    for j in range(len(gram)):
+        if gram[j, j] > OWN_SHARE * total[j]:
+            own.append(j)
+            gram = gram - np.outer(gram[:, j], gram[j]) / gram[j, j]
+    return own
+
+
 def _correlation(x: Floats, y: Floats) -> float:
     x = x - x.mean()
     size = float(np.sqrt((x @ x) * (y @ y)))
     return abs(float(x @ y)) / size if size > 0 else 0.0
 
 
-def _find_grid(values: Floats, floating: bool) -> Grid:
-    """The coarsest grid that holds all values: a multiple of a power of ten; none if there is none to six digits."""
+def _find_grid(values: Floats, exact_to: float | None, rows: NDArray[np.int64] | None = None) -> Grid:
+    """The coarsest grid that holds all values: a multiple of a power of ten; none if there is none to six digits.
+
+    Given the rows of each value, the coarsest that holds most of the rows: some people are weighed more exactly.
+    ``exact_to`` is the relative error of fractions, None for whole numbers.
+    """
     low, high = float(values.min()), float(values.max())
-    for digits in range(7 if floating else 1):
+    for digits in range(1 if exact_to is None else 7):
         scaled_values = values * 10.0**digits
         whole = np.rint(scaled_values)
-        exact = np.abs(scaled_values - whole) <= 1e-9 * np.maximum(1, np.abs(whole))
-        if np.abs(whole).max() < 2.0**53 and exact.all():
-            integers = whole.astype(np.int64)
+        exact = np.abs(scaled_values - whole) <= (exact_to or 0) * np.maximum(1, np.abs(whole))
+        most = exact.all() if rows is None else rows[exact].sum() > rows.sum() / 2
+        if np.abs(whole).max() < 2.0**53 and most:
+            integers = whole[exact].astype(np.int64)
             step = int(np.gcd.reduce(integers - integers[0])) or 1
             return Grid(step, int(integers[0]), digits, low, high)
     return Grid(0, 0, 0, low, high)
@@ -554,16 +598,14 @@ def _fit_classes(
     most = MOST_VALUES if by_value else MOST_CLASSES
     if len(classes) > most or not features.size or len(classes) < 2:
         note = f"{len(classes)} classes" if len(classes) > most else "nothing to tilt"
-        nodes, count, donors = tree.nodes.copy(), tree.count.copy(), np.empty(len(job.leaves), ranks.dtype)
-        _tree.refill(leaves_of(table, tree, job.leaves, job.words), ranks[job.leaves], nodes, count, donors)
-        return replace(tree, nodes=nodes, count=count, donors=donors), None, f"plain leaf shares: {note}"
+        return refill_tree(table, tree, ranks, job.leaves, job.words), None, f"plain leaf shares: {note}"
     tree = tree.numbered()
     score = None
     if by_value and numbers is not None:
         score = numbers[used] - np.average(numbers[used], weights=np.bincount(class_of[ranks[job.shape]]))
         score /= np.abs(score).max()
     tilt = _fit_tilt(job, features, ranks, class_of.astype(np.int32), tree, classes, score)
-    return tree, tilt, f"shares of {tree.n_leaves} leaves tilted by {features.size} features"
+    return tree, tilt, f"shares of {tree.n_leaves} leaves tilted by {features.size} feature(s)"
 
 
 def _fit_tilt(
@@ -596,7 +638,7 @@ def _fit_tilt(
     gamma = np.zeros((q + 1, c))
     if mixed.any():
         # 2.
-        some, weight = _tilt_sample(counts, mixed, leaf, ROWS_A_WEIGHT * (q + 1))
+        some, weight = _tilt_sample(counts, mixed, leaf, q + 1)
         of_some = leaf[some]
         z = features.matrix(codes, rows[some]).T - means[of_some]
         with np.errstate(divide="ignore"):
@@ -628,7 +670,9 @@ def _fit_tilt(
     return Tilt(linear, weights, counts, means @ weights - gamma[0].astype(np.float32), classes)
 
 
-def _tilt_sample(counts: Floats, mixed: NDArray[np.bool_], leaf: Rows, wanted: int) -> tuple[NDArray[np.int64], Floats]:
+def _tilt_sample(
+    counts: Floats, mixed: NDArray[np.bool_], leaf: Rows, n_features: int
+) -> tuple[NDArray[np.int64], Floats]:
     """Places of some of the rows of mixed leaves, and how many rows each stands for; all rows if they are few.
 
     Of the leaves that have a class at least so many rows are wanted, or all: what is learned of a rare class is learned
@@ -637,8 +681,10 @@ def _tilt_sample(counts: Floats, mixed: NDArray[np.bool_], leaf: Rows, wanted: i
     size, present = np.where(mixed, counts.sum(1), 0), counts > 0
     share_of_leaf = mixed.astype(float)
     if size.sum() * counts.shape[1] > TILT_SAMPLE:
+        wanted = ROWS_A_WEIGHT * n_features
         share = np.minimum(wanted / np.maximum((present * size[:, None]).sum(0), 1), 1.0)
         share_of_leaf *= np.where(present, share, 0.0).max(1)
+    share_of_leaf *= min(MOST_CELLS / max((share_of_leaf * size).sum() * n_features, 1), 1.0)
     found, total = [np.zeros(0, np.int64)], 0.0
     for start in range(0, len(leaf), BLOCK):
         running = total + np.cumsum(share_of_leaf[leaf[start : start + BLOCK]])

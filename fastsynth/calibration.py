@@ -59,11 +59,6 @@ class Features:
         _calibrate.features(codes, rows, self.slots, offset, tables, self.pairs, out)
         return out
 
-    def linear(self) -> Features:
-        """The linear ones only."""
-        n = self.n_linear
-        return Features(self.slots[:n], self.tables[:n], np.zeros((0, 2), np.int32), n)
-
 
 def _concatenated(tables: list[Floats]) -> tuple[NDArray[np.int64], Floats]:
     offset = np.cumsum([0, *map(len, tables)]).astype(np.int64)
@@ -123,7 +118,7 @@ class Combination:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """Where the values of a column lie: ``(start + i * step) / 10**digits``, within low and high.
+    """Where (most of) the values of a column lie: ``(start + i * step) / 10**digits``, within low and high.
 
     Attributes
     ----------
@@ -141,12 +136,10 @@ class Grid:
 
     def nearest(self, y: Floats) -> Floats:
         """Values within the range and on the grid."""
-        y = np.clip(y, self.low, self.high)
-        if self.step == 0:
-            return y
-        unit = 10.0**self.digits
-        whole = self.start + self.step * np.rint((y * unit - self.start) / self.step)
-        return whole / unit
+        if self.step:
+            unit = 10.0**self.digits
+            y = (self.start + self.step * np.rint((y * unit - self.start) / self.step)) / unit
+        return np.clip(y, self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

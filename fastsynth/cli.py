@@ -90,7 +90,7 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     known = {
         "m": click.option("-m", type=int, help="Number of copies (5, or that of the model)."),
         "k": click.option("-k", type=int, help="Rows of each copy (as many as the original)."),
-        "method": click.option("--method", help=f"Of all columns without their own: {', '.join(METHODS)}."),
+        "method": click.option("--method", help=f"Of columns without their own: {', '.join(METHODS)} (calibrated)."),
         "minbucket": click.option("--minbucket", type=int, help="Fewest rows in a leaf (that of the method)."),
         "proper": click.option("--proper", is_flag=True, default=None, help="Fit each copy to a bootstrap sample."),
         "fit_rows": click.option("--fit-rows", type=int, help="Rows that models are fitted on (all)."),

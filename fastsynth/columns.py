@@ -158,6 +158,12 @@ class Variable:
         total = np.bincount(self.bins[known], weights=numbers[known], minlength=self.n_codes)
         return np.where(size > 0, total / np.maximum(size, 1), np.nan)
 
+    def numbers_at(self, codes: Codes) -> NDArray[np.float64]:
+        """Numbers of some codes, NaN for missing; of a code that stands for several values the lowest."""
+        ranks = codes if self.bins is None else np.searchsorted(self.bins, codes)
+        numbers = numbers_of(self.values.take(pa.array(ranks)))
+        return np.where(codes == 0, np.nan, numbers)
+
     def nearest_codes(self, column: pa.Array) -> Codes:
         """Codes of computed values, which need not be among the values seen. O(k log n_ranks).
 

@@ -38,9 +38,10 @@ class Cart:
         misclassified rows, which removes every split that only sharpens probabilities: so synthpop and mice lose
         the associations of rare outcomes. ``cp=0`` also keeps splits without gain.
     refill : bool, default False
-        With ``fit_rows``, draw from leaves that hold eight times as many rows as the tree was grown on: more people in
-        each leaf. Leaves that are too wide for all these rows bias relations towards zero (slopes of trees grown on 200
-        of 1,000 rows: 27 % too small with, 6 % without), and no combining rule mends that.
+        With ``fit_rows``, draw from leaves that hold eight times as many rows as the tree was grown on (beside
+        calibrated columns all rows): more people in each leaf. Leaves that are too wide for all these rows bias
+        relations towards zero (slopes of trees grown on 200 of 1,000 rows: 27 % too small with, 6 % without), and no
+        combining rule mends that.
 
     Raises
     ------
@@ -104,7 +105,7 @@ class Calibrated:
     Parameters
     ----------
     minbucket : int, default 20
-        Fewest rows in a leaf.
+        Fewest rows in a leaf; a quarter of it in leaves of plain donors, where a column falls back to them.
 
     Raises
     ------
@@ -118,12 +119,13 @@ class Calibrated:
     donors, and back to the grid and range of the observed values. Relations that the features describe keep their size,
     whatever the size of the leaves.
 
-    Categories, and numbers of at most 40 different values: shares of the classes in the leaves of a tree, tilted by a
-    multinomial logit on the linear features. More than 40 classes keep plain leaf shares.
+    Categories, and numbers of few values: shares of the classes in the leaves of a tree, tilted by a multinomial logit
+    on the linear features. Numbers that people heap on (hours worked: 35, 40, 45) or that lie at no regular distance,
+    of up to 256 values, are tilted in proportion to the value. More than 40 categories keep plain leaf shares.
 
-    Values on which a number piles up are drawn first, as classes. Columns that people heap on (hours worked: 35, 40,
-    45), values at no regular distance, bounded columns that would often be drawn beyond their range keep plain donors.
-    ``summary`` says what was decided for each column, and why.
+    Values on which a number piles up are drawn first, as classes. Numbers with categories as only predictors, bounded
+    ones that would often be drawn beyond their range, and few rows keep plain donors. ``summary`` says what was decided
+    for each column, and why.
 
     With ``fit_rows`` only the shape of the trees is learned from so many rows; features, leaves and shares come from
     all rows. If that holds for all columns (none of them drawn from donors), ``pool`` needs no rule of its own for it.
@@ -256,6 +258,12 @@ class ColumnModel:
     note: str = ""
 
     @property
+    def is_margin(self) -> bool:
+        """Whether it is a calibrated column of one leaf: all rows are in it, whatever gave the shape."""
+        trees = (tree for tree in (self.missing, self.values) if tree is not None)
+        return bool(self.note) and all(tree.n_leaves == 1 for tree in trees)
+
+    @property
     def n_words(self) -> int:
         """Random words needed for one row."""
         return 2 if self.missing is not None else 1
@@ -384,15 +392,19 @@ def refill(table: EncodedTable, target: int, model: ColumnModel, rows: NDArray[n
     missing, values = model.missing, model.values
     if missing is not None:
         kinds = np.minimum(ranks, model.first)
-        missing = _refill_tree(table, missing, kinds, rows, words)
+        missing = refill_tree(table, missing, kinds, rows, words)
         present = ranks[rows] >= model.first
         rows = rows[present]
     if values is not None:
-        values = _refill_tree(table, values, ranks, rows, words)
+        values = refill_tree(table, values, ranks, rows, words)
+    elif len(rows):
+        # No row that gave the shape has a value.
+        values = fit_column(table, target, (), Sample(), rows).values
     return ColumnModel(missing, values, model.first)
 
 
-def _refill_tree(table: EncodedTable, tree: Tree, ranks: Ranks, rows: NDArray[np.uint32], words: Words) -> Tree:
+def refill_tree(table: EncodedTable, tree: Tree, ranks: Ranks, rows: NDArray[np.uint32], words: Words) -> Tree:
+    """Keep the shape of a tree, and fill its leaves with the values of other rows."""
     leaf = leaves_of(table, tree, rows, words)
     nodes, count, donors = tree.nodes.copy(), tree.count.copy(), np.empty(len(rows), ranks.dtype)
     _tree.refill(leaf, ranks[rows], nodes, count, donors)
@@ -514,8 +526,7 @@ def leaf_spread(
         variable = table.variables[slot]
         share = np.nan
         if variable.kind == "numeric":
-            numbers = variable.numbers_of_codes()
-            x, other = numbers[table.codes[slot, near]], numbers[table.codes[slot, all_over]]
+            x, other = (variable.numbers_at(table.codes[slot, some_rows]) for some_rows in (near, all_over))
             known = ~np.isnan(x)
             size = np.maximum(np.bincount(leaf[known], minlength=len(some)), 1)
             mean = np.bincount(leaf[known], weights=x[known], minlength=len(some)) / size

@@ -4,7 +4,7 @@
 
     manifest.json           format, versions, plan, checksums
     schema.arrow            empty table with the caller's schema
-    slopes.arrow            sums over rows of pairs of numeric columns
+    slopes.arrow            moments of pairs of numeric columns
     column_0000.arrow       values of the column by rank; kept ranks, if the column is kept
     fit_0000_0003_v.arrow   tree of copy 0, column 3: values (v), missing (m) or means of a calibrated column (a)
 
@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from fastsynth import _calibrate, _tree
 from fastsynth.calibration import Combination, Grid, Linear, Shift, Tilt
-from fastsynth.columns import Variable, storage_of
+from fastsynth.columns import Ranks, Variable, storage_of
 from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.methods import METHODS, ColumnModel, Tree
 from fastsynth.plan import Plan, Step
@@ -46,7 +46,7 @@ NEIGHBOURS = 5
 # Arrays of calibrated models.
 COMBINATION = ("slots", "offset", "tables", "numbers", "pairs", "weights")
 LINEAR = ("slots", "offset", "index", "value")
-SLOPES = ("rows", "sum", "square", "product")
+SLOPES = ("rows", "mean", "square", "product")
 TILT = ("weights", "counts", "centre", "ranks")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -153,7 +153,7 @@ def _means_of_neighbours(variable: Variable, kept: set[int]) -> pa.Array:
     numbers[free] = _smooth(numbers[free])
     kept_or_missing = np.setdiff1d(np.arange(len(numbers)), free)
     numbers[kept_or_missing] = np.nan
-    ranks = np.arange(len(numbers), dtype=variable.rank_dtype)
+    ranks: Ranks = np.arange(len(numbers)).astype(variable.rank_dtype)
     return storage_of(variable.compose(ranks, numbers))
 
 
@@ -343,9 +343,17 @@ def _read_column(
     n_ranks, n_slots = len(variables[slot].values), len(variables)
     tilt, kinds = (_read_tilt(parts, f"{name}_{part}", variables) for part in ("tilt", "kinds"))
     shift = _read_shift(parts, f"{name}_shift", record, variables)
+    whole = {part: f"{name}_{part}_nodes.arrow" in parts for part in "mva"}
+    if (tilt is not None and shift is not None) or (kinds is not None and not whole["m"]):
+        raise _unfit(name)
+    if (tilt is not None and not whole["v"]) or (shift is not None and not (whole["v"] and whole["a"])):
+        raise _unfit(name)
     # One rank more stands for "present" in kinds; the donors of shifted numbers are floats.
     n_kinds = n_ranks + (record["present"] == n_ranks)
     n_values = n_ranks if shift is None else 1 << 32
+    for of, most in ((tilt, n_ranks), (kinds, n_kinds)):
+        if of is not None and of.ranks.max() >= most:
+            raise _unfit(name)
     missing = _read_tree(parts, f"{name}_m", n_slots, n_kinds if kinds is None else len(kinds.counts), kinds is None)
     values = _read_tree(parts, f"{name}_v", n_slots, n_values if tilt is None else len(tilt.counts), tilt is None)
     means = None if shift is None else _read_tree(parts, f"{name}_a", n_slots, len(shift.means), False)
@@ -399,7 +407,11 @@ def _read_tilt(parts: dict[str, bytes], name: str, variables: list[Variable]) ->
     arrays |= {key: np.ascontiguousarray(arrays[key].reshape(shape)) for key in ("weights", "counts", "centre")}
     whole = len(linear.index) == len(linear.value) == linear.offset[-1] and len(linear.index) > 0
     whole = whole and -1 <= linear.index.min() <= linear.index.max() < len(arrays["weights"])
-    if not whole or arrays["counts"].shape != arrays["centre"].shape or shape[1] > _calibrate.MOST_CLASSES:
+    counts, centre, weights = (arrays[key] for key in ("counts", "centre", "weights"))
+    whole = whole and counts.shape == centre.shape and shape[1] <= _calibrate.MOST_CLASSES
+    if not whole or not all(np.isfinite(array).all() for array in (counts, centre, weights, linear.value)):
+        raise _unfit(name)
+    if (counts < 0).any() or not (counts.sum(1) > 0).all():
         raise _unfit(name)
     return Tilt(linear, **arrays)
 

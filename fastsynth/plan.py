@@ -41,7 +41,7 @@ class Column:
 
     Parameters
     ----------
-    method : str, Cart or Sample, optional
+    method : str, Calibrated, Cart or Sample, optional
         "calibrated", "cart", "sample", a method object with its own options, or "keep" to leave the column as it is.
         The default is the method of the whole synthesis.
     predictors : list of str, optional
@@ -51,8 +51,7 @@ class Column:
         The column is computed from synthetic columns, row by row, instead of drawn. Text is read as SQL by polars.
         As in mice, where it is written ``~ I(wgt / (hgt / 100)^2)``.
     outcome : bool, default False
-        The visit sequence "auto" draws the column after all that are no outcomes: an analysis is served best when what
-        it explains comes after what it explains it by.
+        The visit sequence "auto" draws the column after all that are no outcomes.
 
     Raises
     ------
@@ -109,7 +108,7 @@ def find_method(method: Any) -> Method:
     if isinstance(method, str) and method in METHODS:
         return METHODS[method]()
     allowed = ", ".join(map(repr, [*METHODS, "keep"]))
-    raise OptionError(f"method={method!r}: allowed are {allowed}, or a method object such as Cart(minbucket=5).")
+    raise OptionError(f"method={method!r}: allowed are {allowed}, or a method object such as Calibrated(minbucket=20).")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

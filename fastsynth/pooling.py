@@ -219,8 +219,8 @@ class Pooled:
         if self.target != "population" or self.rule not in ("raab2016", "subsample"):
             return []
         return [
-            f"slopes of the copies vary by v = {v:.2f} of their variance beyond what the rule counts, the trees' own "
-            f"noise; intervals of 95 % cover about {100 * covered:.0f} % (docs/calibrated.md)."
+            f"slopes between numeric columns of the copies vary by v = {v:.2f} of their variance beyond what the rule "
+            f"counts, the trees' own noise; such intervals of 95 % cover about {100 * covered:.0f} %."
         ]
 
     def _repr_html_(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fastsynth.calibrate import MOST_CLASSES, Job, fit_calibrated
+from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, fit_calibrated
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code
@@ -84,8 +84,8 @@ class Model:
         columns = [
             fit[step.slot] for fit in self.fits for step in self.plan.steps if step.action == "draw" and step.predictors
         ]
-        calibrated = all(column.shift is not None or column.tilt is not None for column in columns)
-        return None if calibrated and not self.plan.proper else self.fit_rows
+        whole = all(column.shift is not None or column.tilt is not None or column.is_margin for column in columns)
+        return None if whole and not self.plan.proper else self.fit_rows
 
 
 # Fit
@@ -209,13 +209,16 @@ def fit_plan(
     if calibrated:
         leaf_rows = max(leaf_rows, shape_rows)
         one_fit += LEAF_BYTES * leaf_rows
-        needed += KEPT_BYTES * leaf_rows * len(rows.shapes) * sum(_keeps_rows(step, learned) for step in drawn)
+        kept_bytes = sum(_kept_bytes(step, learned, shape_rows, leaf_rows) for step in drawn)
+        needed += len(rows.shapes) * kept_bytes
     at_most = fits_at_once(memory - (0 if mapped else needed), one_fit)
     fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in rows.shapes)
     jobs = [(copy, step) for copy in range(len(rows.shapes)) for step in drawn]
     if fit_rows is not None and not plan.proper:
         for copy, step in [job for job in jobs if not job[1].predictors]:
-            fits[copy][step.slot] = fit_margin(learned.variables[step.slot], learned.rows[step.slot])
+            margin = fit_margin(learned.variables[step.slot], learned.rows[step.slot])
+            note = NO_PREDICTORS if isinstance(step.method, Calibrated) else ""
+            fits[copy][step.slot] = replace(margin, note=note)
             tick(1)
         jobs = [job for job in jobs if job[1].predictors]
     jobs.sort(key=lambda job: -len(job[1].predictors))
@@ -237,10 +240,14 @@ def fits_at_once(memory: int, one_fit: int) -> int:
     return max(1, memory // max(one_fit, 1))
 
 
-def _keeps_rows(step: Step, learned: Learned) -> bool:
-    """Whether a calibrated column keeps something of every row."""
+def _kept_bytes(step: Step, learned: Learned, shape_rows: int, leaf_rows: int) -> int:
+    """Bytes that a fitted calibrated column keeps: something of every row, or two numbers of each leaf and class."""
     variable = learned.variables[step.slot]
-    return isinstance(step.method, Calibrated) and variable.kind == "numeric" and variable.n_used > MOST_CLASSES
+    if not isinstance(step.method, Calibrated) or not step.predictors:
+        return 0
+    if variable.kind == "numeric" and variable.n_used > MOST_VALUES:
+        return KEPT_BYTES * leaf_rows
+    return 16 * min(variable.n_used, MOST_VALUES) * shape_rows // step.method.minbucket
 
 
 def _refills(step: Step) -> bool:
@@ -378,14 +385,15 @@ def draw_part(model: Model, entropy: int, copy: int, start: int, stop: int, fold
     return write_part(folder, name, pa.Table.from_batches([draw_rows(model, entropy, copy, start, stop)]))
 
 
-def find_v(slopes: Slopes, copies: list[list[pa.Table | str]], schema: pa.Schema, executor: Executor) -> float | None:
-    """V of copies, each given as tables or paths of files."""
-    names = numeric_columns(schema)
+def find_v(model: Model, copies: list[list[pa.Table | str]], executor: Executor) -> float | None:
+    """Find v of copies, each given as tables or paths of files."""
+    names = numeric_columns(model.frame.schema)
     jobs = [(part,) for parts in copies for part in parts]
     found = executor.map(_slopes_of, names, jobs, lambda _, part: part)
     ends = np.cumsum([len(parts) for parts in copies])
     of_copies = [add_up(found[end - len(parts) : end]) for end, parts in zip(ends, copies, strict=True)]
-    return excess_variance(slopes, of_copies)
+    kept = {step.name for step in model.plan.steps if step.action == "keep"}
+    return excess_variance(model.slopes, of_copies, np.array([name in kept for name in names], bool))
 
 
 def _slopes_of(names: list[str], part: pa.Table | str) -> Slopes:

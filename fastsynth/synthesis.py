@@ -43,7 +43,6 @@ from fastsynth.run import (
     write_copies,
     write_table,
 )
-from fastsynth.slopes import Slopes
 from fastsynth.source import (
     FileSource,
     Frame,
@@ -59,7 +58,7 @@ from fastsynth.version import __version__
 # Rows of each copy with ``fresh_rows`` alone: what a bootstrap sample holds.
 FRESH_SHARE = 0.632
 # v is found from a draw of this many times the rows of the original, if that is not too much; else from the copies.
-V_ROWS, MOST_V_ROWS = 20, 100_000
+V_ROWS, MOST_V_ROWS, MOST_V_CELLS = 20, 100_000, 5_000_000
 # A level of fewer rows is a disclosure risk by itself.
 RARE_ROWS = 10
 
@@ -113,8 +112,7 @@ def synthesize(
     visit_sequence : list of str or "auto", optional
         Order in which columns are drawn. The default is table order, kept columns first, passive ones after
         their parents. "auto" draws numbers first, then categories by rising number of levels, and columns with
-        ``outcome=True`` last. It copies fewer people and keeps relations of categories better where the table has the
-        categories first.
+        ``outcome=True`` last: relations of categories are kept better than where they come first.
     predictors : {"auto", "all"}, default "auto"
         What each column is predicted from: all earlier ones, or with "auto" in a table of more than 60 columns the 20
         earlier ones that are most associated with it (as mice's ``quickpred``; here between groups of values, so that
@@ -259,7 +257,7 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
         cut = {"partitions": fingerprint([(share.n_rows, share.k) for share in shares])}
         output.begin(synthesis._run(model, learned.rows) | cut)
         write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
-        synthesis._compare(learned.slopes, executor)
+        synthesis._compare(model, executor)
         output.finish(synthesis.audit)
     return synthesis
 
@@ -356,7 +354,8 @@ class Synthesizer:
             raise OptionError(f"fresh_rows={self.fresh_rows!r}: must be True or False.")
         learned, plan = self._plan(data, executor, memory)
         n = learned.n_rows
-        if self.fresh_rows and fit_rows is None:
+        share = self.fresh_rows and fit_rows is None
+        if share:
             fit_rows = max(round(FRESH_SHARE * n), 1)
         if k is not None:
             _refuse_other_k(k, n, plan)
@@ -364,7 +363,7 @@ class Synthesizer:
             _refuse_beyond_memory(learned.source.frame.schema, m, k or n, memory)
         if fit_rows is not None and fit_rows >= n:
             fit_rows = None
-        _refuse_few_rows(fit_rows, plan)
+        _refuse_few_rows(fit_rows, plan, share)
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
         n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
@@ -449,21 +448,22 @@ class Synthesizer:
             with _progress(self.progress, "draw", m * k, "row") as tick:
                 tables = generate(model, range(m), k, entropy, executor, tick)
             synthesis = Synthesis(tables, model.frame, design, entropy, _describe(model, self.rare_levels_))
-            synthesis._compare(model.slopes, executor, self._large_draw(m, entropy, executor))
+            synthesis._compare(model, executor, self._large_draw(m, entropy, executor))
             return synthesis
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model, self.rare_levels_))
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
             output.begin(synthesis._run(model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
-            synthesis._compare(model.slopes, executor, self._large_draw(m, entropy, executor))
+            synthesis._compare(model, executor, self._large_draw(m, entropy, executor))
             output.finish(synthesis.audit)
         return synthesis
 
     def _large_draw(self, m: int, entropy: int, executor: Executor) -> list[list[pa.Table]] | None:
         """Few rows would leave v uncertain: then it is taken from a large draw instead of the copies."""
         model, rows = self._fitted(), V_ROWS * self.n_rows_
-        if model.plan.partial or len(model.fits) > 1 or rows > MOST_V_ROWS:
+        too_much = rows > MOST_V_ROWS or rows * len(model.variables) > MOST_V_CELLS
+        if model.plan.partial or len(model.fits) > 1 or len(model.slopes.rows) < 2 or too_much:
             return None
         return [generate(model, [m], rows, entropy, executor, lambda _: None)]
 
@@ -697,10 +697,10 @@ class Synthesis(Sequence[Any]):
         """
         return self.design.v
 
-    def _compare(self, original: Slopes, executor: Executor, copies: list[list[Any]] | None = None) -> None:
+    def _compare(self, model: Model, executor: Executor, copies: list[list[Any]] | None = None) -> None:
         """Find v, of these copies unless others are given; rounded, because sums of pieces end in different bits."""
         own = [copy.paths() if isinstance(copy, FileCopy) else [copy] for copy in self._copies]
-        v = find_v(original, own if copies is None else copies, self._frame.schema, executor)
+        v = find_v(model, own if copies is None else copies, executor)
         self.design = replace(self.design, v=None if v is None else round(v, 3))
 
     def __len__(self) -> int:
@@ -904,11 +904,12 @@ def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
         raise OptionError(f"k={k}: column(s) {', '.join(map(repr, kept))} are kept, so k must be {n}.")
 
 
-def _refuse_few_rows(fit_rows: int | None, plan: Plan) -> None:
+def _refuse_few_rows(fit_rows: int | None, plan: Plan, share: bool) -> None:
     methods = [step.method for step in plan.steps]
     minbucket = max((method.minbucket for method in methods if isinstance(method, Cart | Calibrated)), default=1)
     if fit_rows is not None and fit_rows < minbucket:
-        raise OptionError(f"fit_rows={fit_rows}: leaves of minbucket={minbucket} rows need at least as many.")
+        given = f"fresh_rows=True takes 63 % of the rows, {fit_rows}" if share else f"fit_rows={fit_rows}"
+        raise OptionError(f"{given}: leaves of minbucket={minbucket} rows need at least as many.")
 
 
 def _refuse_beyond_memory(schema: pa.Schema, m: int, k: int, memory: int) -> None:

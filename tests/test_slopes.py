@@ -38,7 +38,7 @@ def test_pieces_add_up():
     names = ["x", "z"]
     pieces = add_up([Slopes.of(data.slice(start, 50_001), names) for start in (0, 50_001, 100_002)])
     whole = Slopes.of(data, names)
-    for name in ("rows", "sum", "square", "product"):
+    for name in ("rows", "mean", "square", "product"):
         assert getattr(pieces, name) == pytest.approx(getattr(whole, name), rel=1e-9)
 
 
@@ -77,3 +77,23 @@ def test_every_kind_of_number_counts():
     assert numeric_columns(data.schema) == ["day", "money"]
     slope, _ = Slopes.of(data, ["day", "money"]).estimates()
     assert slope[1, 0] == pytest.approx(59)
+
+
+@pytest.mark.parametrize("offset", [1e6, 1.7e9, 1.7e12])
+def test_far_from_zero_nothing_cancels(offset):
+    data = table(3_000, 6)
+    moved = data.set_column(0, "x", pa.array(data["x"].to_numpy() * 300 + offset))
+    near = data.set_column(0, "x", pa.array(data["x"].to_numpy() * 300))
+    a, b = (Slopes.of(t, ["x", "y", "z"]).estimates() for t in (moved, near))
+    for i in (0, 1):
+        assert a[i] == pytest.approx(b[i], rel=1e-4, nan_ok=True)
+
+
+def test_slopes_between_kept_columns_do_not_count():
+    names = ["x", "y", "z"]
+    original = Slopes.of(table(500, 3), names)
+    copies = [Slopes.of(table(500, seed), names) for seed in (4, 5)]
+    whole = excess_variance(original, copies)
+    assert excess_variance(original, copies, np.array([True, False, False])) == pytest.approx(whole)
+    assert excess_variance(original, copies, np.array([True, True, False])) != pytest.approx(whole)
+    assert excess_variance(original, copies, np.array([True, True, True])) is None
