@@ -48,7 +48,7 @@ def add_gradient(
     limit: float,
     gradient: _F64,
     by_leaf: _F64,
-) -> None: ...
+) -> float: ...
 def tilted(
     codes: _Codes,
     rows: _Rows,

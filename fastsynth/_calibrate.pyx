@@ -17,6 +17,7 @@ Everything is added in the order of the rows, so nothing depends on threads. Whi
 table of a column does not have is that of a level never seen, and has no features; fits have no such codes.
 """
 
+from libc.math cimport log
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "_calibrate_kernels.h" nogil:
@@ -173,9 +174,15 @@ def add_gradient(
     double[:, ::1] gradient,          # IN and OUT (q, k) sums of features times what is left of the class indicators
     double[:, ::1] by_leaf,           # IN and OUT (n_leaves, k) sums of what is left
 ):
-    """Add rows to the score of a tilt; the means of the features in the leaves are taken out afterwards. O(n s k)."""
+    """Add rows to the score of a tilt; the means of the features in the leaves are taken out afterwards. O(n s k).
+
+    Returns
+    -------
+    float
+        Log likelihood of the rows.
+    """
     cdef int64_t i, s, at, j, active, k = counts.shape[1]
-    cdef double total
+    cdef double total, likelihood = 0
     cdef double[256] share
     cdef int32_t[1024] which
     cdef double[1024] x
@@ -192,12 +199,14 @@ def add_gradient(
                     active += 1
             total = fs_tilted_shares(which, x, active, &weight[0, 0], &centre[here, 0], &counts[here, 0], limit, k,
                                      share)
+            likelihood += log(share[class_of[ranks[row]]] / total)
             for j in range(k):
                 share[j] = -share[j] / total
             share[class_of[ranks[row]]] += 1
             for j in range(k):
                 by_leaf[here, j] += share[j]
             fs_add_gradient(which, x, active, share, k, &gradient[0, 0])
+    return likelihood
 
 
 def tilted(

@@ -52,7 +52,7 @@ BLOCK = 8_192
 # Rows that features are chosen on, rows times classes up to which the curvature of a tilt is that of all, and rows for
 # each of its weights above.
 SAMPLE = 20_000
-TILT_SAMPLE, ROWS_A_WEIGHT = 400_000, 100
+TILT_SAMPLE, ROWS_A_WEIGHT = 400_000, 300
 # Most features times rows of that sample.
 MOST_CELLS = 20_000_000
 MOST_FEATURES = 60
@@ -88,13 +88,15 @@ NO_PREDICTORS = "no predictors: observed values"
 # Squares of numbers beyond may overflow.
 HUGE = 1e100
 # Standard deviations of a number, beyond which it is no further in the features.
-FURTHEST = 1e4
+FURTHEST, FURTHEST_TILT = 1e4, 5.0
 HEAPED = "heaped on some of its values"
 RIDGE_TILT = 0.05
-NEWTON_STEPS = 8
+# Steps of a tilt, each a pass over the rows; of very many rows, whose leaves tell more, fewer.
+NEWTON_STEPS, FEW_STEPS, MANY_ROWS = 8, 4, 200_000
 # Steps of conjugate gradients for a step of Newton's, and how small the rest has to be.
 CONJUGATE_STEPS, REST = 30, 1e-3
 NO_PAIRS = np.zeros((0, 2), np.int32)
+# Root mean square of a step's tilts from which it is the last one.
 SMALL_STEP = 1e-3
 
 
@@ -457,6 +459,7 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
     table, n = job.table, len(job.shape)
     some = np.unique(np.linspace(0, n - 1, min(SAMPLE, n)).astype(np.int64))
     rows = np.ascontiguousarray(job.shape[some])
+    furthest = FURTHEST if hinged else FURTHEST_TILT
     slots: list[int] = []
     tables: list[Floats] = []
     hinges: list[tuple[int, Floats]] = []
@@ -474,7 +477,7 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
                 mean, sd = known.mean(), known.std()
                 numeric.append(len(tables))
                 slots.append(slot)
-                tables.append(np.where(np.isnan(x), 0.0, np.clip((x - mean) / sd, -FURTHEST, FURTHEST)))
+                tables.append(np.where(np.isnan(x), 0.0, np.clip((x - mean) / sd, -furthest, furthest)))
                 for knot in np.unique(np.quantile(known, HINGES)) if hinged and len(np.unique(known)) > 7 else ():
                     hinge = np.where(np.isnan(x), 0.0, np.maximum(x - knot, 0.0) / sd)
                     if hinge[here].std() > 1e-6:
@@ -646,24 +649,29 @@ def _fit_tilt(
         ridge = np.append(RIDGE_TILT, RIDGE_TILT * np.maximum(z.var(0), 1e-6))
         if score is not None:
             ridge /= score @ score
-        # 3.
-        for _ in range(NEWTON_STEPS):
-            p = _probabilities(z @ gamma[1:] + gamma[0], offset)
-            curvature = (
-                _Curvature(z, p, weight, ridge) if score is None else _SharedCurvature(z, p, weight, ridge, score)
-            )
-            # The means of a leaf are taken out of sums over the leaf, not of every row.
-            centre = means @ gamma[1:] - gamma[0]
+        # 3. The means of a leaf are taken out of sums over the leaf, not of every row.
+        best, tried, step = -np.inf, gamma, gamma
+        for _ in range(NEWTON_STEPS if len(rows) <= MANY_ROWS else FEW_STEPS):
+            centre = means @ tried[1:] - tried[0]
             gradient, by_leaf = np.zeros((q, c)), np.zeros((n_leaves, c))
+            likelihood = -0.5 * float((ridge[:, None] * tried**2).sum())
             for block in job.blocks():
                 here = np.flatnonzero(mixed[leaf[block]]) + block.start
                 of_rows = (codes, rows[here], leaf[here], ranks, class_of, *linear.arguments)
-                _calibrate.add_gradient(*of_rows, gamma[1:], centre, counts, CLIP, gradient, by_leaf)
-            gradient -= means.T @ by_leaf
-            gradient = np.vstack([by_leaf.sum(0), gradient]) - ridge[:, None] * gamma
-            step = curvature.step(gradient)
-            gamma = gamma + step
-            if np.abs(step).max() < SMALL_STEP:
+                likelihood += _calibrate.add_gradient(*of_rows, tried[1:], centre, counts, CLIP, gradient, by_leaf)
+            if likelihood <= best:
+                # What the sample says of rare large values may lead too far.
+                step = step / 4
+            else:
+                gamma, best = tried, likelihood
+                p = _probabilities(z @ gamma[1:] + gamma[0], offset)
+                of_sample = (z, p, weight, ridge)
+                curvature = _Curvature(*of_sample) if score is None else _SharedCurvature(*of_sample, score)
+                gradient -= means.T @ by_leaf
+                step = curvature.step(np.vstack([by_leaf.sum(0), gradient]) - ridge[:, None] * gamma)
+            tried = gamma + step
+            if np.square(z @ step[1:] + step[0]).mean() < SMALL_STEP**2:
+                gamma = tried
                 break
     # Single precision: what is beyond may depend on how a machine adds up.
     weights = gamma[1:].astype(np.float32).astype(float)
