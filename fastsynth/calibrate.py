@@ -605,7 +605,9 @@ def _fit_classes(
     tree = tree.numbered()
     score = None
     if by_value and numbers is not None:
-        score = numbers[used] - np.average(numbers[used], weights=np.bincount(class_of[ranks[job.shape]]))
+        score = numbers[used] - np.average(
+            numbers[used], weights=np.bincount(class_of[ranks[job.shape]], minlength=len(classes))
+        )
         score /= np.abs(score).max()
     tilt = _fit_tilt(job, features, ranks, class_of.astype(np.int32), tree, classes, score)
     return tree, tilt, f"shares of {tree.n_leaves} leaves tilted by {features.size} feature(s)"

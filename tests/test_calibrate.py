@@ -276,3 +276,43 @@ def test_small_tables(n):
     syn = fs.synthesize(frame, m=2, random_state=1)
     assert syn[0].schema == frame.schema
     assert not any("values as classes" in (text or "") for text in syn.summary()["decision"])
+
+
+def test_values_that_the_rows_of_the_shape_lack():
+    """Of a heaped column the top value, of sparse ones all values: they come from the rows that fill leaves."""
+    rng = np.random.default_rng(9)
+    n = 3_000
+    x = rng.normal(size=n)
+    heaped = np.where(rng.random(n) < 0.6, 10 * rng.integers(1, 8, n), rng.integers(1, 60, n))
+    heaped[5] = 99
+    few, many = np.full(n, np.nan), np.full(n, np.nan)
+    few[:3] = (1, 2, 2)
+    many[::50] = 1_000 + 3 * np.arange(60) ** 2
+    frame = pl.DataFrame({"x": x, "heaped": heaped, "few": few, "many": many}).with_columns(
+        pl.col("few", "many").fill_nan(None)
+    )
+    copies = list(fs.synthesize(frame, m=20, fit_rows=60, random_state=1))
+    values = pl.concat([copy["many"].drop_nulls() for copy in copies])
+    assert values.n_unique() > 10
+    assert set(pl.concat([copy["few"].drop_nulls() for copy in copies])) <= {1.0, 2.0}
+    assert max(copy["heaped"].max() for copy in copies) == 99
+
+
+def test_huge_values_outside_the_sample_do_no_harm(monkeypatch):
+    monkeypatch.setattr(calibrate, "SAMPLE", 100)
+    rng = np.random.default_rng(10)
+    x = rng.normal(size=2_000)
+    c = np.where(rng.random(2_000) < 1 / (1 + np.exp(-x)), "a", "b")
+    x[8] = 1e300
+    copy = fs.synthesize(pl.DataFrame({"x": x, "c": c, "y": rng.normal(size=2_000)}), m=1, random_state=1)[0]
+    assert (copy["c"] == "a").mean() == pytest.approx(0.5, abs=0.06)
+    assert copy["y"].std() == pytest.approx(1, abs=0.1)
+
+
+def test_single_precision_has_a_grid():
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=3_000)
+    y = np.round(x * 50 + rng.normal(size=3_000) * 10 + 500, 1).astype(np.float32)
+    copy = fs.synthesize(pl.DataFrame({"x": x, "y": y}), m=1, random_state=1)[0]
+    assert copy["y"].dtype == pl.Float32
+    assert np.array_equal(copy["y"].to_numpy(), np.round(copy["y"].to_numpy().astype(float), 1).astype(np.float32))

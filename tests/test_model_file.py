@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 import fastsynth as fs
+from fastsynth import model_file
 from fastsynth.errors import ModelFileError, NotFittedError, OptionError, OutputError
 
 
@@ -252,3 +254,25 @@ def test_releasable_models_hold_no_value_of_one_person(tmp_path):
         with pytest.raises(OptionError, match="releasable=True: "):
             refused.save(tmp_path / "no.fsyn", releasable=True)
     assert not (tmp_path / "no.fsyn").exists()
+
+
+def test_calibrated_parts_that_contradict_each_other_are_refused(tmp_path):
+    """The kernels do not look: a column with shift and tilt, donors and leaves that are none, ranks beyond."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=300)
+    frame = pl.DataFrame({"x": x, "c": rng.choice(list("abc"), 300), "y": x + rng.normal(size=300)})
+    model = fs.Synthesizer(m=1, random_state=1).fit(frame).model_
+    fit = model.fits[0]
+    tilt = fit[1].tilt
+    broken = {
+        "both": {2: replace(fit[2], values=fit[2].values.numbered(), tilt=tilt)},
+        "no means": {2: replace(fit[2], means=None)},
+        "ranks": {1: replace(fit[1], tilt=replace(tilt, ranks=tilt.ranks + np.uint16(9)))},
+        "counts": {1: replace(fit[1], tilt=replace(tilt, counts=0 * tilt.counts))},
+        "nan": {1: replace(fit[1], tilt=replace(tilt, weights=np.nan * tilt.weights))},
+        "kinds": {1: replace(fit[1], tilt_missing=tilt)},
+    }
+    for name, columns in broken.items():
+        model_file.save(tmp_path / name, replace(model, fits=({**fit, **columns},)), {})
+        with pytest.raises(ModelFileError):
+            model_file.load(tmp_path / name)
