@@ -469,7 +469,7 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
         variable, here = table.variables[slot], table.codes[slot][rows]
         counts = np.bincount(here, minlength=variable.n_codes)
         if variable.kind == "numeric":
-            x = variable.numbers_of_codes()
+            x = table.numbers_of_codes(slot)
             known = x[here][~np.isnan(x[here])]
             if np.nanmax(np.abs(x), initial=0.0) > HUGE:
                 continue
@@ -501,13 +501,13 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
         ]
         kept = np.sort(np.argsort(-np.array(scores), kind="stable")[:MOST_LINEAR])
         slots, tables, numeric = [slots[j] for j in kept], [tables[j] for j in kept], []
-    own = _of_their_own(Features(np.array(slots, np.int32), tables, NO_PAIRS, len(tables)).matrix(table.codes, rows))
+    own = _of_their_own(Features.of(slots, tables, NO_PAIRS, len(tables)).matrix(table.codes, rows))
     numeric = [own.index(j) for j in numeric if j in own]
     slots, tables = [slots[j] for j in own], [tables[j] for j in own]
     # Hinges of a number that is left out say nothing new either.
     hinges = [(slot, hinge) for slot, hinge in hinges if slot in slots]
     n_linear = len(tables)
-    linear = Features(np.array(slots, np.int32), tables, NO_PAIRS, n_linear)
+    linear = Features.of(slots, tables, NO_PAIRS, n_linear)
     most = min(MOST_FEATURES, n // ROWS_A_FEATURE) - n_linear
     if not hinged or not n_linear or most <= 0:
         return linear
@@ -520,8 +520,8 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
     best = sorted(np.argsort(-np.array(scores), kind="stable")[:most])
     chosen_hinges = [hinges[i] for i in best if i < len(hinges)]
     chosen_pairs = [pairs[i - len(hinges)] for i in best if i >= len(hinges)]
-    return Features(
-        np.array([*slots, *(slot for slot, _ in chosen_hinges)], np.int32),
+    return Features.of(
+        [*slots, *(slot for slot, _ in chosen_hinges)],
         [*tables, *(hinge for _, hinge in chosen_hinges)],
         np.array(chosen_pairs, np.int32).reshape(-1, 2),
         n_linear,

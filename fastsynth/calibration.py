@@ -13,6 +13,7 @@ product of two of them, so no number of a predictor is ever parsed again::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,28 +36,40 @@ class Features:
     ----------
     slots : ndarray of shape (q1,), dtype=int32
         Column of each table.
-    tables : list of ndarray of shape (n_codes,), dtype=float64
-        The linear ones first: numbers, whether they are missing, dummies.
+    offset : ndarray of shape (q1 + 1,), dtype=int64
+        Where the tables begin and end.
+    values : ndarray of shape (offset[-1],), dtype=float64
+        The tables, one after the other, the linear ones first: numbers, whether they are missing, dummies; then hinges.
     pairs : ndarray of shape (q2, 2), dtype=int32
         Tables (of numbers) that are multiplied.
     n_linear : int
     """
 
     slots: NDArray[np.int32]
-    tables: list[Floats]
+    offset: NDArray[np.int64]
+    values: Floats
     pairs: NDArray[np.int32]
     n_linear: int
+
+    @classmethod
+    def of(cls, slots: Sequence[int], tables: list[Floats], pairs: NDArray[np.int32], n_linear: int) -> Features:
+        """From a list of tables."""
+        return cls(np.array(slots, np.int32), *_concatenated(tables), pairs, n_linear)
+
+    @property
+    def tables(self) -> list[Floats]:
+        """The tables, each by the codes of its column."""
+        return np.split(self.values, self.offset[1:-1]) if len(self.slots) else []
 
     @property
     def size(self) -> int:
         """Number of features."""
-        return len(self.tables) + len(self.pairs)
+        return len(self.slots) + len(self.pairs)
 
     def matrix(self, codes: Codes, rows: Rows) -> Floats:
         """All features (q, n) of some rows; ``codes`` is (n_slots, n_rows)."""
         out = np.empty((self.size, len(rows)))
-        offset, tables = _concatenated(self.tables)
-        _calibrate.features(codes, rows, self.slots, offset, tables, self.pairs, out)
+        _calibrate.features(codes, rows, self.slots, self.offset, self.values, self.pairs, out)
         return out
 
 
@@ -100,11 +113,12 @@ class Combination:
             if not len(added[at]):
                 added[at], numbers[at] = np.zeros(len(table)), np.zeros(len(table))
             added[at] += weights[j] * table
+        of_features = features.tables
         for j in np.unique(features.pairs):
-            numbers[place[j]] = features.tables[j]
+            numbers[place[j]] = of_features[j]
         offset, tables = _concatenated(added)
         pairs = place[features.pairs].astype(np.int32).reshape(-1, 2)
-        products = np.ascontiguousarray(weights[len(features.tables) :])
+        products = np.ascontiguousarray(weights[len(features.slots) :])
         return cls(slots.astype(np.int32), offset, tables, _concatenated(numbers)[1], pairs, products)
 
     def __call__(self, codes: Codes, rows: Rows) -> Floats:

@@ -18,7 +18,7 @@ This module knows nothing of models.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -203,11 +203,18 @@ class EncodedTable:
     ranks: tuple[Ranks, ...]
     codes: Codes
     frame: Frame
+    _numbers: dict[int, NDArray[np.float64]] = field(default_factory=dict, init=False)
 
     @property
     def n_rows(self) -> int:
         """Rows of the table."""
         return int(self.codes.shape[1])
+
+    def numbers_of_codes(self, slot: int) -> NDArray[np.float64]:
+        """``Variable.numbers_of_codes`` of a column: made once, as every later column asks for it."""
+        if slot not in self._numbers:
+            self._numbers[slot] = self.variables[slot].numbers_of_codes()
+        return self._numbers[slot]
 
 
 def encode(table: pa.Table, frame: Frame) -> EncodedTable:
@@ -567,9 +574,9 @@ def _plain(array: pa.Array) -> pa.Array:
 
 def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     """Rows of a table; views of text, which Arrow cannot take from, become text."""
-    for i, field in enumerate(table.schema):
-        if pa.types.is_string_view(field.type):
-            table = table.set_column(i, field.with_type(pa.large_string()), table.column(i).cast(pa.large_string()))
+    for i, column in enumerate(table.schema):
+        if pa.types.is_string_view(column.type):
+            table = table.set_column(i, column.with_type(pa.large_string()), table.column(i).cast(pa.large_string()))
     return table.take(pa.array(rows))
 
 

@@ -26,9 +26,9 @@ def some_features(rng):
     missing[0] = 1
     dummies = [np.eye(4)[code] for code in (1, 3)]
     hinge = np.maximum(numbers[0], 0.2)
-    slots = np.array([0, 0, 1, 2, 2, 0], np.int32)
+    slots = [0, 0, 1, 2, 2, 0]
     tables = [numbers[0], missing, numbers[1], *dummies, hinge]
-    return Features(slots, tables, np.array([[2, 0]], np.int32), 5)
+    return Features.of(slots, tables, np.array([[2, 0]], np.int32), 5)
 
 
 def by_hand(features, codes, rows):
