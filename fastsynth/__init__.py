@@ -3,8 +3,8 @@
 from fastsynth.datasets import load_boys
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
-from fastsynth.methods import Calibrated, Cart, Sample
-from fastsynth.plan import Column
+from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
+from fastsynth.plan import Column, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.report import plot_coefficients
 from fastsynth.synthesis import Synthesis, Synthesizer, synthesize
@@ -17,7 +17,10 @@ __all__ = [
     "Column",
     "Comparison",
     "Estimates",
+    "Identifier",
+    "Nested",
     "Pooled",
+    "Rule",
     "Sample",
     "Synthesis",
     "Synthesizer",

@@ -148,7 +148,55 @@ class Calibrated:
         object.__setattr__(self, "minbucket", check_count("minbucket", self.minbucket))
 
 
-Method = Cart | Sample | Calibrated
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A fine code drawn within its coarse code: a tree of its own for the rows of each coarse code.
+
+    Only pairs of codes that occur together are drawn (synthpop's ``nested``, which draws from all rows of the coarse
+    code; here from leaves of trees on the other predictors). For codes of tens of thousands of levels.
+
+    Parameters
+    ----------
+    within : str
+        The column of coarse codes; it must come earlier in the visit sequence.
+    minbucket : int, default 5
+        Fewest rows in a leaf, but for coarse codes of fewer rows.
+
+    Raises
+    ------
+    OptionError
+        within is no column name, minbucket is not a positive integer.
+
+    Examples
+    --------
+    >>> Nested(within="occupation1")
+    Nested(within='occupation1', minbucket=5)
+    """
+
+    within: str
+    minbucket: int = 5
+    name: ClassVar[str] = "nested"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.within, str):
+            raise OptionError(f"within={self.within!r}: must be the name of the column of coarse codes.")
+        object.__setattr__(self, "minbucket", check_count("minbucket", self.minbucket))
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """Fresh identifiers of the pattern of the real ones, in which no real one lives on.
+
+    Examples
+    --------
+    >>> Identifier()
+    Identifier()
+    """
+
+    name: ClassVar[str] = "identifier"
+
+
+Method = Cart | Sample | Calibrated | Nested | Identifier
 # Random words of rows of a table, by their places in it.
 Words = Callable[[NDArray[np.uint32]], NDArray[np.uint64]]
 # Rows that are walked down a tree at a time when its leaves are refilled. Never part of the result.
@@ -157,10 +205,8 @@ REFILL_ROWS = 65_536
 SPREAD_LEAVES, SPREAD_ROWS = 100, 50
 # Nodes of more than this many times minbucket rows are split at any gain.
 FREE = 50
-METHODS: dict[str, type[Cart] | type[Sample] | type[Calibrated]] = {
-    "cart": Cart,
-    "sample": Sample,
-    "calibrated": Calibrated,
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Cart, Sample, Calibrated, Nested, Identifier)
 }
 
 

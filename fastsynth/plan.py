@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from fastsynth._tree import MAX_SLOTS
 from fastsynth.columns import Variable
-from fastsynth.errors import DataError, OptionError, PlanError
-from fastsynth.methods import METHODS, Calibrated, Cart, Method, Sample
+from fastsynth.errors import DataError, OptionError, PlanError, check_count
+from fastsynth.expressions import parse
+from fastsynth.methods import METHODS, Method, Nested, Sample
 
 Action = Literal["draw", "keep", "passive"]
 Predictors = Literal["auto", "all"]
@@ -33,6 +34,44 @@ IDENTIFIER_SHARE = 0.9
 IDENTIFIER_LEVELS = 10
 # So does a column of whole numbers of which all are distinct, among at least so many rows.
 IDENTIFIER_NUMBERS = 1_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """Rows of which a column is known (synthpop's ``rules`` and ``rvalues``): they are not drawn, but set.
+
+    Parameters
+    ----------
+    when : polars.Expr or str
+        True for the rows under the rule; text is read as SQL. It may use columns that come earlier in the visit
+        sequence. Missing codes count as the numbers that they are.
+    value
+        What the column has in these rows: a value that occurs in the column, or None for missing.
+
+    Raises
+    ------
+    OptionError
+        ``when`` is no expression, or names no column.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> Rule(when=pl.col("age") < 16, value="single").value
+    'single'
+    >>> Rule(when="age < 16", value="single").value
+    'single'
+    """
+
+    when: pl.Expr | str
+    value: Any
+
+    def __post_init__(self) -> None:
+        if not self.expression().meta.root_names():
+            raise OptionError("Rule(when=...) names no column. Say which rows are under the rule.")
+
+    def expression(self) -> pl.Expr:
+        """The condition, parsed."""
+        return parse("when", self.when)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,59 +91,108 @@ class Column:
         As in mice, where it is written ``~ I(wgt / (hgt / 100)^2)``.
     outcome : bool, default False
         The visit sequence "auto" draws the column after all that are no outcomes.
+    cont_na : list, default ()
+        Values of a number or date that are no values but kinds of missing, such as -8 (does not apply) and -9 (no
+        answer). They are kept apart, drawn as classes, and told apart by the columns that come later. Null and NaN are
+        kinds without being named; of a category every level is one already.
+    semicont : list, default ()
+        Values of a number on which it piles up, such as 0 of an income: drawn as classes, apart from the rest. With the
+        method "calibrated" values that 5 % of the rows have are found without being named.
+    rules : list of Rule, default ()
+        Rows under a rule are left out of the fit, and set in the draw. Where rules overlap the later one counts.
+    bounds : (low, high) or polars.Expr or str, optional
+        What the column may be: two limits, each a value, an expression, SQL text, or None for no limit; or one
+        expression that has to be true (``pl.col("start") <= pl.col("end")``). Draws outside are replaced by others of
+        the same leaf, not moved to the limit. Missing values, and missing codes, are within all bounds.
+    numtocat : int, optional
+        Draw which of about so many groups of its quantiles a number belongs to, as a class, and then one of the group's
+        observed values (synthpop's ``numtocat`` and ``catgroups``).
 
     Raises
     ------
     OptionError
-        An unknown method, or passive together with one of the others.
+        An unknown method, passive together with one of the others, a kept column with anything else.
 
     Examples
     --------
     >>> import polars as pl
     >>> bmi = Column(passive=pl.col("wgt") / (pl.col("hgt") / 100) ** 2)
     >>> job = Column(method="cart", predictors=["age", "sex"])
+    >>> income = Column(cont_na=[-8, -9], semicont=[0], bounds=(0, None))
+    >>> marital = Column(rules=[Rule(when=pl.col("age") < 16, value="single")])
     """
 
     method: str | Method | None = None
     predictors: Sequence[str] | None = None
     passive: pl.Expr | str | None = None
     outcome: bool = False
+    cont_na: Sequence[Any] = ()
+    semicont: Sequence[Any] = ()
+    rules: Sequence[Rule] = ()
+    bounds: tuple[Any, Any] | pl.Expr | str | None = None
+    numtocat: int | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method != "keep":
             find_method(self.method)
-        if self.predictors is not None and (
-            isinstance(self.predictors, str) or not all(isinstance(name, str) for name in self.predictors)
-        ):
+        for name in ("predictors", "cont_na", "semicont", "rules"):
+            given = getattr(self, name)
+            if isinstance(given, str | bytes | Rule) or not (given is None or isinstance(given, Sequence)):
+                raise OptionError(f"{name}={given!r}: must be a list.")
+        if not all(isinstance(name, str) for name in self.predictors or ()):
             raise OptionError(f"predictors={self.predictors!r}: must be a list of column names.")
-        if self.passive is not None:
-            if not isinstance(self.passive, pl.Expr | str):
-                raise OptionError(
-                    f"passive must be a polars expression or SQL text, not {type(self.passive).__name__}."
-                )
-            if self.method is not None or self.predictors is not None:
-                raise OptionError("A passive column is computed: it takes neither method nor predictors.")
+        if not all(isinstance(rule, Rule) for rule in self.rules):
+            raise OptionError("rules must be a list of Rule(when=..., value=...).")
         if not isinstance(self.outcome, bool):
             raise OptionError(f"outcome={self.outcome!r}: must be True or False.")
-        if self.method == "keep" and self.predictors is not None:
-            raise OptionError("A kept column is not drawn: it takes no predictors.")
+        if self.numtocat is not None and check_count("numtocat", self.numtocat) < 2:
+            raise OptionError("numtocat=1: at least 2 groups are needed.")
+        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat")
+        special = [n for n in lists if getattr(self, n)] + [n for n in others if getattr(self, n) is not None]
+        self.limits("")
+        if self.passive is not None:
+            parse("passive", self.passive)
+            if self.method is not None or special:
+                named = ", ".join((["method"] if self.method is not None else []) + special)
+                raise OptionError(
+                    f"A passive column is computed: it takes no {named}. Put rules into its expression "
+                    "(pl.when(...)), and bounds into forbid=[...]."
+                )
+        if self.method == "keep" and special:
+            raise OptionError(f"A kept column is not drawn: it takes no {', '.join(special)}.")
 
     def expression(self) -> pl.Expr | None:
         """The passive expression, parsed."""
-        if not isinstance(self.passive, str):
-            return self.passive
-        try:
-            return pl.sql_expr(self.passive)
-        except Exception as error:
+        return None if self.passive is None else parse("passive", self.passive)
+
+    def limits(self, name: str) -> list[pl.Expr]:
+        """Bounds of the column of this name as expressions that have to be true."""
+        if self.bounds is None:
+            return []
+        if isinstance(self.bounds, pl.Expr | str):
+            return [parse("bounds", self.bounds)]
+        if not isinstance(self.bounds, Sequence) or len(self.bounds) != 2:
             raise OptionError(
-                f"passive={self.passive!r}: cannot be read as SQL ({error}). Powers are power(x, 2)."
-            ) from None
+                f"bounds={self.bounds!r}: must be a pair (low, high), or an expression that has to be true."
+            )
+        low, high = (parse("bounds", b) if isinstance(b, str) else b for b in self.bounds)
+        wide = [isinstance(b, pl.Expr) or b is None for b in (low, high)]
+        try:
+            empty = not any(wide) and bool(low > high)
+        except TypeError:
+            empty = True
+        if empty:
+            raise OptionError(f"bounds={self.bounds!r}: the lower limit must not be beyond the upper one.")
+        column = pl.col(name)
+        return [*([] if low is None else [column >= low]), *([] if high is None else [column <= high])]
 
 
 def find_method(method: Any) -> Method:
     """A method from its name or itself."""
-    if isinstance(method, Cart | Sample | Calibrated):
+    if isinstance(method, Method):
         return method
+    if method == Nested.name:
+        raise OptionError("method='nested': say within which column, as in Nested(within='occupation1').")
     if isinstance(method, str) and method in METHODS:
         return METHODS[method]()
     allowed = ", ".join(map(repr, [*METHODS, "keep"]))

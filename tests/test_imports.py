@@ -23,6 +23,7 @@ FLOORS = {
     "disclosure": 1,
     "output": 2,
     "columns": 2,
+    "expressions": 2,
     "calibration": 3,
     "pooling": 3,
     "estimators": 2,
