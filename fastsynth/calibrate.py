@@ -40,7 +40,9 @@ from fastsynth.methods import (
     Words,
     class_ids,
     fit_column,
+    group,
     grow,
+    kinds_of_ranks,
     leaves_of,
     refill,
     refill_tree,
@@ -116,6 +118,10 @@ class Job:
         Rows that give trees their shape, and those that everything else is learned from.
     words : callable
         Gives random words of rows: levels that a node has not seen go left or right by them.
+    spikes : tuple of int
+        Ranks of values on which a number piles up, as the caller says.
+    groups : int
+        Groups of quantiles that are drawn first; 0 for none.
     """
 
     table: EncodedTable
@@ -125,6 +131,8 @@ class Job:
     shape: Rows
     leaves: Rows
     words: Words
+    spikes: tuple[int, ...] = ()
+    groups: int = 0
 
     def only(self, wanted: NDArray[np.bool_]) -> Job:
         """The rows whose rank of the target is wanted."""
@@ -161,6 +169,8 @@ def fit_calibrated(job: Job) -> ColumnModel:
     if variable.kind != "numeric":
         tree, tilt, note = _fit_classes(job, ranks, used)
         return ColumnModel(None, tree, variable.first, tilt=tilt, note=note)
+    if job.groups:
+        return _fit_groups(job)
     values = np.flatnonzero(used[variable.first :]) + variable.first
     rows = _count(job)
     if 0 < len(values) <= min(MOST_CLASSES, rows[values].sum() // ROWS_A_VALUE):
@@ -176,12 +186,21 @@ def fit_calibrated(job: Job) -> ColumnModel:
     return _donors(job, reason)
 
 
+def _fit_groups(job: Job) -> ColumnModel:
+    """A number as groups of its quantiles, which are classes."""
+    variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
+    pools, grouped = group(variable, ranks, job.leaves, job.spikes, job.groups)
+    tree, tilt, note = _fit_classes(job, grouped, _used(grouped, job.leaves, len(variable.values)))
+    note = f"{len(pools.lowest)} groups as classes; {note}"
+    return ColumnModel(None, tree, variable.first, tilt=tilt, pools=pools, note=note)
+
+
 def _donors(job: Job, reason: str) -> ColumnModel:
     minbucket = job.minbucket if reason == HEAPED else max(job.minbucket // DONORS_SHARE, 1)
     method = Cart(minbucket=minbucket)
-    model = fit_column(job.table, job.target, job.predictors, method, job.shape)
-    if len(job.leaves) != len(job.shape):
-        model = refill(job.table, job.target, model, job.leaves, job.words)
+    model = fit_column(job.table, job.target, job.predictors, method, job.shape, job.spikes)
+    if job.leaves is not job.shape:
+        model = refill(job.table, job.target, model, job.leaves, job.words, job.spikes)
     return replace(model, note=f"donors, leaves of {method.minbucket}: {reason}")
 
 
@@ -225,7 +244,7 @@ def _why_donors(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) ->
     variable = job.table.variables[job.target]
     if not any(job.table.variables[slot].kind == "numeric" for slot in job.predictors):
         return "all predictors are categories"
-    dense = np.setdiff1d(values, _spikes(variable, rows))
+    dense = np.setdiff1d(values, _spikes(job, rows))
     n_dense = int(rows[dense].sum())
     if n_dense < SPIKE_ROWS:
         return f"only {n_dense} rows with a value that does not pile up"
@@ -258,11 +277,12 @@ def _count(job: Job) -> NDArray[np.int64]:
     return rows
 
 
-def _spikes(variable: Variable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Ranks of values on which the column piles up."""
+def _spikes(job: Job, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ranks of values on which the column piles up, found or named."""
     present = rows.copy()
-    present[: variable.first] = 0
-    return np.flatnonzero((present >= SPIKE_SHARE * present.sum()) & (present >= SPIKE_ROWS))
+    present[: job.table.variables[job.target].first] = 0
+    found = np.flatnonzero((present >= SPIKE_SHARE * present.sum()) & (present >= SPIKE_ROWS))
+    return np.union1d(found, np.array([rank for rank in job.spikes if rows[rank]], np.int64))
 
 
 def _is_heaped(values: Floats, rows: NDArray[np.int64], exact_to: float | None) -> bool:
@@ -289,13 +309,11 @@ def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -
     """The model of a dense column, or why it cannot have one."""
     variable = job.table.variables[job.target]
     first, n_ranks, notes = variable.first, len(variable.values), []
-    spikes = _spikes(variable, rows)
+    spikes = _spikes(job, rows)
     missing = tilt_missing = present = None
     if rows[:first].any() or len(spikes):
         # Kinds are what is missing and the spikes; all else is the kind "present".
-        present = n_ranks if len(spikes) else first
-        kinds = np.full(n_ranks, present)
-        kinds[:first], kinds[spikes] = np.arange(first), spikes
+        kinds, present = kinds_of_ranks(n_ranks, first, spikes)
         missing, tilt_missing, _ = _fit_kinds(job, kinds, present)
         notes += [f"{len(spikes)} value(s) on which it piles up drawn first"] * bool(len(spikes))
         job = job.only(kinds == present)
@@ -313,7 +331,14 @@ def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -
             leaves = f"{means.n_leaves} leaves of means, {spread.n_leaves} of spread"
             notes.append(f"{n_features} feature(s), {leaves}, {100 * outside:.1f} % of draws beyond its range")
             return ColumnModel(
-                missing, spread, first, tilt_missing, None, shift, means, present, "shifted donors; " + ", ".join(notes)
+                missing,
+                spread,
+                first,
+                tilt_missing,
+                shift=shift,
+                means=means,
+                present=present,
+                note="shifted donors; " + ", ".join(notes),
             )
     return f"{100 * outside:.0f} % of shifted draws fall outside its range"
 
@@ -482,8 +507,9 @@ def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
                     hinge = np.where(np.isnan(x), 0.0, np.maximum(x - knot, 0.0) / sd)
                     if hinge[here].std() > 1e-6:
                         hinges.append((slot, (hinge - hinge[here].mean()) / hinge[here].std()))
-            if min(counts[0], len(some) - counts[0]) >= DUMMY_ROWS:
-                levels.append((int(counts[0]), slot, 0))
+            for code in range(variable.first_code):
+                if min(counts[code], len(some) - counts[code]) >= DUMMY_ROWS:
+                    levels.append((int(counts[code]), slot, code))
         else:
             # One level less than there are: the commonest.
             for code in np.argsort(-counts, kind="stable")[1:]:

@@ -148,12 +148,12 @@ class Grid:
     low: float
     high: float
 
-    def nearest(self, y: Floats) -> Floats:
-        """Values within the range and on the grid."""
+    def nearest(self, y: Floats, clipped: bool = True) -> Floats:
+        """Values on the grid, and within the range if ``clipped``."""
         if self.step:
             unit = 10.0**self.digits
             y = (self.start + self.step * np.rint((y * unit - self.start) / self.step)) / unit
-        return np.clip(y, self.low, self.high)
+        return np.clip(y, self.low, self.high) if clipped else y
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,10 +179,14 @@ class Shift:
     grid: Grid
     logarithm: bool
 
-    def apply(self, codes: Codes, rows: Rows, leaf: Rows, r: NDArray[np.float32]) -> Floats:
-        """Numbers for some rows of codes (n_slots, n_rows), their leaves of means (n,) and r of their donors (n,)."""
-        y = self.regression(codes, rows) + self.means[leaf] + r
-        return self.grid.nearest(np.exp(np.minimum(y, 700)) if self.logarithm else y)
+    def expected(self, codes: Codes, rows: Rows, leaf: Rows) -> Floats:
+        """What is expected of some rows of codes (n_slots, n_rows) and their leaves of means (n,)."""
+        return self.regression(codes, rows) + self.means[leaf]
+
+    def apply(self, expected: Floats, r: NDArray[np.float32], clipped: bool = True) -> Floats:
+        """Numbers from what is expected and r of donors, on the grid, and within the observed range if ``clipped``."""
+        y = expected + r
+        return self.grid.nearest(np.exp(np.minimum(y, 700)) if self.logarithm else y, clipped)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,12 +3,13 @@
 Terms
 -----
 rank
-    Number of a value within its column: 0 is null, then NaN if the column has any, then the distinct values in
-    ascending order (categories in their own order). ``variable.values`` is indexed by rank and has the column's
-    exact Arrow type, so decoding is one ``take`` and no value ever passes through a float.
+    Number of a value within its column: 0 is null, then NaN if the column has any, then the missing codes that the
+    caller named (-8, -9), then the distinct values in ascending order (categories in their own order).
+    ``variable.values`` is indexed by rank and has the column's exact Arrow type, so decoding is one ``take`` and no
+    value ever passes through a float.
 code
-    What trees see: uint16, order of ranks kept. 0 is missing (null or NaN), then one code for each value, or for more
-    than 65,534 values one for each bin of values.
+    What trees see: uint16, order of ranks kept. 0 is missing (null or NaN), then one code for each missing code and
+    each value, or for more than 65,534 values one for each bin of values.
 
 A table in memory is learned and coded in one go (``encode``). Files are read twice: tallies of their pieces are merged
 to what a column holds (``Tally``), and then each piece is coded by itself (``Variable.rank``). Both give the same.
@@ -18,6 +19,7 @@ This module knows nothing of models.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,7 +30,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fastsynth._tree import MAX_CODES
-from fastsynth.errors import DataError
+from fastsynth.errors import DataError, OptionError
 from fastsynth.source import Frame
 
 Kind = Literal["numeric", "ordered", "unordered"]
@@ -53,7 +55,9 @@ class Variable:
     dtype : pyarrow.DataType
         The column's own type.
     first : int
-        Lowest rank that is a value: 1, or 2 where NaN has rank 1.
+        Lowest rank that is a value; those below are kinds of missing.
+    has_nan : bool
+        Whether rank 1 is NaN.
     bins : ndarray of shape (n_ranks,), dtype=uint16, or None
         Code of each rank, where it is not the rank: with NaN, and with too many ranks for a code each.
     has_missing : bool
@@ -67,9 +71,20 @@ class Variable:
     values: pa.Array
     dtype: pa.DataType
     first: int
+    has_nan: bool
     bins: Codes | None
     has_missing: bool
     n_used: int
+
+    @property
+    def first_code(self) -> int:
+        """Lowest code that is a value."""
+        return self.first - self.has_nan
+
+    @property
+    def missing_codes(self) -> pa.Array:
+        """Values that stand for kinds of missing, in storage type."""
+        return self.values[1 + self.has_nan : self.first]
 
     @property
     def n_codes(self) -> int:
@@ -100,21 +115,8 @@ class Variable:
         else:
             coded = _clean(storage_of(column).combine_chunks()).dictionary_encode()
         given = _plain(coded.dictionary)
-        known = _plain(self.values)[self.first :]
-        if pa.types.is_integer(given.type) or pa.types.is_floating(given.type):
-            wanted, sorted_values = given.to_numpy(zero_copy_only=False), known.to_numpy(zero_copy_only=False)
-            found = np.minimum(np.searchsorted(sorted_values, wanted), max(len(known) - 1, 0))
-            lost = sorted_values[found] != wanted if len(known) else np.ones(len(wanted), bool)
-        else:
-            places = pc.index_in(given, value_set=known)
-            lost = places.is_null().to_numpy(zero_copy_only=False)
-            found = pc.fill_null(places, 0).to_numpy(zero_copy_only=False)
-        rank_of: Ranks = np.zeros(len(given) + 1, self.rank_dtype)
-        rank_of[:-1] = found + self.first
-        if pa.types.is_floating(given.type):
-            nan = np.isnan(wanted)
-            rank_of[:-1][nan] = 1
-            lost &= ~nan if self.first == 2 else True
+        found, lost = self._find(given)
+        rank_of: Ranks = np.append(found, 0).astype(self.rank_dtype)
         used = np.zeros(len(given) + 1, bool)
         indices = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
         used[indices] = True
@@ -122,6 +124,40 @@ class Variable:
             raise DataError(f"Column {self.name!r} holds other values than before: its file was changed meanwhile.")
         ranks: Ranks = rank_of[indices]  # null has index -1, and there stands 0
         return ranks
+
+    def _find(self, given: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Ranks of plain values that are not null, and which of them the column did not have."""
+        known = _plain(self.values)[self.first :]
+        if pa.types.is_integer(given.type) or pa.types.is_floating(given.type):
+            wanted, sorted_values = given.to_numpy(zero_copy_only=False), known.to_numpy(zero_copy_only=False)
+            found = np.minimum(np.searchsorted(sorted_values, wanted), max(len(known) - 1, 0)).astype(np.int64)
+            lost = sorted_values[found] != wanted if len(known) else np.ones(len(wanted), bool)
+        else:
+            places = pc.index_in(given, value_set=known)
+            lost = places.is_null().to_numpy(zero_copy_only=False)
+            found = pc.fill_null(places, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        ranks = found + self.first
+        if self.has_nan:
+            nan = np.isnan(wanted)
+            ranks[nan], lost = 1, lost & ~nan
+        if len(self.missing_codes):
+            code = pc.index_in(given, value_set=self.missing_codes)
+            is_code = code.is_valid().to_numpy(zero_copy_only=False)
+            of_code = pc.fill_null(code, 0).to_numpy(zero_copy_only=False) + 1 + self.has_nan
+            ranks, lost = np.where(is_code, of_code, ranks), lost & ~is_code
+        return ranks, lost
+
+    def rank_of(self, value: Any) -> int | None:
+        """Rank of one value, given in Python; None for a value that the column does not have."""
+        if value is None:
+            return 0
+        try:
+            dtype = self.dtype.value_type if pa.types.is_dictionary(self.dtype) else self.dtype
+            scalar = pa.array([value], dtype)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            return None
+        ranks, lost = self._find(_plain(scalar))
+        return None if lost[0] else int(ranks[0])
 
     def decode(self, ranks: Ranks) -> pa.Array:
         """Values of an array of ranks, in the column's exact type."""
@@ -146,7 +182,10 @@ class Variable:
 
     def numbers(self) -> NDArray[np.float64]:
         """Value of each rank as a float; NaN for missing. Only for numeric columns."""
-        return _numbers(storage_of(self.values))
+        numbers = _numbers(storage_of(self.values))
+        if self.first > 1 + self.has_nan:
+            numbers = np.where(np.arange(len(numbers)) < self.first, np.nan, numbers)
+        return numbers
 
     def numbers_of_codes(self) -> NDArray[np.float64]:
         """Number of each code, NaN for missing; the mean where a code stands for several values. Only for numbers."""
@@ -162,7 +201,7 @@ class Variable:
         """Numbers of some codes, NaN for missing; of a code that stands for several values the lowest."""
         ranks = codes if self.bins is None else np.searchsorted(self.bins, codes)
         numbers = numbers_of(self.values.take(pa.array(ranks)))
-        return np.where(codes == 0, np.nan, numbers)
+        return np.where(codes < self.first_code, np.nan, numbers)
 
     def nearest_codes(self, column: pa.Array) -> Codes:
         """Codes of computed values, which need not be among the values seen. O(k log n_ranks).
@@ -170,7 +209,11 @@ class Variable:
         For a number the nearest one seen stands in; a category never seen gets the code ``UNSEEN``.
         """
         if self.kind == "numeric":
-            return self._nearest_number(_numbers(storage_of(column)))
+            codes = self._nearest_number(_numbers(storage_of(column)))
+            for i in range(len(self.missing_codes)):
+                equal = pc.fill_null(pc.equal(storage_of(column), self.missing_codes[i]), False)
+                codes[equal.to_numpy(zero_copy_only=False)] = 1 + i
+            return codes
         ranks = pc.index_in(_plain(column), value_set=_plain(self.values)[self.first :])
         codes = pc.fill_null(pc.add(ranks, self.first), UNSEEN).to_numpy(zero_copy_only=False)
         return np.where(column.is_null().to_numpy(zero_copy_only=False), 0, codes).astype(np.uint16)
@@ -197,12 +240,15 @@ class EncodedTable:
     codes : ndarray of shape (n_columns, n_rows), dtype=uint16, C order
     frame : Frame
         The caller's kind of table.
+    ruled : dict
+        By slot, the rows (n_rows,) that are under a rule of the column.
     """
 
     variables: tuple[Variable, ...]
     ranks: tuple[Ranks, ...]
     codes: Codes
     frame: Frame
+    ruled: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     _numbers: dict[int, NDArray[np.float64]] = field(default_factory=dict, init=False)
 
     @property
@@ -217,8 +263,15 @@ class EncodedTable:
         return self._numbers[slot]
 
 
-def encode(table: pa.Table, frame: Frame) -> EncodedTable:
+def encode(table: pa.Table, frame: Frame, cont_na: Mapping[str, Sequence[Any]] | None = None) -> EncodedTable:
     """Code every column. O(n log n) a column at worst; 2 bytes a cell, up to 4 more for NaN or binned codes.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+    frame : Frame
+    cont_na : dict of str to list, optional
+        Values of numeric columns that are kinds of missing.
 
     Raises
     ------
@@ -230,7 +283,8 @@ def encode(table: pa.Table, frame: Frame) -> EncodedTable:
     variables, ranks = [], []
     for slot, name in enumerate(table.column_names):
         _check_type(name, table.schema.field(name).type)
-        variable, column_ranks = _encode_column(name, table.column(slot), frame.backend == "pandas")
+        missing = missing_codes(name, table.schema.field(name).type, (cont_na or {}).get(name, ()))
+        variable, column_ranks = _encode_column(name, table.column(slot), missing, frame.backend == "pandas")
         codes[slot] = variable.codes(column_ranks)
         variables.append(variable)
         ranks.append(codes[slot] if variable.bins is None else column_ranks)
@@ -247,7 +301,38 @@ def check_size(n_rows: int, n_columns: int) -> None:
         )
 
 
-def _encode_column(name: str, column: pa.ChunkedArray, keep_unused: bool) -> tuple[Variable, Ranks]:
+def missing_codes(name: str, dtype: pa.DataType, given: Sequence[Any]) -> pa.Array:
+    """Missing codes of a column in its storage type, ascending.
+
+    Raises
+    ------
+    OptionError
+        The column is no number or date, or a code is none of its type.
+    """
+    if not len(given):
+        return pa.nulls(0)
+    if _kind(dtype) != "numeric":
+        raise OptionError(
+            f"cont_na of {name!r}: the column is {dtype}. Missing codes are for numbers and dates; of a category every "
+            "level is a class already."
+        )
+    try:
+        codes = storage_of(pa.array(list(given), dtype))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        codes = pa.nulls(1)
+    nan = pa.types.is_floating(codes.type) and bool(pc.any(pc.is_nan(codes)).as_py())
+    if codes.null_count or nan:
+        raise OptionError(
+            f"cont_na={list(given)!r} of {name!r}: must be values of the column's type {dtype}; null and NaN are kinds of "
+            "missing without being named."
+        )
+    codes = codes.unique()
+    return codes.take(pc.sort_indices(codes))
+
+
+def _encode_column(
+    name: str, column: pa.ChunkedArray, missing: pa.Array, keep_unused: bool
+) -> tuple[Variable, Ranks]:
     if pa.types.is_dictionary(column.type):
         return _encode_dictionary(name, column, keep_unused)
     if pa.types.is_null(column.type):
@@ -258,28 +343,50 @@ def _encode_column(name: str, column: pa.ChunkedArray, keep_unused: bool) -> tup
         _refuse_infinite(name, int(pc.sum(pc.is_inf(storage)).as_py() or 0))
     has_nan = floating and bool(pc.any(pc.is_nan(storage)).as_py())
     distinct, ranks = _rank_floats(storage) if _mostly_distinct(storage) else _rank_by_dictionary(storage, has_nan)
+    n_missing = 0
+    if len(missing):
+        order, n_missing = _missing_first(distinct, missing, has_nan)
+        distinct, rank_of = distinct.take(pa.array(order)), np.zeros(len(order) + 1, ranks.dtype)
+        rank_of[order + 1] = np.arange(1, len(order) + 1, dtype=ranks.dtype)
+        ranks = rank_of[ranks]
     rows = np.bincount(ranks, minlength=len(distinct) + 1) if len(distinct) >= MAX_CODES else None
-    return _plain_variable(name, column.type, distinct, has_nan, bool(storage.null_count), rows), ranks
+    has_null = bool(storage.null_count)
+    return _plain_variable(name, column.type, distinct, has_nan, n_missing, has_null, rows), ranks
+
+
+def _missing_first(distinct: pa.Array, missing: pa.Array, has_nan: bool) -> tuple[NDArray[np.int64], int]:
+    """Order of distinct values with the missing codes before the others but behind NaN, and how many occur."""
+    is_code = pc.is_in(distinct, value_set=missing).to_numpy(zero_copy_only=False)
+    is_nan = np.arange(len(distinct)) < has_nan
+    return np.lexsort((np.arange(len(distinct)), ~is_code, ~is_nan)), int(is_code.sum())
 
 
 def _null_variable(name: str, dtype: pa.DataType) -> Variable:
-    return Variable(name, "unordered", pa.nulls(1), dtype, 1, None, True, 0)
+    return Variable(name, "unordered", pa.nulls(1), dtype, 1, False, None, True, 0)
 
 
 def _plain_variable(
-    name: str, dtype: pa.DataType, distinct: pa.Array, has_nan: bool, has_null: bool, rows: NDArray[np.int64] | None
+    name: str,
+    dtype: pa.DataType,
+    distinct: pa.Array,
+    has_nan: bool,
+    n_missing: int,
+    has_null: bool,
+    rows: NDArray[np.int64] | None,
 ) -> Variable:
     """Variable of a column that is no dictionary.
 
     Parameters
     ----------
     distinct : pyarrow.Array
-        Its values in storage type: NaN first if there is any, then ascending.
+        Its values in storage type: NaN first if there is any, then missing codes, then ascending.
+    n_missing : int
+        How many of them are missing codes.
     rows : ndarray of shape (len(distinct) + 1,), dtype=int64
         Rows of each rank, null included; only needed where there are more values than codes.
     """
     n_values = len(distinct) - has_nan
-    first = 1 + has_nan
+    first = 1 + has_nan + n_missing
     kind = _kind(dtype)
     if kind == "unordered" and n_values > MAX_CODES - 1:
         raise _too_many_levels(name, n_values)
@@ -288,9 +395,11 @@ def _plain_variable(
     if n_values > MAX_CODES - 1:
         assert rows is not None
         bins = _bins(rows, _numbers(values), first)
+        bins[first:] += n_missing
+        bins[1 + has_nan : first] = np.arange(1, n_missing + 1)
     elif has_nan:
         bins = np.maximum(np.arange(len(values)) - 1, 0).astype(np.uint16)
-    return Variable(name, kind, values, dtype, first, bins, has_null or has_nan, n_values)
+    return Variable(name, kind, values, dtype, first, has_nan, bins, has_null or has_nan, n_values - n_missing)
 
 
 def _refuse_infinite(name: str, n_infinite: int) -> None:
@@ -390,7 +499,7 @@ def _dictionary_variable(
     index = pa.array(np.append(0, by_rank), mask=np.arange(len(levels) + 1) == 0).cast(dtype.index_type)
     values = pa.DictionaryArray.from_arrays(index, dictionary, ordered=dtype.ordered)
     n_used = int(np.count_nonzero(counts))
-    return Variable(name, kind, values, dtype, 1, None, bool(n_null), n_used), levels
+    return Variable(name, kind, values, dtype, 1, False, None, bool(n_null), n_used), levels
 
 
 class Tally:
@@ -403,8 +512,9 @@ class Tally:
     n_rows, n_null, n_nan, n_infinite : int
     """
 
-    def __init__(self, name: str, dtype: pa.DataType) -> None:
+    def __init__(self, name: str, dtype: pa.DataType, cont_na: Sequence[Any] = ()) -> None:
         _check_type(name, dtype)
+        self.missing = missing_codes(name, dtype, cont_na)
         self.name = name
         self.dtype = dtype
         self.n_rows = self.n_null = self.n_nan = self.n_infinite = 0
@@ -473,8 +583,13 @@ class Tally:
         if self.n_nan:
             distinct = pa.concat_arrays([pa.array([np.nan], distinct.type), distinct])
             rows = np.append(self.n_nan, rows)
+        n_missing = 0
+        if len(self.missing):
+            order, n_missing = _missing_first(distinct, self.missing, bool(self.n_nan))
+            distinct, rows = distinct.take(pa.array(order)), rows[order]
         rows = np.append(self.n_null, rows)
-        return _plain_variable(self.name, self.dtype, distinct, bool(self.n_nan), bool(self.n_null), rows), rows
+        kinds = (bool(self.n_nan), n_missing, bool(self.n_null))
+        return _plain_variable(self.name, self.dtype, distinct, *kinds, rows), rows
 
     def _dictionary_variable(
         self, values: pa.Array, rows: NDArray[np.int64], keep_unused: bool
@@ -607,7 +722,7 @@ def _bins(rows: NDArray[np.int64], numbers: NDArray[np.float64], first: int) -> 
     first : int
         Lowest rank that is a value; the others get code 0.
     """
-    width = MAX_CODES - 1
+    width = MAX_CODES - first
     values = numbers[first:]
     # A value of many rows, or beyond a wide gap, needs one bin, and must not take those of the others.
     most = max(rows.sum() / width, 1.0)

@@ -29,6 +29,10 @@ class PoolError(FastsynthError, ValueError):
     """The analyses cannot be pooled, or not by this rule."""
 
 
+class DataWarning(UserWarning):
+    """Something about the table that the copies do not have, or have otherwise."""
+
+
 class PoolWarning(UserWarning):
     """Pooled estimates that deserve a second look."""
 

@@ -6,16 +6,19 @@ Files are read twice, piece by piece: once to count the values of each column, o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth import association
 from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, check_size, encode, take
 from fastsynth.execute import Executor, Tick
+from fastsynth.plan import Step
+from fastsynth.rowwise import under_rules
 from fastsynth.slopes import Slopes, add_up, numeric_columns
 from fastsynth.source import Source, TableSource, spread_rows
 
@@ -47,17 +50,34 @@ class Learned:
         """Rows of the table."""
         return self.source.starts[-1]
 
+    def without(self, names: Sequence[str]) -> Learned:
+        """The same without some columns."""
+        if not names:
+            return self
+        left = [slot for slot, v in enumerate(self.variables) if v.name not in names]
+        variables, rows = tuple(self.variables[slot] for slot in left), tuple(self.rows[slot] for slot in left)
+        source, table = self.source.without(names), self.table
+        if table is not None:
+            ranks = tuple(table.ranks[slot] for slot in left)
+            table = EncodedTable(variables, ranks, np.take(table.codes, left, axis=0), source.frame)
+        return Learned(source, variables, rows, table, self.slopes)
 
-def learn(source: Source, executor: Executor, tick: Tick) -> Learned:
-    """Learn what every column holds, from all rows: one pass over files; a table in memory is coded at once."""
+
+def learn(source: Source, executor: Executor, tick: Tick, cont_na: Mapping[str, Sequence[Any]] | None = None) -> Learned:
+    """Learn what every column holds, from all rows: one pass over files; a table in memory is coded at once.
+
+    ``cont_na`` are values that are kinds of missing, by column.
+    """
+    cont_na = cont_na or {}
+    names = numeric_columns(source.frame.schema, cont_na)
     if isinstance(source, TableSource):
-        table = encode(source.table, source.frame)
+        table = encode(source.table, source.frame, cont_na)
         tick(source.table.num_rows)
         rows = [np.bincount(r, minlength=len(v.values)) for v, r in zip(table.variables, table.ranks, strict=True)]
-        slopes = Slopes.of(source.table, numeric_columns(source.table.schema))
+        slopes = Slopes.of(source.table, names)
         return Learned(source, table.variables, tuple(rows), table, slopes)
     check_size(source.starts[-1], len(source.frame.schema))
-    tallies = [Tally(field.name, field.type) for field in source.frame.schema]
+    tallies = _tallies(source, cont_na)
 
     def merge(i: int, found: tuple[list[Tally], Slopes]) -> Slopes:
         for tally, more in zip(tallies, found[0], strict=True):
@@ -65,17 +85,23 @@ def learn(source: Source, executor: Executor, tick: Tick) -> Learned:
         tick(source.starts[i + 1] - source.starts[i])
         return found[1]
 
-    of_pieces = executor.map(tally_piece, source, source.jobs(), merge)
+    of_pieces = executor.map(tally_piece, (source, cont_na, names), source.jobs(), merge)
     learned = [tally.variable(keep_unused=source.frame.backend == "pandas") for tally in tallies]
     variables, rows_of = zip(*learned, strict=True)
     return Learned(source, variables, rows_of, None, add_up(of_pieces))
 
 
-def tally_piece(source: Source, piece: int, *held: Any) -> tuple[list[Tally], Slopes]:
+def _tallies(source: Source, cont_na: Mapping[str, Sequence[Any]]) -> list[Tally]:
+    return [Tally(field.name, field.type, cont_na.get(field.name, ())) for field in source.frame.schema]
+
+
+def tally_piece(
+    shared: tuple[Source, Mapping[str, Sequence[Any]], tuple[str, ...]], piece: int, *held: Any
+) -> tuple[list[Tally], Slopes]:
     """Count the values of one piece, and sum up what slopes need; ``held`` is what a cluster holds of it."""
-    names = numeric_columns(source.frame.schema)
+    source, cont_na, names = shared
     slopes = [Slopes.of(source.frame.schema.empty_table(), names)]
-    tallies = [Tally(field.name, field.type) for field in source.frame.schema]
+    tallies = _tallies(source, cont_na)
     start = source.starts[piece]
     for batch in source.batches(piece, *held):
         for tally, column in zip(tallies, batch.columns, strict=True):
@@ -89,6 +115,7 @@ def code(
     learned: Learned,
     rows: NDArray[np.uint32] | None,
     whole: Iterable[int],
+    steps: Sequence[Step],
     folder: Path | None,
     executor: Executor,
     tick: Tick,
@@ -101,6 +128,8 @@ def code(
         Ascending numbers of the rows; None for all.
     whole : iterable of int
         Slots of columns of which the ranks of all rows are wanted, too.
+    steps : sequence of Step
+        Those that may have rules.
     folder : Path or None
         Where codes go as memory-mapped files; None keeps them in memory.
 
@@ -111,8 +140,11 @@ def code(
         Ranks of all rows by slot.
     """
     source, variables = learned.source, learned.variables
-    if learned.table is not None:
-        return _take_rows(learned.table, rows), {slot: learned.table.ranks[slot] for slot in whole}
+    steps = tuple(step for step in steps if step.rules)
+    if learned.table is not None and isinstance(source, TableSource):
+        ruled = {step.slot: _is_ruled(step, source.table) for step in steps}
+        table = _take_rows(replace(learned.table, ruled=ruled), rows)
+        return table, {slot: learned.table.ranks[slot] for slot in whole}
     n = learned.n_rows if rows is None else len(rows)
     codes = _allocate((len(variables), n), np.uint16, folder, "codes")
     ranks = [
@@ -120,6 +152,7 @@ def code(
         for slot, v in enumerate(variables)
     ]
     all_ranks = {slot: np.empty(learned.n_rows, variables[slot].rank_dtype) for slot in whole}
+    ruled = {step.slot: np.empty(n, bool) for step in steps}
 
     def place(i: int, blocks: list[CodedBlock]) -> None:
         for block in blocks:
@@ -129,10 +162,16 @@ def code(
             codes[:, low:high] = block.codes
             for slot, of_rows in block.ranks.items():
                 ranks[slot][low:high] = of_rows
+            for slot, under in block.ruled.items():
+                ruled[slot][low:high] = under
         tick(source.starts[i + 1] - source.starts[i])
 
-    executor.map(code_piece, (source, variables, rows, tuple(whole)), source.jobs(), place)
-    return EncodedTable(variables, tuple(ranks), codes, source.frame), all_ranks
+    executor.map(code_piece, (source, variables, rows, tuple(whole), steps), source.jobs(), place)
+    return EncodedTable(variables, tuple(ranks), codes, source.frame, ruled), all_ranks
+
+
+def _is_ruled(step: Step, rows: pa.Table) -> NDArray[np.bool_]:
+    return np.any([under for _, under in under_rules(step, rows)], axis=0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +189,8 @@ class CodedBlock:
         Ranks by slot, of columns whose codes are not their ranks.
     whole : dict of int to ndarray
         Ranks of all rows that were read, of columns of which they are wanted.
+    ruled : dict of int to ndarray of shape (n,)
+        Rows under a rule, of columns that have some.
     """
 
     start: int
@@ -157,13 +198,16 @@ class CodedBlock:
     codes: Codes
     ranks: dict[int, Ranks]
     whole: dict[int, Ranks]
+    ruled: dict[int, NDArray[np.bool_]]
 
 
 def code_piece(
-    shared: tuple[Source, tuple[Variable, ...], NDArray[np.uint32] | None, tuple[int, ...]], piece: int, *held: Any
+    shared: tuple[Source, tuple[Variable, ...], NDArray[np.uint32] | None, tuple[int, ...], tuple[Step, ...]],
+    piece: int,
+    *held: Any,
 ) -> list[CodedBlock]:
     """Code the wanted rows of one piece."""
-    source, variables, rows, whole = shared
+    source, variables, rows, whole, steps = shared
     start, blocks = source.starts[piece], []
     for batch in source.batches(piece, *held):
         stop = start + len(batch)
@@ -178,7 +222,8 @@ def code_piece(
             codes[slot] = variable.codes(of_rows)
             if variable.bins is not None:
                 ranks[slot] = of_rows
-        blocks.append(CodedBlock(start, low, codes, ranks, all_ranks))
+        ruled = {step.slot: _is_ruled(step, batch) for step in steps}
+        blocks.append(CodedBlock(start, low, codes, ranks, all_ranks, ruled))
         start = stop
     return blocks
 
@@ -188,7 +233,8 @@ def _take_rows(table: EncodedTable, rows: NDArray[np.uint32] | None) -> EncodedT
         return table
     codes = np.take(table.codes, rows, axis=1)
     ranks = tuple(codes[slot] if v.bins is None else table.ranks[slot][rows] for slot, v in enumerate(table.variables))
-    return EncodedTable(table.variables, ranks, codes, table.frame)
+    ruled = {slot: under[rows] for slot, under in table.ruled.items()}
+    return EncodedTable(table.variables, ranks, codes, table.frame, ruled)
 
 
 def _allocate(shape: tuple[int, ...], dtype: Any, folder: Path | None, name: str) -> NDArray[Any]:
@@ -200,5 +246,5 @@ def strongest_predictors(
 ) -> Mapping[int, tuple[int, ...]]:
     """Choose predictors as ``association.strongest`` does, by rows spread evenly; files are read once more."""
     rows = spread_rows(learned.n_rows, association.n_rows(len(learned.variables)))
-    table, _ = code(learned, rows.astype(np.uint32), (), None, executor, lambda _: None)
+    table, _ = code(learned, rows.astype(np.uint32), (), (), None, executor, lambda _: None)
     return association.strongest(table.codes, order, targets, q)

@@ -269,6 +269,58 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Pools:
+    """Groups of quantiles of a number: the lowest rank of a group stands for it.
+
+    Attributes
+    ----------
+    lowest : ndarray of shape (n_groups,)
+        Ranks, ascending.
+    offset : ndarray of shape (n_groups + 1,), dtype=int64
+        Where the donors of each group begin and end.
+    donors : ndarray of shape (n_rows,)
+        Ranks of the rows, by group.
+    """
+
+    lowest: Ranks
+    offset: NDArray[np.int64]
+    donors: Ranks
+
+    @classmethod
+    def of(cls, ranks: Ranks, members: NDArray[np.int64], n_groups: int) -> Pools:
+        """Groups of about equal size of the rows' ranks of which the ascending ``members`` belong to some group."""
+        donors = np.sort(ranks[np.isin(ranks, members)])
+        cuts = donors[np.linspace(0, len(donors), n_groups, endpoint=False).astype(np.int64)] if len(donors) else donors
+        lowest = np.unique(cuts)
+        return cls(lowest, np.append(np.searchsorted(donors, lowest), len(donors)), donors)
+
+    def groups(self, ranks: Ranks, members: NDArray[np.bool_]) -> Ranks:
+        """The lowest rank of the group of each rank; ranks that are no ``members`` stay."""
+        if not len(self.lowest):
+            return ranks
+        place = np.maximum(np.searchsorted(self.lowest, ranks, side="right") - 1, 0)
+        return np.where(members[ranks], self.lowest[place], ranks)
+
+    def refilled(self, ranks: Ranks, members: NDArray[np.bool_]) -> Pools:
+        """The same groups with the ranks of other rows, those of the first group's lowest one and above."""
+        donors = np.sort(ranks[members[ranks]])
+        offset = np.append(np.searchsorted(donors, self.lowest), len(donors))
+        offset[0] = 0
+        return Pools(self.lowest, offset, donors)
+
+    def draw(self, drawn: Ranks, words: NDArray[np.uint64]) -> Ranks:
+        """Ranks in which every lowest one of a group is replaced by a donor of the group."""
+        if not len(self.lowest):
+            return drawn
+        place = np.minimum(np.searchsorted(self.lowest, drawn), len(self.lowest) - 1)
+        size = (self.offset[place + 1] - self.offset[place]).astype(np.uint64)
+        chosen = self.offset[place] + ((words >> np.uint64(32)) * size >> np.uint64(32)).astype(np.int64)
+        stands = (self.lowest[place] == drawn) & (size > 0)
+        replaced: Ranks = np.where(stands, self.donors[np.where(stands, chosen, 0)], drawn)
+        return replaced
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ColumnModel:
     """The fitted model of one column.
 
@@ -289,6 +341,8 @@ class ColumnModel:
         With ``shift``, the tree whose leaves have its means.
     present : int or None
         What ``missing`` draws for "present", if not ``first``: where values on which a column piles up are kinds, too.
+    pools : Pools or None
+        What drawn ranks are replaced by, where they stand for a group of values.
     note : str
         What was decided when a calibrated model was fitted.
     """
@@ -301,6 +355,7 @@ class ColumnModel:
     shift: Shift | None = None
     means: Tree | None = None
     present: int | None = None
+    pools: Pools | None = None
     note: str = ""
 
     @property
@@ -310,54 +365,77 @@ class ColumnModel:
         return bool(self.note) and all(tree.n_leaves == 1 for tree in trees)
 
     @property
+    def n_spikes(self) -> int:
+        """Values on which the column piles up, drawn as classes of their own."""
+        if self.missing is None or self.present is None:
+            return 0
+        ranks = np.unique(self.missing.donors) if self.tilt_missing is None else self.tilt_missing.ranks
+        return int(((ranks >= self.first) & (ranks != self.present)).sum())
+
+    @property
     def n_words(self) -> int:
         """Random words needed for one row."""
-        return 2 if self.missing is not None else 1
+        return 2 if self.missing is not None or self.pools is not None else 1
 
-    def draw(self, codes: Codes, words: NDArray[np.uint64], dtype: type[np.uint16] | type[np.uint32]) -> Ranks:
-        """Draw the ranks of all rows of a block.
+    def draw(
+        self,
+        codes: Codes,
+        rows: NDArray[np.uint32],
+        words: NDArray[np.uint64],
+        ranks: Ranks,
+        numbers: NDArray[np.float64],
+        clipped: bool = True,
+    ) -> None:
+        """Draw some rows.
 
         Parameters
         ----------
         codes : ndarray of shape (n_rows, n_slots), dtype=uint16, C order
             Earlier columns of the synthetic rows.
-        words : ndarray of shape (n_words * n_rows,), dtype=uint64
-        dtype : uint16 or uint32
+        rows : ndarray of shape (n,), dtype=uint32
+            Those to draw.
+        words : ndarray of shape (n_words, n), dtype=uint64
+        ranks : ndarray of shape (n_rows,), dtype=uint16 or uint32
+            Set to the ranks drawn.
+        numbers : ndarray of shape (n_rows,), dtype=float64
+            With ``shift``, set to the numbers drawn, NaN where the rank counts.
+        clipped : bool
+            Whether numbers are kept within the range of the observed ones.
         """
-        out, rows, words = self._draw_kinds(codes, words, dtype)
-        if self.values is not None and len(rows):
-            _draw_part(self.values, self.tilt, codes, rows, words, out)
-        return out
+        first, last = words[0], words[-1]
+        if self.missing is not None:
+            _draw_part(self.missing, self.tilt_missing, codes, rows, first, ranks)
+            present = ranks[rows] == (self.first if self.present is None else self.present)
+            if self.shift is not None:
+                numbers[rows] = np.nan
+            rows, last = rows[present], np.ascontiguousarray(last[present])
+            first = last
+        if self.values is None or not len(rows):
+            return
+        if self.shift is not None and self.means is not None:
+            numbers[rows] = self.shift.apply(*self.shifted(codes, rows, last), clipped)
+            return
+        _draw_part(self.values, self.tilt, codes, rows, first, ranks)
+        if self.pools is not None:
+            ranks[rows] = self.pools.draw(ranks[rows], last)
 
-    def draw_numbers(
-        self, codes: Codes, words: NDArray[np.uint64], dtype: type[np.uint16] | type[np.uint32]
-    ) -> tuple[Ranks, NDArray[np.float64]]:
-        """Draw ranks of kinds, and numbers (n_rows,) where the row has one, NaN elsewhere; only with ``shift``."""
-        assert self.shift is not None
+    def shifted(
+        self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """What the regression and the leaves of means say of some rows, and what is left of their donors."""
         assert self.values is not None
-        assert self.means is not None
-        out, rows, words = self._draw_kinds(codes, words, dtype)
-        numbers = np.full(len(codes), np.nan)
-        if len(rows):
-            donors = np.zeros(len(codes), np.uint32)
-            self.values.draw(codes, rows, words, donors)
-            leaf = self.means.nodes["left"][self.means.leaves(codes, rows, words)]
-            numbers[rows] = self.shift.apply(codes.T, rows, leaf, donors[rows].view(np.float32))
-        return out, numbers
+        donors = np.zeros(len(codes), np.uint32)
+        self.values.draw(codes, rows, words, donors)
+        return self.expected(codes, rows, words), donors[rows].view(np.float32)
 
-    def _draw_kinds(
-        self, codes: Codes, words: NDArray[np.uint64], dtype: type[np.uint16] | type[np.uint32]
-    ) -> tuple[Ranks, NDArray[np.uint32], NDArray[np.uint64]]:
-        """Ranks of all rows that are of a kind, the rows that have a value, and the words of these."""
-        n = len(codes)
-        out: Ranks = np.zeros(n, dtype)
-        rows = np.arange(n, dtype=np.uint32)
-        if self.missing is None:
-            return out, rows, words
-        _draw_part(self.missing, self.tilt_missing, codes, rows, words[:n], out)
-        present = self.first if self.present is None else self.present
-        rows = np.flatnonzero(out == present).astype(np.uint32)
-        return out, rows, words[-n:][rows]
+    def expected(
+        self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64]
+    ) -> NDArray[np.float64]:
+        """What the regression and the leaves of means say of some rows."""
+        assert self.shift is not None
+        assert self.means is not None
+        leaf = self.means.nodes["left"][self.means.leaves(codes, rows, words)]
+        return self.shift.expected(codes.T, rows, leaf)
 
 
 def _draw_part(
@@ -380,8 +458,24 @@ def leaves_of(table: EncodedTable, tree: Tree, rows: NDArray[np.uint32], words: 
     return leaf
 
 
+def kinds_of_ranks(
+    n_ranks: int, first: int, spikes: tuple[int, ...] | NDArray[np.int64]
+) -> tuple[NDArray[np.int64], int]:
+    """Kind of each rank: kinds of missing and spikes are their own, all else is of one kind; and what this is called."""
+    present = n_ranks if len(spikes) else first
+    kinds = np.full(n_ranks, present)
+    kinds[:first] = np.arange(first)
+    kinds[list(spikes)] = list(spikes)
+    return kinds, present
+
+
 def fit_column(
-    table: EncodedTable, target: int, predictors: tuple[int, ...], method: Cart | Sample, rows: NDArray[np.uint32]
+    table: EncodedTable,
+    target: int,
+    predictors: tuple[int, ...],
+    method: Cart | Sample,
+    rows: NDArray[np.uint32],
+    spikes: tuple[int, ...] = (),
 ) -> ColumnModel:
     """Fit the model of one column on observed rows.
 
@@ -395,6 +489,8 @@ def fit_column(
     method : Cart or Sample
     rows : ndarray of shape (n,), dtype=uint32
         Training rows, with repeats for a bootstrap sample.
+    spikes : tuple of int
+        Ranks of values of a number that are drawn as classes, apart from the others.
     """
     variable, ranks = table.variables[target], table.ranks[target]
     if isinstance(method, Sample):
@@ -407,20 +503,27 @@ def fit_column(
     if variable.kind != "numeric":
         return ColumnModel(None, fit(rows, *class_ids(occurs)), variable.first)
     missing = values = None
-    if variable.has_missing:
-        # One class for all values, its rank the lowest of them.
-        y, n_classes = class_ids(np.append(occurs[: variable.first], occurs[variable.first :].any()))
-        y = np.append(y[: variable.first], np.full(len(occurs) - variable.first, y[-1]))
-        tree = fit(rows, y, n_classes)
-        donors = np.minimum(tree.donors, tree.donors.dtype.type(variable.first))
-        missing = replace(tree, donors=donors)
-        rows = rows[ranks[rows] >= variable.first]
+    kinds, present = kinds_of_ranks(len(occurs), variable.first, spikes)
+    if occurs[kinds != present].any():
+        of_kind = np.zeros(len(occurs) + 1, bool)
+        of_kind[kinds[occurs]] = True
+        y, n_classes = class_ids(of_kind)
+        tree = fit(rows, y[kinds], n_classes)
+        missing = replace(tree, donors=kinds.astype(variable.rank_dtype)[tree.donors])
+        rows = rows[kinds[ranks[rows]] == present]
     if len(rows):
-        values = fit(rows, scaled(variable.numbers(), len(rows)), 0)
-    return ColumnModel(missing, values, variable.first)
+        values = fit(rows, scaled(np.where(kinds == present, variable.numbers(), np.nan), len(rows)), 0)
+    return ColumnModel(missing, values, variable.first, present=present if present != variable.first else None)
 
 
-def refill(table: EncodedTable, target: int, model: ColumnModel, rows: NDArray[np.uint32], words: Words) -> ColumnModel:
+def refill(
+    table: EncodedTable,
+    target: int,
+    model: ColumnModel,
+    rows: NDArray[np.uint32],
+    words: Words,
+    spikes: tuple[int, ...] = (),
+) -> ColumnModel:
     """Keep the shape of a fitted column, and fill its leaves with the values of other rows.
 
     Parameters
@@ -433,20 +536,172 @@ def refill(table: EncodedTable, target: int, model: ColumnModel, rows: NDArray[n
     rows : ndarray of shape (n,), dtype=uint32
     words : callable
         Gives random words of rows: levels that a node has not seen go left or right by them.
+    spikes : tuple of int
+        As in ``fit_column``.
     """
-    ranks = table.ranks[target]
-    missing, values = model.missing, model.values
+    ranks, variable = table.ranks[target], table.variables[target]
+    missing, values, pools = model.missing, model.values, model.pools
+    if pools is not None and values is not None:
+        kinds, present = kinds_of_ranks(len(variable.values), model.first, spikes)
+        grouped = pools.groups(ranks, kinds == present)
+        values = refill_tree(table, values, grouped, rows, words)
+        return replace(model, values=values, pools=pools.refilled(ranks[rows], kinds == present))
     if missing is not None:
-        kinds = np.minimum(ranks, model.first)
-        missing = refill_tree(table, missing, kinds, rows, words)
-        present = ranks[rows] >= model.first
-        rows = rows[present]
+        kinds, present = kinds_of_ranks(len(variable.values), model.first, spikes)
+        of_rows = kinds.astype(variable.rank_dtype)[ranks]
+        missing = refill_tree(table, missing, of_rows, rows, words)
+        rows = rows[of_rows[rows] == present]
     if values is not None:
         values = refill_tree(table, values, ranks, rows, words)
     elif len(rows):
         # No row that gave the shape has a value.
         values = fit_column(table, target, (), Sample(), rows).values
-    return ColumnModel(missing, values, model.first)
+    return replace(model, missing=missing, values=values)
+
+
+def fit_groups(
+    table: EncodedTable,
+    target: int,
+    predictors: tuple[int, ...],
+    method: Cart | Sample,
+    rows: NDArray[np.uint32],
+    spikes: tuple[int, ...],
+    n_groups: int,
+) -> ColumnModel:
+    """Fit a number as groups of its quantiles, which are classes, and keep the values of each group."""
+    variable, ranks = table.variables[target], table.ranks[target]
+    pools, grouped = group(variable, ranks, rows, spikes, n_groups)
+    seen = np.zeros(len(variable.values), np.uint8)
+    _tree.occurring(grouped, rows, seen)
+    tree = grow_classes(table, predictors if isinstance(method, Cart) else (), method, rows, grouped, seen.astype(bool))
+    return ColumnModel(None, tree, variable.first, pools=pools)
+
+
+def group(
+    variable: Variable, ranks: Ranks, rows: NDArray[np.uint32], spikes: tuple[int, ...], n_groups: int
+) -> tuple[Pools, Ranks]:
+    """Groups of a number's values but for spikes, and the lowest rank of the group of each row of the table."""
+    kinds, present = kinds_of_ranks(len(variable.values), variable.first, spikes)
+    members = kinds == present
+    pools = Pools.of(ranks[rows], np.flatnonzero(members), n_groups)
+    return pools, pools.groups(ranks, members)
+
+
+def grow_classes(
+    table: EncodedTable,
+    predictors: tuple[int, ...],
+    method: Cart | Sample,
+    rows: NDArray[np.uint32],
+    ranks: Ranks,
+    used: NDArray[np.bool_],
+) -> Tree:
+    """Grow a tree for classes, given by row of the table, and keep its donors."""
+    method = Cart() if isinstance(method, Sample) else method
+    y, n_classes = class_ids(used)
+    tree = grow(table, predictors, method.minbucket, method.cp, 0.0, rows, ranks, y, n_classes)
+    return with_donors(tree, ranks, rows)
+
+
+def with_donors(tree: Tree, ranks: Ranks, rows: NDArray[np.uint32]) -> Tree:
+    """The tree with ranks as donors instead of places in ``rows``."""
+    donors = np.empty(len(rows), ranks.dtype)
+    _tree.donors_of(ranks, rows, tree.donors, donors)
+    return replace(tree, donors=donors)
+
+
+def fit_nested(
+    table: EncodedTable,
+    target: int,
+    predictors: tuple[int, ...],
+    within: int,
+    minbucket: int,
+    rows: NDArray[np.uint32],
+) -> ColumnModel:
+    """Fit a tree for the rows of each coarse code, and put all under one that tells the coarse codes apart.
+
+    Parameters
+    ----------
+    within : int
+        Slot of the coarse codes.
+    """
+    others = tuple(slot for slot in predictors if slot != within)
+    rows = rows[np.lexsort((table.ranks[target][rows], table.codes[within][rows]))]
+    coarse, fine = table.codes[within][rows], table.ranks[target][rows]
+    starts = np.flatnonzero(np.append(True, coarse[1:] != coarse[:-1]))
+    new = np.append(True, (fine[1:] != fine[:-1]) | (coarse[1:] != coarse[:-1]))
+    # Fine codes are numbered anew within each coarse one: few classes, whatever their number in all.
+    running = np.cumsum(new) - 1
+    local = np.zeros(table.n_rows, np.uint32)
+    local[rows] = running - np.repeat(running[starts], np.diff(np.append(starts, len(rows))))
+    trees = []
+    for start, stop in zip(starts, np.append(starts[1:], len(rows)), strict=True):
+        here = np.sort(rows[start:stop])
+        n_classes = int(running[stop - 1] - running[start]) + 1
+        y = np.arange(n_classes, dtype=np.int64)
+        usable = others if n_classes > 1 and len(here) >= 2 * minbucket else ()
+        if usable:
+            tree = grow(table, usable, minbucket, Cart().cp, 0.0, here, local, y, n_classes if n_classes > 2 else 0)
+            trees.append(with_donors(replace(tree, spread=()), table.ranks[target], here))
+        else:
+            trees.append(_one_leaf(table.ranks[target][here]))
+    return ColumnModel(None, graft(trees, coarse[starts], within), table.variables[target].first)
+
+
+def graft(trees: list[Tree], codes: Codes, slot: int) -> Tree:
+    """One tree of many: ordered splits on the ascending ``codes`` of a slot lead to the tree of each code.
+
+    ::
+
+        top, level by level          a range of one code is the root of its tree; the other nodes of all trees follow
+        [0 8) | [0 4) [4 8) | [0 2) [2 4) [4 6) [6 8) | ...
+    """
+    features, thresholds, lefts = [], [], []
+    root_at = np.zeros(len(trees), np.int64)
+    low, high, n_top = np.array([0]), np.array([len(trees)]), 0
+    while len(low):
+        middle, whole = (low + high) // 2, high - low == 1
+        root_at[low[whole]] = n_top + np.flatnonzero(whole)
+        n_here = len(low)
+        children = n_top + n_here + 2 * (np.cumsum(~whole) - 1)
+        features.append(np.where(whole, _tree.LEAF, slot))
+        thresholds.append(np.where(whole, 0, codes[np.maximum(middle - 1, 0)]))
+        lefts.append(np.where(whole, 0, children))
+        n_top += n_here
+        split = ~whole
+        low, high = (
+            np.column_stack([low[split], middle[split]]).ravel(),
+            np.column_stack([middle[split], high[split]]).ravel(),
+        )
+    sizes = np.array([len(tree.nodes) for tree in trees])
+    bases = n_top + np.cumsum(sizes - 1) - (sizes - 1)  # where the other nodes of each tree begin
+    n_nodes = n_top + int((sizes - 1).sum())
+    nodes, count = np.zeros(n_nodes, _tree.NODE), np.zeros(n_nodes, np.uint32)
+    mask = np.zeros(n_nodes if any(len(tree.level_mask) for tree in trees) else 0, np.uint64)
+    nodes["feature"][:n_top], nodes["threshold"][:n_top] = np.concatenate(features), np.concatenate(thresholds)
+    nodes["left"][:n_top] = np.concatenate(lefts)
+    n_donors = n_words = 0
+    for tree, root, base in zip(trees, root_at, bases, strict=True):
+        own = tree.nodes.copy()
+        leaf = own["feature"] == _tree.LEAF
+        # Children never are the root: the node of number i stands at base + i - 1.
+        own["left"] = np.where(leaf, own["left"] + n_donors, own["left"] + base - 1)
+        places = np.append(root, base + np.arange(len(own) - 1))
+        nodes[places], count[places] = own, tree.count
+        if len(tree.level_mask):
+            listed = ~leaf & (own["feature"] & _tree.UNORDERED_SPLIT != 0) & (own["threshold"] != 0)
+            mask[places] = np.where(listed, tree.level_mask + np.uint64(n_words), tree.level_mask)
+        n_donors += len(tree.donors)
+        n_words += len(tree.levels)
+    for node in range(n_top - 1, -1, -1):
+        if nodes["feature"][node] != _tree.LEAF and count[node] == 0:
+            count[node] = count[nodes["left"][node]] + count[nodes["left"][node] + 1]
+    donors, levels = (np.concatenate([getattr(tree, name) for tree in trees]) for name in ("donors", "levels"))
+    return Tree(nodes, count, mask, levels, donors)
+
+
+def _one_leaf(donors: Ranks) -> Tree:
+    leaf = np.array([(_tree.LEAF, min(len(donors), 0xFFFF), 0)], _tree.NODE)
+    return Tree(leaf, np.array([len(donors)], np.uint32), np.zeros(0, np.uint64), np.zeros(0, np.uint32), donors)
 
 
 def refill_tree(table: EncodedTable, tree: Tree, ranks: Ranks, rows: NDArray[np.uint32], words: Words) -> Tree:
@@ -460,9 +715,7 @@ def refill_tree(table: EncodedTable, tree: Tree, ranks: Ranks, rows: NDArray[np.
 def fit_margin(variable: Variable, rows: NDArray[np.int64]) -> ColumnModel:
     """The model of a column without predictors, from the rows of each rank (n_ranks,): draws with replacement."""
     donors: Ranks = np.repeat(np.arange(len(rows), dtype=variable.rank_dtype), rows)
-    leaf = np.array([(_tree.LEAF, min(len(donors), 0xFFFF), 0)], _tree.NODE)
-    count = np.array([len(donors)], np.uint32)
-    return ColumnModel(None, Tree(leaf, count, np.zeros(0, np.uint64), np.zeros(0, np.uint32), donors), variable.first)
+    return ColumnModel(None, _one_leaf(donors), variable.first)
 
 
 def class_ids(occurs: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
@@ -503,9 +756,7 @@ def _fit_tree(
     """Grow a tree for the target whose value is ``y`` by rank."""
     ranks = table.ranks[target]
     tree = grow(table, predictors, method.minbucket, method.cp, 0.0, rows, ranks, y, n_classes)
-    donors = np.empty(len(rows), ranks.dtype)
-    _tree.donors_of(ranks, rows, tree.donors, donors)
-    return replace(tree, donors=donors)
+    return with_donors(tree, ranks, rows)
 
 
 def grow(

@@ -34,12 +34,13 @@ from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.methods import METHODS, ColumnModel, Tree
 from fastsynth.plan import Plan, Step
 from fastsynth.run import Model
-from fastsynth.slopes import Slopes, numeric_columns
+from fastsynth.slopes import Slopes
 from fastsynth.source import Frame
 from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+VARIABLE = ("name", "kind", "first", "has_nan", "has_missing", "n_used")
 NODE_FIELDS = ("feature", "threshold", "left")
 # Values and residuals of releasable models are means of so many.
 NEIGHBOURS = 5
@@ -66,8 +67,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
             parts[f"bins_{slot:04}.arrow"] = _ipc(pa.table({"bins": v.bins}))
         if slot in model.kept:
             parts[f"kept_{slot:04}.arrow"] = _ipc(pa.table({"ranks": model.kept[slot]}))
-        record = {"name": v.name, "kind": v.kind, "first": v.first, "has_missing": v.has_missing, "n_used": v.n_used}
-        variables.append(record)
+        variables.append({name: getattr(v, name) for name in VARIABLE})
     notes: dict[str, Any] = {}
     for copy, fit in enumerate(model.fits):
         for slot, column in sorted(fit.items()):
@@ -89,6 +89,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
         "lazy": model.frame.lazy,
         "proper": model.plan.proper,
         "n_fits": len(model.fits),
+        "slopes": model.slopes.names,
         "calibration": notes,
         "variables": variables,
         "steps": [_step_record(step) for step in model.plan.steps],
@@ -239,8 +240,7 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         values = _table(parts[f"column_{slot:04}.arrow"]).column(0).combine_chunks()
         bins = _array(parts, f"bins_{slot:04}.arrow")
         dtype = schema.field(slot).type
-        learned = (record["first"], bins, record["has_missing"], record["n_used"])
-        variables.append(Variable(record["name"], record["kind"], values, dtype, *learned))
+        variables.append(Variable(**{name: record[name] for name in VARIABLE}, values=values, dtype=dtype, bins=bins))
     steps = tuple(_read_step(record) for record in manifest["steps"])
     fits = tuple(
         {
@@ -251,8 +251,8 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         for copy in range(manifest["n_fits"])
     )
     frame = Frame(manifest["backend"], manifest["lazy"], schema)
-    p, sums = len(numeric_columns(schema)), _table(parts["slopes.arrow"])
-    slopes = Slopes(*(sums[name].to_numpy().reshape(p, p) for name in SLOPES))
+    names, sums = tuple(manifest["slopes"]), _table(parts["slopes.arrow"])
+    slopes = Slopes(names, *(sums[name].to_numpy().reshape(len(names), len(names)) for name in SLOPES))
     plan, n_rows, fit_rows = Plan(steps, manifest["proper"]), manifest["n_rows"], manifest["fit_rows"]
     return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, kept, slopes)
 

@@ -17,7 +17,7 @@ import json
 import os
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -35,11 +35,21 @@ MANIFEST_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file that is whole."""
+    """A file that is whole.
+
+    Attributes
+    ----------
+    name : str
+    rows : int
+    sha256 : str
+    counts : dict of str to int
+        Rows that found nothing admissible in their leaf, by column; under "" those that were drawn anew as a whole.
+    """
 
     name: str
     rows: int
     sha256: str
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def part_name(copy: int, m: int, part: int, n_parts: int) -> str:

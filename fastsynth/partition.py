@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from fastsynth.columns import EncodedTable, Variable
+from fastsynth.draw import PARTITION
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code_piece
 from fastsynth.methods import ColumnModel
+from fastsynth.model import Model
 from fastsynth.output import Output, Part
 from fastsynth.plan import Plan
-from fastsynth.run import FIT_BYTES, PARTITION, Model, choose_rows, draw_part, fit_step, fits_at_once
+from fastsynth.run import FIT_BYTES, Setting, choose_rows, draw_part, fit_step, fits_at_once
 from fastsynth.slopes import Slopes
 from fastsynth.source import Source
 
@@ -26,10 +28,11 @@ LEAST_PARTITION = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A partition: pieces that follow each other, and the rows of a copy that they draw."""
+    """A partition: pieces that follow each other, and the k rows of a copy that they draw, from ``first`` on."""
 
     pieces: range
     n_rows: int
+    first: int
     k: int
 
 
@@ -43,7 +46,7 @@ def partitions(starts: Sequence[int], k: int) -> list[Share]:
         bounds[max(len(bounds) - 1, 1) :] = [len(starts) - 1]
     n = starts[-1]
     return [
-        Share(range(a, b), starts[b] - starts[a], starts[b] * k // n - starts[a] * k // n)
+        Share(range(a, b), starts[b] - starts[a], starts[a] * k // n, starts[b] * k // n - starts[a] * k // n)
         for a, b in itertools.pairwise(bounds)
     ]
 
@@ -76,7 +79,8 @@ def write_partitions(
             output.add(part)
         tick(m * jobs[i][1].k)
 
-    shared = (learned.source, learned.variables, plan, m, entropy, output.folder)
+    k = sum(share.k for share in shares)
+    shared = (learned.source, learned.variables, plan, m, entropy, output.folder, k)
     # Codes and ranks twice, models, and a part that is drawn.
     bytes_a_row = FIT_BYTES + 40 * len(learned.variables)
     at_most = fits_at_once(memory, bytes_a_row * max(max(share.n_rows, share.k) for share in shares))
@@ -84,31 +88,36 @@ def write_partitions(
 
 
 def synthesise_partition(
-    shared: tuple[Source, tuple[Variable, ...], Plan, int, int, str],
+    shared: tuple[Source, tuple[Variable, ...], Plan, int, int, str, int],
     number: int,
     share: Share,
     names: list[str],
     *held: Any,
 ) -> list[Part]:
     """Fit one partition, draw its rows of every copy, write them."""
-    source, variables, plan, m, entropy, folder = shared
+    source, variables, plan, m, entropy, folder, k = shared
+    ruled_steps = tuple(step for step in plan.steps if step.rules)
     blocks = [
         block
         for i, piece in enumerate(share.pieces)
-        for block in code_piece((source, variables, None, ()), piece, *held[i : i + 1])
+        for block in code_piece((source, variables, None, (), ruled_steps), piece, *held[i : i + 1])
     ]
     codes = np.concatenate([block.codes for block in blocks], axis=1)
     ranks = tuple(
         codes[slot] if v.bins is None else np.concatenate([block.ranks[slot] for block in blocks])
         for slot, v in enumerate(variables)
     )
-    table = EncodedTable(variables, ranks, codes, source.frame)
+    ruled = {step.slot: np.concatenate([block.ruled[step.slot] for block in blocks]) for step in ruled_steps}
+    table = EncodedTable(variables, ranks, codes, source.frame, ruled)
     own = int(np.random.SeedSequence(entropy, spawn_key=(PARTITION, number)).generate_state(1, np.uint64)[0])
     rows = choose_rows(share.n_rows, None, plan.proper, False, m, own)
+    setting = Setting(table, rows, own, {slot: ~under for slot, under in ruled.items()})
     fits: tuple[dict[int, ColumnModel], ...] = tuple(
-        {step.slot: fit_step((table, rows, own), copy, step) for step in plan.steps if step.action == "draw"}
+        {step.slot: fit_step(setting, copy, step) for step in plan.steps if step.action == "draw"}
         for copy in range(len(rows.shapes))
     )
     kept = {step.slot: ranks[step.slot] for step in plan.steps if step.action == "keep"}
-    model = Model(plan, variables, source.frame, share.n_rows, None, fits, kept, Slopes.of(pa.table({}), []))
+    slopes = Slopes.of(pa.table({}), ())
+    model = Model(plan, variables, source.frame, share.n_rows, None, fits, kept, slopes)
+    model = replace(model, extent=(entropy, share.first, k))
     return [draw_part(model, own, copy, 0, share.k, folder, name) for copy, name in enumerate(names)]

@@ -6,21 +6,21 @@ Pure: no randomness, no rows. Every check of options is made here; after ``make_
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
 import polars as pl
-import pyarrow as pa
 
 from fastsynth._tree import MAX_SLOTS
 from fastsynth.columns import Variable
 from fastsynth.errors import DataError, OptionError, PlanError, check_count
 from fastsynth.expressions import parse
-from fastsynth.methods import METHODS, Method, Nested, Sample
+from fastsynth.identifiers import Pattern
+from fastsynth.methods import METHODS, Identifier, Method, Nested, Sample
 
-Action = Literal["draw", "keep", "passive"]
+Action = Literal["draw", "keep", "passive", "identifier", "stratum"]
 Predictors = Literal["auto", "all"]
 # Called with the slots of all columns in visit sequence, those to choose for, and how many predictors for each.
 Strongest = Callable[[Sequence[int], Sequence[int], int], Mapping[int, tuple[int, ...]]]
@@ -28,12 +28,6 @@ Strongest = Callable[[Sequence[int], Sequence[int], int], Mapping[int, tuple[int
 # Tables of more columns than this predict each from so many earlier ones; benchmarks/predictors.py chose the number.
 AUTO_COLUMNS = 60
 AUTO_PREDICTORS = 20
-
-# A column of text of which more than this share is distinct identifies people.
-IDENTIFIER_SHARE = 0.9
-IDENTIFIER_LEVELS = 10
-# So does a column of whole numbers of which all are distinct, among at least so many rows.
-IDENTIFIER_NUMBERS = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,6 +181,9 @@ class Column:
         return [*([] if low is None else [column >= low]), *([] if high is None else [column <= high])]
 
 
+PLAIN = Column()
+
+
 def find_method(method: Any) -> Method:
     """A method from its name or itself."""
     if isinstance(method, Method):
@@ -200,6 +197,46 @@ def find_method(method: Any) -> Method:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Fixed:
+    """A rule, as it is applied.
+
+    Attributes
+    ----------
+    expression : polars.Expr
+        True for the rows under the rule.
+    parents : tuple of int
+        Slots of the columns it uses.
+    rank : int
+        Rank of the value that the column has there.
+    """
+
+    expression: pl.Expr
+    parents: tuple[int, ...]
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Limit:
+    """What has to be true of a row, or null, checked while the last of its columns is drawn.
+
+    Attributes
+    ----------
+    expression : polars.Expr
+    parents : tuple of int
+        Slots of the columns it uses.
+    passive : tuple of int
+        Slots of passive columns that have to be computed first, in visit sequence.
+    values_only : bool
+        Whether missing codes count as missing: so in bounds; in what is forbidden they are the numbers that they are.
+    """
+
+    expression: pl.Expr
+    parents: tuple[int, ...]
+    passive: tuple[int, ...] = ()
+    values_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """One column's turn.
 
@@ -208,11 +245,21 @@ class Step:
     slot : int
         Position of the column in the table.
     name : str
-    action : {"draw", "keep", "passive"}
-    method : Cart, Sample or None
+    action : {"draw", "keep", "passive", "identifier", "stratum"}
+    method : Cart, Sample, ... or None
     predictors : tuple of int
         Slots to predict from; for a passive column, its parents.
     expression : polars.Expr or None
+        Of a passive column.
+    rules : tuple of Fixed
+    limits : tuple of Limit
+        Those of which this is the last column that is drawn.
+    spikes : tuple of int
+        Ranks of values on which the column piles up, as the caller says.
+    groups : int
+        Groups of quantiles that are drawn first; 0 for none.
+    pattern : Pattern or None
+        Of identifiers.
     """
 
     slot: int
@@ -221,19 +268,36 @@ class Step:
     method: Method | None = None
     predictors: tuple[int, ...] = ()
     expression: pl.Expr | None = None
+    rules: tuple[Fixed, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    spikes: tuple[int, ...] = ()
+    groups: int = 0
+    pattern: Pattern | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """All steps, in visit sequence."""
+    """All steps, in visit sequence.
+
+    Attributes
+    ----------
+    steps : tuple of Step
+    proper : bool
+    strata : tuple of int
+        Slots of the columns that tell strata apart; they come first, but for kept ones.
+    where : bool
+        Whether only some cells are replaced.
+    """
 
     steps: tuple[Step, ...]
     proper: bool = False
+    strata: tuple[int, ...] = ()
+    where: bool = False
 
     @property
     def partial(self) -> bool:
-        """Whether some columns keep their original values."""
-        return any(step.action == "keep" for step in self.steps)
+        """Whether some cells keep their original values."""
+        return self.where or any(step.action == "keep" for step in self.steps)
 
 
 def make_plan(
@@ -246,6 +310,10 @@ def make_plan(
     predictors: Predictors = "auto",
     proper: bool = False,
     strongest: Strongest | None = None,
+    forbid: Sequence[pl.Expr | str] = (),
+    strata: Sequence[str] = (),
+    where: Collection[str] | None = None,
+    patterns: Mapping[str, Pattern] | None = None,
 ) -> Plan:
     """Turn options into a plan.
 
@@ -254,11 +322,15 @@ def make_plan(
     variables : sequence of Variable
         The columns, in table order.
     n_rows : int
-    method, columns, visit_sequence, predictors, proper
+    method, columns, visit_sequence, predictors, proper, forbid, strata
         As in ``synthesize``.
     strongest : callable, optional
         Chooses the predictors of "auto" in a wide table, as ``association.strongest`` does. Without it they are all
         earlier columns.
+    where : collection of str, optional
+        Columns of which some cells are replaced; all others are kept.
+    patterns : dict of str to Pattern, optional
+        Columns that identify people, and the pattern of fresh identifiers.
 
     Raises
     ------
@@ -268,69 +340,94 @@ def make_plan(
         As in ``synthesize``.
     """
     names = [v.name for v in variables]
-    columns = _check_columns(columns, names)
+    check_columns(columns, names)
+    columns, patterns = dict(columns or {}), dict(patterns or {})
     if len(names) > MAX_SLOTS:
         raise DataError(f"The table has {len(names):,} columns; at most {MAX_SLOTS:,} are possible.")
     if method == "keep":
         raise OptionError("method='keep' for the whole table would synthesise nothing. Set it for single columns.")
     default = find_method(method)
+    if isinstance(default, Nested | Identifier):
+        raise OptionError(f"method={default!r} is for single columns: columns={{name: Column(method=...)}}.")
     if not isinstance(predictors, str) or predictors not in ("auto", "all"):
         raise OptionError(
             f"predictors={predictors!r}: must be 'auto' or 'all'. For one column use Column(predictors=[...])."
         )
     if not isinstance(proper, bool):
         raise OptionError(f"proper={proper!r}: must be True or False.")
+    slot = {name: i for i, name in enumerate(names)}
     expressions = {
         name: _passive(name, column, names) for name, column in columns.items() if column.passive is not None
     }
-    kept = [name for name in names if name in columns and columns[name].method == "keep"]
+    kept = [name for name in names if columns.get(name, PLAIN).method == "keep"]
+    if where is not None:
+        _check_known("where", where, names)
+        kept = _kept_beside(where, names, expressions, columns)
     if len(kept) == len(names):
-        raise OptionError("All columns have method='keep': nothing would be synthesised.")
-    needed = {name: expression.meta.root_names() for name, expression in expressions.items()}
-    if isinstance(visit_sequence, str) and visit_sequence == "auto":
-        by_kind = sorted(variables, key=lambda v: _place(v, columns.get(v.name, Column())))
-        order = _visit_sequence(None, [v.name for v in by_kind], kept, needed)
-    else:
-        order = _visit_sequence(visit_sequence, names, kept, needed)
-        outcomes = [name for name in names if columns.get(name, Column()).outcome]
-        if outcomes:
-            raise OptionError(
-                f"outcome=True of {', '.join(map(repr, outcomes))} needs visit_sequence='auto', which it is a part of; "
-                "in a sequence of your own put the column last."
-            )
+        raise OptionError("All columns are kept: nothing would be synthesised.")
+    _check_strata(strata, names, columns, patterns)
+    needed = _needed(names, columns, expressions)
+    order = _order(variables, visit_sequence, columns, kept, [name for name in strata if name not in kept], needed)
     position = {name: i for i, name in enumerate(order)}
-    slot = {name: i for i, name in enumerate(names)}
+    limits = _limits(columns, forbid, names, expressions, order, [n for n in order if n not in {*kept, *patterns, *strata}])
     narrow = predictors == "auto" and len(names) > AUTO_COLUMNS and strongest is not None
     steps: list[Step] = []
     open_slots = []
+    earlier: list[str] = []
     for name in order:
-        column = columns.get(name, Column())
+        column, variable = columns.get(name, PLAIN), variables[slot[name]]
         if name in kept:
             steps.append(Step(slot[name], name, "keep"))
         elif name in expressions:
             parents = sorted(set(expressions[name].meta.root_names()), key=names.index)
             _check_earlier(name, parents, position, "passive parent")
             steps.append(Step(slot[name], name, "passive", None, tuple(slot[p] for p in parents), expressions[name]))
+        elif name in strata:
+            steps.append(Step(slot[name], name, "stratum"))
+        elif name in patterns:
+            steps.append(Step(slot[name], name, "identifier", Identifier(), pattern=patterns[name]))
         else:
             own = default if column.method is None else find_method(column.method)
-            _refuse_identifier(variables[slot[name]], n_rows, column)
-            given: Sequence[str] = order[: position[name]]
+            given: Sequence[str] = earlier
             if column.predictors is not None:
                 _check_earlier(name, column.predictors, position, "predictor")
-                given = column.predictors
+                _refuse_identifiers(name, column.predictors, patterns)
+                given = [n for n in column.predictors if n not in strata]
+            if isinstance(own, Nested):
+                _check_nested(name, own, names, position, patterns)
+                given = [*given, own.within]
             if isinstance(own, Sample):
                 given = ()
             elif narrow and column.predictors is None:
                 open_slots.append(slot[name])
                 given = ()
-            steps.append(Step(slot[name], name, "draw", own, tuple(sorted({slot[other] for other in given}))))
+            steps.append(
+                Step(
+                    slot[name],
+                    name,
+                    "draw",
+                    own,
+                    tuple(sorted({slot[other] for other in given})),
+                    rules=tuple(_fixed(rule, variable, slot, position) for rule in column.rules),
+                    limits=tuple(limits.get(name, ())),
+                    spikes=_spikes(variable, column),
+                    groups=_groups(variable, column),
+                )
+            )
+        if name not in patterns and name not in strata:
+            earlier.append(name)
     if open_slots and strongest is not None:
-        chosen = strongest([slot[name] for name in order], open_slots, AUTO_PREDICTORS)
-        steps = [
-            replace(step, predictors=tuple(sorted(chosen[step.slot]))) if step.slot in chosen else step
-            for step in steps
-        ]
-    return Plan(tuple(steps), proper)
+        able = [slot[name] for name in order if name not in patterns and name not in strata]
+        chosen = strongest(able, open_slots, AUTO_PREDICTORS)
+        steps = [_with_predictors(step, chosen, slot) for step in steps]
+    return Plan(tuple(steps), proper, tuple(slot[name] for name in strata), where is not None)
+
+
+def _with_predictors(step: Step, chosen: Mapping[int, tuple[int, ...]], slot: Mapping[str, int]) -> Step:
+    if step.slot not in chosen:
+        return step
+    coarse = {slot[step.method.within]} if isinstance(step.method, Nested) else set()
+    return replace(step, predictors=tuple(sorted({*chosen[step.slot], *coarse})))
 
 
 def _place(variable: Variable, column: Column) -> tuple[bool, bool, int]:
@@ -339,7 +436,8 @@ def _place(variable: Variable, column: Column) -> tuple[bool, bool, int]:
     return column.outcome, not numeric, 0 if numeric else variable.n_used
 
 
-def _check_columns(columns: Mapping[str, Column] | None, names: list[str]) -> dict[str, Column]:
+def check_columns(columns: Mapping[str, Column] | None, names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Refuse records of other kinds or of unknown columns; give back the missing codes of each column that has some."""
     if columns is None:
         return {}
     if not isinstance(columns, Mapping):
@@ -349,14 +447,145 @@ def _check_columns(columns: Mapping[str, Column] | None, names: list[str]) -> di
         if not isinstance(column, Column):
             raise OptionError(f"columns[{name!r}] must be a Column(...), not {type(column).__name__}.")
         _check_known(f"predictors of {name!r}", column.predictors or (), names)
-    return dict(columns)
+        for rule in column.rules:
+            _check_known(f"rule of {name!r}", rule.expression().meta.root_names(), names)
+    return {name: column.cont_na for name, column in columns.items() if len(column.cont_na)}
 
 
-def _check_known(where: str, given: Any, names: list[str]) -> None:
+def _check_known(where: str, given: Any, names: Sequence[str]) -> None:
     unknown = [name for name in given if name not in names]
     if unknown:
         known = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
         raise PlanError(f"{where}: no column {', '.join(map(repr, unknown))}. The table has {known}.")
+
+
+def _check_strata(
+    strata: Sequence[str], names: list[str], columns: Mapping[str, Column], patterns: Mapping[str, Pattern]
+) -> None:
+    if isinstance(strata, str) or not all(isinstance(name, str) for name in strata):
+        raise OptionError("strata must be a list of column names.")
+    _check_known("strata", strata, names)
+    for name in strata:
+        column = columns.get(name, PLAIN)
+        if name in patterns or column.method not in (None, "keep") or column.passive is not None or column.rules:
+            raise OptionError(
+                f"strata: {name!r} is drawn as part of the strata, or kept with Column(method='keep'); it takes no other "
+                "method and no rules."
+            )
+
+
+def _kept_beside(
+    where: Collection[str], names: list[str], expressions: Mapping[str, pl.Expr], columns: Mapping[str, Column]
+) -> list[str]:
+    """Columns of which no cell is replaced: not named, and not computed from one that is."""
+    named = [name for name in where if columns.get(name, PLAIN).method == "keep" or name in expressions]
+    if named:
+        raise OptionError(
+            f"where names {', '.join(map(repr, named))}: kept columns are not replaced, and passive ones follow their "
+            "parents. Leave them out."
+        )
+    replaced = set(where)
+    for _ in expressions:
+        replaced |= {name for name, of in expressions.items() if replaced & set(of.meta.root_names())}
+    return [name for name in names if name not in replaced]
+
+
+def _needed(
+    names: list[str], columns: Mapping[str, Column], expressions: Mapping[str, pl.Expr]
+) -> dict[str, list[str]]:
+    """Columns that have to come before others: parents of passive ones, conditions of rules, coarse codes."""
+    needed: dict[str, list[str]] = {name: of.meta.root_names() for name, of in expressions.items()}
+    for name, column in columns.items():
+        before = [root for rule in column.rules for root in rule.expression().meta.root_names()]
+        if isinstance(column.method, Nested) and column.method.within in names:
+            before.append(column.method.within)
+        if before:
+            needed[name] = before
+    return needed
+
+
+def _fixed(rule: Rule, variable: Variable, slot: Mapping[str, int], position: Mapping[str, int]) -> Fixed:
+    expression = rule.expression()
+    parents = sorted(set(expression.meta.root_names()), key=slot.__getitem__)
+    _check_earlier(variable.name, parents, position, "column of a rule")
+    rank = variable.rank_of(rule.value)
+    if rank is None:
+        raise OptionError(
+            f"Rule(value={rule.value!r}) of {variable.name!r}: the column has no such value. Give one that occurs in it, "
+            "or None for missing."
+        )
+    return Fixed(expression, tuple(slot[name] for name in parents), rank)
+
+
+def _spikes(variable: Variable, column: Column) -> tuple[int, ...]:
+    if column.semicont and variable.kind != "numeric":
+        raise OptionError(f"semicont of {variable.name!r}: the column is no number; its levels are classes already.")
+    ranks = [variable.rank_of(value) for value in column.semicont]
+    for value, rank in zip(column.semicont, ranks, strict=True):
+        if rank is None or rank < variable.first:
+            raise OptionError(f"semicont={value!r} of {variable.name!r}: the column has no such value.")
+    return tuple(sorted({rank for rank in ranks if rank is not None}))
+
+
+def _groups(variable: Variable, column: Column) -> int:
+    if column.numtocat is None:
+        return 0
+    if variable.kind != "numeric":
+        raise OptionError(f"numtocat of {variable.name!r}: the column is no number.")
+    return check_count("numtocat", column.numtocat)
+
+
+def _check_nested(
+    name: str, method: Nested, names: list[str], position: Mapping[str, int], patterns: Mapping[str, Pattern]
+) -> None:
+    _check_known(f"within of {name!r}", [method.within], names)
+    _check_earlier(name, [method.within], position, "column of coarse codes")
+    _refuse_identifiers(name, [method.within], patterns)
+
+
+def _refuse_identifiers(name: str, others: Sequence[str], patterns: Mapping[str, Pattern]) -> None:
+    fresh = [other for other in others if other in patterns]
+    if fresh:
+        raise PlanError(
+            f"{', '.join(map(repr, fresh))} cannot predict {name!r}: identifiers are made anew and say nothing. Leave "
+            "them out, or give them another method."
+        )
+
+
+def _limits(
+    columns: Mapping[str, Column],
+    forbid: Sequence[pl.Expr | str],
+    names: list[str],
+    expressions: Mapping[str, pl.Expr],
+    order: list[str],
+    free: list[str],
+) -> dict[str, list[Limit]]:
+    """What has to be true, by the last column drawn of those it depends on; passive ones depend on their parents."""
+    if isinstance(forbid, str | pl.Expr) or not isinstance(forbid, Sequence):
+        raise OptionError("forbid must be a list of expressions that are true for rows that may not occur.")
+    wanted = [("forbid", ~parse("forbid", given), False) for given in forbid]
+    for name, column in columns.items():
+        wanted += [(f"bounds of {name!r}", expression, True) for expression in column.limits(name)]
+    found: dict[str, list[Limit]] = {}
+    for what, expression, values_only in wanted:
+        roots = list(dict.fromkeys(expression.meta.root_names()))
+        _check_known(what, roots, names)
+        if not roots:
+            raise PlanError(f"{what}: the expression names no column.")
+        behind = set(roots)
+        for _ in expressions:
+            behind |= {p for name in behind & set(expressions) for p in expressions[name].meta.root_names()}
+        drawn = [name for name in order if name in behind and name in free and name not in expressions]
+        if not drawn:
+            raise PlanError(
+                f"{what}: {', '.join(map(repr, roots))} are not drawn (kept, strata, or identifiers), so nothing can be excluded."
+            )
+        last = drawn[-1]
+        later = set(order[order.index(last) :])
+        computed = [name for name in order if name in behind and name in expressions and name in later]
+        slots = tuple(names.index(name) for name in roots), tuple(names.index(name) for name in computed)
+        found.setdefault(last, []).append(Limit(expression, *slots, values_only))
+    return found
 
 
 def _passive(name: str, column: Column, names: list[str]) -> pl.Expr:
@@ -369,51 +598,69 @@ def _passive(name: str, column: Column, names: list[str]) -> pl.Expr:
     return expression
 
 
-def _visit_sequence(
-    given: Sequence[str] | str | None, names: list[str], kept: list[str], parents: dict[str, list[str]]
+def _order(
+    variables: Sequence[Variable],
+    given: Sequence[str] | str | None,
+    columns: Mapping[str, Column],
+    kept: list[str],
+    strata: list[str],
+    needed: dict[str, list[str]],
 ) -> list[str]:
-    """Kept columns first, for they are there from the start; then the caller's order, or that of the table with each
-    passive column after its parents.
+    """The visit sequence: kept columns first, for they are there from the start; then strata; then the caller's order,
+    or that of the table or of "auto" with each column after those that it needs.
     """
-    _refuse_cycle(parents)
+    _refuse_cycle(needed)
+    names = [v.name for v in variables]
+    first = [*kept, *strata]
     if given is None:
-        return _after_parents([name for name in names if name not in set(kept)], kept, parents)
+        return _after_needed([name for name in names if name not in first], first, needed)
+    if isinstance(given, str) and given == "auto":
+        by_kind = sorted(variables, key=lambda v: _place(v, columns.get(v.name, PLAIN)))
+        return _after_needed([v.name for v in by_kind if v.name not in first], first, needed)
+    outcomes = [name for name in names if columns.get(name, PLAIN).outcome]
+    if outcomes:
+        raise OptionError(
+            f"outcome=True of {', '.join(map(repr, outcomes))} needs visit_sequence='auto', which it is a part of; "
+            "in a sequence of your own put the column last."
+        )
     if isinstance(given, str) or not all(isinstance(name, str) for name in given):
         raise OptionError("visit_sequence must be a list of column names, or 'auto'.")
     _check_known("visit_sequence", given, names)
     twice = sorted(name for name, count in Counter(given).items() if count > 1)
     if twice:
         raise PlanError(f"visit_sequence names {', '.join(map(repr, twice))} more than once.")
-    absent = sorted(set(names) - set(given) - set(kept), key=names.index)
+    absent = sorted(set(names) - set(given) - set(first), key=names.index)
     if absent:
         raise PlanError(
             f"visit_sequence lacks {', '.join(map(repr, absent))}. Name every column; drop it from the table, or set "
             "Column(method='keep') to release its original values."
         )
-    return [*kept, *(name for name in given if name not in set(kept))]
+    return [*first, *(name for name in given if name not in first)]
 
 
-def _refuse_cycle(parents: dict[str, list[str]]) -> None:
+def _refuse_cycle(needed: dict[str, list[str]]) -> None:
     try:
-        TopologicalSorter({name: [p for p in of if p in parents] for name, of in parents.items()}).prepare()
+        TopologicalSorter({name: [p for p in of if p in needed] for name, of in needed.items()}).prepare()
     except CycleError as error:
         circle = ", ".join(map(repr, sorted(set(error.args[1]))))
-        raise PlanError(f"Passive columns depend on each other in a circle: {circle}.") from None
+        raise PlanError(
+            f"Columns depend on each other in a circle (passive expressions, rules, coarse codes): {circle}."
+        ) from None
 
 
-def _after_parents(names: list[str], kept: list[str], parents: dict[str, list[str]]) -> list[str]:
-    """The names in their order, each passive one moved behind its last parent."""
-    order = list(kept)
+def _after_needed(names: list[str], first: list[str], needed: dict[str, list[str]]) -> list[str]:
+    """The names in their order, each moved behind the last one that it needs."""
+    order = list(first)
     waiting: list[str] = []
     for name in names:
         waiting.append(name)
-        while ready := [w for w in waiting if all(parent in order for parent in parents.get(w, ()))]:
+        while ready := [w for w in waiting if all(other in order for other in needed.get(w, ()))]:
             order += ready
             waiting = [w for w in waiting if w not in ready]
     return order
 
 
-def _check_earlier(name: str, others: Sequence[str], position: dict[str, int], role: str) -> None:
+def _check_earlier(name: str, others: Sequence[str], position: Mapping[str, int], role: str) -> None:
     late = [other for other in others if position[other] >= position[name] and other != name]
     if name in others:
         raise PlanError(f"{name!r} cannot be its own {role}.")
@@ -421,20 +668,4 @@ def _check_earlier(name: str, others: Sequence[str], position: dict[str, int], r
         raise PlanError(
             f"{role} {', '.join(map(repr, late))} of {name!r} is visited later than {name!r}. Move it before in "
             "visit_sequence, or leave it out."
-        )
-
-
-def _refuse_identifier(variable: Variable, n_rows: int, column: Column) -> None:
-    """Text that is different for nearly everybody, or whole numbers for all, name people; a draw hands them out."""
-    if column.method is not None:
-        return
-    if variable.kind == "numeric":
-        named = pa.types.is_integer(variable.dtype) and n_rows >= IDENTIFIER_NUMBERS and variable.n_used == n_rows
-    else:
-        named = variable.n_used >= IDENTIFIER_LEVELS and variable.n_used > IDENTIFIER_SHARE * n_rows
-    if named:
-        raise DataError(
-            f"Column {variable.name!r} looks like an identifier: {variable.n_used:,} different values in {n_rows:,} "
-            f"rows. A synthetic copy would repeat real ones. Drop the column, or say what you want with "
-            f"columns={{{variable.name!r}: Column(method='sample')}} (or 'cart', 'keep')."
         )

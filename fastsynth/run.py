@@ -1,16 +1,16 @@
-"""Fit a plan, draw copies from the fitted model.
+"""Fit a plan, write copies drawn from the fitted model.
 
-Flat maps over an executor: one task for each (fit, column), each (copy, block of rows). A task needs nothing of another
-task, and its random numbers come from a key of meanings (copy, column, block), so threads, their number and their
-timing cannot change a byte.
+Flat maps over an executor: one task for each (fit, stratum, column), each (copy, block of rows). A task needs nothing of
+another task.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,30 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, fit_calibrated
-from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
+from fastsynth.columns import EncodedTable, Variable
+from fastsynth.draw import BLOCK_ROWS, BOOTSTRAP, REFILL, SUBSAMPLE, WEIGHT, draw_rows, random_words
+from fastsynth.errors import DataError
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code
-from fastsynth.methods import Calibrated, Cart, ColumnModel, fit_column, fit_margin, refill
+from fastsynth.methods import (
+    Calibrated,
+    Cart,
+    ColumnModel,
+    Nested,
+    Sample,
+    fit_column,
+    fit_groups,
+    fit_margin,
+    fit_nested,
+    refill,
+)
+from fastsynth.model import Model, Strata
 from fastsynth.output import Output, Part, part_name, write_part
-from fastsynth.passive import evaluate, sub_schema
 from fastsynth.plan import Plan, Step
-from fastsynth.slopes import Slopes, add_up, excess_variance, numeric_columns
-from fastsynth.source import Frame, filesystem
+from fastsynth.slopes import Slopes, add_up, excess_variance
+from fastsynth.source import filesystem
 
-# Rows drawn by one task. Part of the result: another size would give other bytes.
-BLOCK_ROWS = 65_536
-# Rows of a file. Part of the result, too.
+# Rows of a file. Part of the result: another size would give other bytes.
 PART_ROWS = 8 * BLOCK_ROWS
 # With ``Cart(refill=True)``, leaves are filled from this many times ``fit_rows`` rows, if there are.
 FILL = 8
@@ -42,50 +53,10 @@ FILL = 8
 FIT_BYTES, LEAF_BYTES, KEPT_BYTES = 64, 24, 4
 # Share of the memory limit that codes may take before they go to a file.
 CODES_SHARE = 0.4
-
-# First entry of a random stream's key.
-BOOTSTRAP, DRAW, SUBSAMPLE, REFILL, PARTITION = 0, 1, 2, 3, 4
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Model:
-    """A fitted plan. Holds real values in its leaves, and all rows of kept columns.
-
-    Attributes
-    ----------
-    plan : Plan
-    variables : tuple of Variable
-    frame : Frame
-        The caller's kind of table.
-    n_rows : int
-        Rows of the original.
-    fit_rows : int or None
-        Rows the models were fitted on, where not all were used.
-    fits : tuple of dict
-        Column model by slot; one dict for all copies, or one for each where each has rows of its own.
-    kept : dict
-        Ranks of all rows by slot, for columns that are not synthesised.
-    slopes : Slopes
-        Of the original's numeric columns; without any in models of one partition.
-    """
-
-    plan: Plan
-    variables: tuple[Variable, ...]
-    frame: Frame
-    n_rows: int
-    fit_rows: int | None
-    fits: tuple[dict[int, ColumnModel], ...]
-    kept: dict[int, Ranks]
-    slopes: Slopes
-
-    @property
-    def learned_rows(self) -> int | None:
-        """``fit_rows``, unless every column that has predictors is calibrated: then all rows count, not their share."""
-        columns = [
-            fit[step.slot] for fit in self.fits for step in self.plan.steps if step.action == "draw" and step.predictors
-        ]
-        whole = all(column.shift is not None or column.tilt is not None or column.is_margin for column in columns)
-        return None if whole and not self.plan.proper else self.fit_rows
+# With weights, leaves hold rows as often as they weigh, so many times as many in all, but not more than so many.
+WEIGHT_ROWS, MOST_WEIGHT_ROWS = 8, 8_000_000
+# A stratum needs so many times the rows of a leaf.
+STRATUM_LEAVES = 5
 
 
 # Fit
@@ -104,11 +75,14 @@ class Rows:
         ``proper`` or ``fresh`` one for each.
     leaves : list of ndarray, dtype=uint32, or None
         For each fit the rows that leaves are filled with, those of the shape among them; None: no more than those.
+    weighted : bool
+        Whether leaves hold rows as often as they weigh.
     """
 
     coded: NDArray[np.uint32] | None
     shapes: list[NDArray[np.uint32]]
     leaves: list[NDArray[np.uint32]] | None
+    weighted: bool = False
 
 
 def choose_rows(n: int, fit_rows: int | None, proper: bool, fresh: bool, m: int, entropy: int, fill: int = 1) -> Rows:
@@ -177,9 +151,25 @@ def _hash(rows: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint6
     return z ^ (z >> np.uint64(31))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """What the caller says of single rows.
+
+    Attributes
+    ----------
+    where : dict
+        By slot, the rows (n,) that are replaced, for columns of which not all are.
+    weights : ndarray of shape (n,), dtype=float64, or None
+    """
+
+    where: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    weights: NDArray[np.float64] | None = None
+
+
 def fit_plan(
     learned: Learned,
     plan: Plan,
+    cells: Cells,
     fit_rows: int | None,
     fresh: bool,
     m: int,
@@ -194,45 +184,164 @@ def fit_plan(
     ``fit_rows`` trees are grown on so many rows, all copies on the same ones or with ``fresh`` each on its own; columns
     without predictors are drawn from all rows nevertheless, but for proper synthesis.
     """
-    n = learned.n_rows
+    n, strata = learned.n_rows, None
     drawn = [step for step in plan.steps if step.action == "draw"]
     calibrated = any(isinstance(step.method, Calibrated) for step in drawn)
-    # Calibrated leaves hold all rows, whatever the shape was grown on.
-    fill = -(-n // (fit_rows or n)) if calibrated else FILL if any(map(_refills, drawn)) else 1
+    # Calibrated leaves and nested codes are learned from all rows, whatever the shape was grown on.
+    whole = calibrated or any(isinstance(step.method, Nested) for step in drawn)
+    fill = -(-n // (fit_rows or n)) if whole else FILL if any(map(_refills, drawn)) else 1
     rows = choose_rows(n, fit_rows, plan.proper, fresh, m, entropy, fill)
-    kept = [step.slot for step in plan.steps if step.action == "keep"]
+    if cells.weights is not None:
+        rows = weighted_rows(rows, cells.weights, plan.proper, entropy)
+    kept = {step.slot for step in plan.steps if step.action == "keep"} | cells.where.keys() | set(plan.strata)
     n_coded = n if rows.coded is None else len(rows.coded)
     needed = n_coded * sum(2 + (v.bins is not None) * v.rank_dtype().itemsize for v in learned.variables)
     mapped = learned.table is None and needed > CODES_SHARE * memory
     shape_rows, leaf_rows = (max((len(of_fit) for of_fit in of or ()), default=0) for of in (rows.shapes, rows.leaves))
     one_fit = FIT_BYTES * shape_rows
-    if calibrated:
+    if whole:
         leaf_rows = max(leaf_rows, shape_rows)
         one_fit += LEAF_BYTES * leaf_rows
         kept_bytes = sum(_kept_bytes(step, learned, shape_rows, leaf_rows) for step in drawn)
         needed += len(rows.shapes) * kept_bytes
     at_most = fits_at_once(memory - (0 if mapped else needed), one_fit)
-    fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in rows.shapes)
-    jobs = [(copy, step) for copy in range(len(rows.shapes)) for step in drawn]
-    if fit_rows is not None and not plan.proper:
-        for copy, step in [job for job in jobs if not job[1].predictors]:
-            margin = fit_margin(learned.variables[step.slot], learned.rows[step.slot])
-            note = NO_PREDICTORS if isinstance(step.method, Calibrated) else ""
-            fits[copy][step.slot] = replace(margin, note=note)
-            tick(1)
-        jobs = [job for job in jobs if job[1].predictors]
-    jobs.sort(key=lambda job: -len(job[1].predictors))
     with tempfile.TemporaryDirectory(prefix="fastsynth-", ignore_cleanup_errors=True) as folder:
-        table, all_ranks = code(learned, rows.coded, kept, Path(folder) if mapped else None, executor, lambda _: None)
+        place = Path(folder) if mapped else None
+        table, all_ranks = code(learned, rows.coded, sorted(kept), plan.steps, place, executor, lambda _: None)
+        setting = Setting(table, rows, entropy, _free(table, rows, cells))
+        if plan.strata:
+            strata = Strata.of(plan.strata, [all_ranks[slot] for slot in plan.strata])
+            number = strata.numbers([all_ranks[slot] for slot in plan.strata])
+            own = [number if rows.coded is None else number[rows.coded]]
+            setting = replace(setting, stratum=own[0], n_strata=len(strata.rows))
+            _refuse_small_strata(setting, drawn)
+        fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in range(len(rows.shapes) * setting.n_strata))
+        jobs = [(fit, step) for fit in range(len(fits)) for step in drawn]
+        if fit_rows is not None and not plan.proper and cells.weights is None and not plan.strata:
+            margins = [job for job in jobs if not job[1].predictors and job[1].slot not in setting.free]
+            for fit, step in margins:
+                margin = fit_margin(learned.variables[step.slot], learned.rows[step.slot])
+                note = NO_PREDICTORS if isinstance(step.method, Calibrated) else ""
+                fits[fit][step.slot] = replace(margin, note=note)
+                tick(1)
+            jobs = [job for job in jobs if job not in margins]
+        jobs.sort(key=lambda job: -len(job[1].predictors))
 
         def done(i: int, model: ColumnModel) -> None:
-            copy, step = jobs[i]
-            fits[copy][step.slot] = model
+            fit, step = jobs[i]
+            fits[fit][step.slot] = model
             tick(1)
 
-        executor.map(fit_step, (table, rows, entropy), jobs, done, at_most)
-        del table
-    return Model(plan, learned.variables, learned.source.frame, n, fit_rows, fits, all_ranks, learned.slopes)
+        executor.map(fit_step, setting, jobs, done, at_most)
+        del table, setting
+    if strata is not None and cells.weights is not None:
+        number = strata.numbers([all_ranks[slot] for slot in plan.strata])
+        scaled = np.bincount(number, cells.weights, len(strata.rows)) * (2**31 / cells.weights.sum())
+        strata = replace(strata, rows=np.maximum(np.rint(scaled), 1).astype(np.int64))
+    not_kept = {step.slot for step in plan.steps if step.action == "stratum"}
+    all_ranks = {slot: ranks for slot, ranks in all_ranks.items() if slot not in not_kept}
+    slopes = learned.slopes if cells.weights is None else Slopes.of(pa.table({}), ())
+    return Model(
+        plan,
+        learned.variables,
+        learned.source.frame,
+        n,
+        fit_rows,
+        fits,
+        all_ranks,
+        slopes,
+        strata,
+        cells.where,
+        _effective_rows(cells.weights),
+    )
+
+
+def _effective_rows(weights: NDArray[np.float64] | None) -> float | None:
+    """Kish (1965), Survey Sampling: the rows of a simple random sample with means as precise."""
+    return None if weights is None else float(weights.sum() ** 2 / np.square(weights).sum())
+
+
+def weighted_rows(rows: Rows, weights: NDArray[np.float64], proper: bool, entropy: int) -> Rows:
+    """Rows whose leaves hold every row as often as it weighs, drawn systematically; trees are grown on each row once.
+
+    So a leaf still has ``minbucket`` different rows, and its shares are those of the population.
+    """
+    n = len(weights)
+    total = n * max(1, min(WEIGHT_ROWS, MOST_WEIGHT_ROWS // n))
+    start = float(random_words(entropy, (WEIGHT,), 1)[0] >> np.uint64(11)) / 2.0**53
+    ends = np.floor(np.cumsum(weights) * (total / weights.sum()) + start).astype(np.int64)
+    times = np.diff(np.append(0, ends))
+    numbers = np.arange(n) if rows.coded is None else rows.coded
+    shapes = [shape[times[numbers[shape]] > 0] for shape in rows.shapes]
+    if proper:
+        return Rows(rows.coded, shapes, [np.repeat(shape, times[numbers[shape]]) for shape in shapes], weighted=True)
+    every = np.repeat(np.arange(len(numbers), dtype=np.uint32), times[numbers])
+    return Rows(rows.coded, shapes, [every] * len(shapes), weighted=True)
+
+
+def _free(table: EncodedTable, rows: Rows, cells: Cells) -> dict[int, NDArray[np.bool_]]:
+    """By slot, the coded rows that a column is fitted on, if not all: those that no rule sets, and that are replaced.
+
+    Reiter (2003), Inference for partially synthetic, public use microdata sets: what decides which cells are replaced
+    may depend on their values, so their model is that of the cells that are replaced.
+    """
+    free = {slot: ~under for slot, under in table.ruled.items()}
+    for slot, where in cells.where.items():
+        own = where if rows.coded is None else where[rows.coded]
+        free[slot] = own & free[slot] if slot in free else own
+    return free
+
+
+def _refuse_small_strata(setting: Setting, drawn: list[Step]) -> None:
+    least = STRATUM_LEAVES * max(getattr(step.method, "minbucket", 1) for step in drawn)
+    sizes = np.bincount(setting.stratum, minlength=setting.n_strata) if setting.stratum is not None else np.zeros(0)
+    small = int((sizes < least).sum())
+    if small:
+        raise DataError(
+            f"strata: {small} of {setting.n_strata} strata have fewer than {least} rows to fit models on. Use coarser strata, "
+            "more fit_rows, or a smaller minbucket."
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """What all fits share.
+
+    Attributes
+    ----------
+    table : EncodedTable
+    rows : Rows
+    entropy : int
+    free : dict
+        By slot, the rows of the table (n_coded,) that a column is fitted on, if not all.
+    stratum : ndarray of shape (n_coded,), dtype=int64, or None
+    n_strata : int
+    """
+
+    table: EncodedTable
+    rows: Rows
+    entropy: int
+    free: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    stratum: NDArray[np.int64] | None = None
+    n_strata: int = 1
+
+    def of(self, fit: int, step: Step) -> tuple[NDArray[np.uint32], NDArray[np.uint32] | None]:
+        """Rows that give a column's trees their shape, and those that fill the leaves if they are others."""
+        copy, stratum = divmod(fit, self.n_strata)
+        shape, leaves = self.rows.shapes[copy], None if self.rows.leaves is None else self.rows.leaves[copy]
+        if self.stratum is not None:
+            shape, leaves = _among(self.stratum == stratum, shape, leaves)
+        if step.slot in self.free:
+            few = _among(self.free[step.slot], shape, leaves)
+            if len(few[0]) >= getattr(step.method, "minbucket", 1):
+                return few
+        return shape, leaves
+
+
+def _among(
+    wanted: NDArray[np.bool_], shape: NDArray[np.uint32], leaves: NDArray[np.uint32] | None
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32] | None]:
+    return shape[wanted[shape]], None if leaves is None else leaves[wanted[leaves]]
 
 
 def fits_at_once(memory: int, one_fit: int) -> int:
@@ -254,20 +363,27 @@ def _refills(step: Step) -> bool:
     return isinstance(step.method, Cart) and step.method.refill
 
 
-def fit_step(shared: tuple[EncodedTable, Rows, int], copy: int, step: Step) -> ColumnModel:
-    """Fit one column on the rows of one fit."""
-    table, rows, entropy = shared
-    assert step.method is not None
-    words = partial(_row_words, rows.coded, random_words(entropy, (REFILL, copy, step.slot), 1))
-    if isinstance(step.method, Calibrated):
-        shape = rows.shapes[copy]
-        filling = shape if rows.leaves is None else rows.leaves[copy]
-        job = Job(table, step.slot, step.predictors, step.method.minbucket, shape, filling, words)
+def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
+    """Fit one column on the rows of one fit and stratum."""
+    table, rows, method = setting.table, setting.rows, step.method
+    copy = fit // setting.n_strata
+    words = partial(_row_words, rows.coded, random_words(setting.entropy, (REFILL, copy, step.slot), 1))
+    shape, leaves = setting.of(fit, step)
+    filling = shape if leaves is None else leaves
+    if isinstance(method, Calibrated):
+        job = Job(table, step.slot, step.predictors, method.minbucket, shape, filling, words, step.spikes, step.groups)
         return fit_calibrated(job)
-    model = fit_column(table, step.slot, step.predictors, step.method, rows.shapes[copy])
-    if rows.leaves is None or not _refills(step):
+    if isinstance(method, Nested):
+        within = next(slot for slot in step.predictors if table.variables[slot].name == method.within)
+        return fit_nested(table, step.slot, step.predictors, within, method.minbucket, np.sort(filling))
+    assert isinstance(method, Cart | Sample)
+    if step.groups:
+        model = fit_groups(table, step.slot, step.predictors, method, shape, step.spikes, step.groups)
+    else:
+        model = fit_column(table, step.slot, step.predictors, method, shape, step.spikes)
+    if leaves is None or not (rows.weighted or _refills(step)):
         return model
-    return refill(table, step.slot, model, rows.leaves[copy], words)
+    return refill(table, step.slot, model, leaves, words, step.spikes)
 
 
 def _row_words(
@@ -276,11 +392,6 @@ def _row_words(
     """A random word for each row that fills leaves, by its number in the table."""
     numbers = places if coded is None else coded[places]
     return _hash(numbers.astype(np.uint64), key)
-
-
-def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint64]:
-    """Raw 64-bit words of one stream: numpy keeps raw streams stable between versions, not what is made of them."""
-    return np.random.PCG64DXSM(np.random.SeedSequence(entropy, spawn_key=key)).random_raw(n)
 
 
 def fingerprint(*what: Any) -> str:
@@ -301,9 +412,13 @@ def fingerprint(*what: Any) -> str:
                 stream.write_batch(batch)
             digest.update(sink.getvalue())
         elif isinstance(item, Step):
-            digest.update(f"{item.name} {item.action} {item.method} {item.predictors}".encode())
-            if item.expression is not None:
-                digest.update(item.expression.meta.serialize())
+            what = (item.name, item.action, item.method, item.predictors, item.spikes, item.groups, item.pattern)
+            digest.update(repr(what).encode())
+            for rule in item.rules:
+                digest.update(repr((rule.rank, rule.parents)).encode())
+            of_step = [item.expression, *(of.expression for of in (*item.rules, *item.limits))]
+            for expression in of_step:
+                digest.update(b"" if expression is None else expression.meta.serialize())
         elif isinstance(item, Iterable) and not isinstance(item, str):
             digest.update(fingerprint(*item).encode())
         else:
@@ -318,6 +433,9 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
             for tree in (fit[slot].missing, fit[slot].means, fit[slot].values):
                 if tree is not None:
                     yield from (tree.nodes, tree.count, tree.level_mask, tree.levels, tree.donors)
+            pools = fit[slot].pools
+            if pools is not None:
+                yield from (pools.lowest, pools.offset, pools.donors)
             shift = fit[slot].shift
             if shift is not None:
                 regression = shift.regression
@@ -327,6 +445,8 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
                     yield from (tilt.weights, tilt.counts, tilt.centre)
     for slot in sorted(model.kept):
         yield model.kept[slot]
+    for slot in sorted(model.where):
+        yield model.where[slot]
 
 
 # Draw
@@ -334,20 +454,23 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
 
 def generate(
     model: Model, copies: Iterable[int], k: int, entropy: int, executor: Executor, tick: Tick
-) -> list[pa.Table]:
-    """Draw copies of k rows each."""
+) -> tuple[list[pa.Table], Counter[str]]:
+    """Draw copies of k rows each, and count rows that found nothing admissible where they should."""
+    model, total = replace(model, extent=(entropy, 0, k)), Counter[str]()
     starts = range(0, k, BLOCK_ROWS)
     jobs = [(entropy, copy, start, min(start + BLOCK_ROWS, k)) for copy in copies for start in starts]
 
-    def done(i: int, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def done(i: int, drawn: tuple[pa.RecordBatch, Counter[str]]) -> pa.RecordBatch:
         tick(jobs[i][3] - jobs[i][2])
-        return batch
+        total.update(drawn[1])
+        return drawn[0]
 
     batches = executor.map(draw_rows, model, jobs, done)
-    return [
+    tables = [
         pa.Table.from_batches(batches[i : i + len(starts)], schema=model.frame.schema)
         for i in range(0, len(batches), len(starts))
     ]
+    return tables, total
 
 
 def write_copies(model: Model, m: int, k: int, entropy: int, output: Output, executor: Executor, tick: Tick) -> None:
@@ -365,7 +488,7 @@ def write_copies(model: Model, m: int, k: int, entropy: int, output: Output, exe
         output.add(part)
         tick(jobs[i][3] - jobs[i][2])
 
-    executor.map(draw_part, model, jobs, done)
+    executor.map(draw_part, replace(model, extent=(entropy, 0, k)), jobs, done)
 
 
 def part_names(m: int, k: int, n_parts: int | None = None) -> list[list[str]]:
@@ -382,12 +505,13 @@ def write_table(table: pa.Table, output: Output, names: list[str]) -> None:
 
 def draw_part(model: Model, entropy: int, copy: int, start: int, stop: int, folder: str, name: str) -> Part:
     """Draw rows [start, stop) of one copy and write them as a file."""
-    return write_part(folder, name, pa.Table.from_batches([draw_rows(model, entropy, copy, start, stop)]))
+    batch, counts = draw_rows(model, entropy, copy, start, stop)
+    return replace(write_part(folder, name, pa.Table.from_batches([batch])), counts=dict(sorted(counts.items())))
 
 
 def find_v(model: Model, copies: list[list[pa.Table | str]], executor: Executor) -> float | None:
     """Find v of copies, each given as tables or paths of files."""
-    names = numeric_columns(model.frame.schema)
+    names = model.slopes.names
     jobs = [(part,) for parts in copies for part in parts]
     found = executor.map(_slopes_of, names, jobs, lambda _, part: part)
     ends = np.cumsum([len(parts) for parts in copies])
@@ -396,71 +520,10 @@ def find_v(model: Model, copies: list[list[pa.Table | str]], executor: Executor)
     return excess_variance(model.slopes, of_copies, np.array([name in kept for name in names], bool))
 
 
-def _slopes_of(names: list[str], part: pa.Table | str) -> Slopes:
+def _slopes_of(names: tuple[str, ...], part: pa.Table | str) -> Slopes:
     if isinstance(part, str):
         system, inside = filesystem(part)
-        part = pq.ParquetFile(inside, filesystem=system).read(columns=names)
+        part = pq.ParquetFile(inside, filesystem=system).read(columns=list(names))
     return Slopes.of(part, names)
 
 
-def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> pa.RecordBatch:
-    """Draw rows [start, stop) of one copy: every column at the synthetic earlier ones. ``start`` is that of a block.
-
-    The codes are kept row by row, because a tree walk reads many columns of one row::
-
-        codes[row, slot]    | age sex job ... |   filled from left to right in visit sequence
-
-    A column is drawn for all rows before the next, so that its tree comes to the cache once.
-    """
-    codes = np.zeros((stop - start, len(model.variables)), np.uint16)
-    arrays: list[Any] = [None] * len(model.variables)
-    fit = model.fits[copy if len(model.fits) > 1 else 0]
-    for step in model.plan.steps:
-        variable = model.variables[step.slot]
-        if step.action == "passive":
-            names = [model.variables[slot].name for slot in step.predictors]
-            parents = pa.table([arrays[slot] for slot in step.predictors], schema=sub_schema(model.frame.schema, names))
-            arrays[step.slot] = evaluate(step, parents, model.frame.schema)
-            codes[:, step.slot] = variable.nearest_codes(arrays[step.slot])
-            continue
-        if step.action == "draw" and fit[step.slot].shift is not None:
-            arrays[step.slot] = _draw_numbers(fit[step.slot], variable, codes, (DRAW, copy, step.slot), entropy, start)
-            codes[:, step.slot] = variable.nearest_codes(arrays[step.slot])
-            continue
-        if step.action == "keep":
-            ranks = model.kept[step.slot][start:stop]
-        else:
-            ranks = _draw_ranks(fit[step.slot], codes, (DRAW, copy, step.slot), entropy, start, variable.rank_dtype)
-        codes[:, step.slot] = variable.codes(ranks)
-        arrays[step.slot] = variable.decode(ranks)
-    return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema)
-
-
-def _draw_ranks(
-    column: ColumnModel,
-    codes: Codes,
-    key: tuple[int, ...],
-    entropy: int,
-    start: int,
-    dtype: type[np.uint16] | type[np.uint32],
-) -> Ranks:
-    blocks = _words_of_blocks(column, codes, key, entropy, start)
-    return np.concatenate([column.draw(block, words, dtype) for block, words in blocks])
-
-
-def _draw_numbers(
-    column: ColumnModel, variable: Variable, codes: Codes, key: tuple[int, ...], entropy: int, start: int
-) -> pa.Array:
-    blocks = _words_of_blocks(column, codes, key, entropy, start)
-    parts = [column.draw_numbers(block, words, variable.rank_dtype) for block, words in blocks]
-    ranks, numbers = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return variable.compose(ranks, numbers)
-
-
-def _words_of_blocks(
-    column: ColumnModel, codes: Codes, key: tuple[int, ...], entropy: int, start: int
-) -> Iterator[tuple[Codes, NDArray[np.uint64]]]:
-    """Blocks of rows with their random words: each has a stream of its own."""
-    for low in range(0, len(codes), BLOCK_ROWS):
-        block = codes[low : low + BLOCK_ROWS]
-        yield block, random_words(entropy, (*key, (start + low) // BLOCK_ROWS), len(block) * column.n_words)

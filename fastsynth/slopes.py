@@ -12,7 +12,7 @@ a table gives all of them::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,12 @@ BLOCK = 65_536
 LEAST_ROWS, MOST_R2 = 30, 0.99
 
 
-def numeric_columns(schema: pa.Schema) -> list[str]:
-    """Columns that slopes are taken of: the first 20 of numbers, decimals, dates and times."""
+def numeric_columns(schema: pa.Schema, without: Container[str] = ()) -> tuple[str, ...]:
+    """Columns that slopes are taken of: the first 20 of numbers, decimals, dates and times, but for some."""
     types = pa.types
     tests = (types.is_integer, types.is_floating, types.is_decimal, types.is_temporal)
-    return [field.name for field in schema if any(test(field.type) for test in tests)][:MOST_COLUMNS]
+    names = (field.name for field in schema if any(test(field.type) for test in tests) and field.name not in without)
+    return tuple(names)[:MOST_COLUMNS]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,9 +43,11 @@ class Slopes:
 
     Attributes
     ----------
+    names : tuple of str
     rows, mean, square, product : ndarray of shape (p, p), dtype=float64
     """
 
+    names: tuple[str, ...]
     rows: Floats
     mean: Floats
     square: Floats
@@ -53,15 +56,14 @@ class Slopes:
     @classmethod
     def of(cls, table: pa.Table | pa.RecordBatch, names: Sequence[str]) -> Slopes:
         """The moments of a table. O(rows p^2)."""
-        total = cls(*np.zeros((4, len(names), len(names))))
+        total = cls(tuple(names), *np.zeros((4, len(names), len(names))))
         for start in range(0, table.num_rows if names else 0, BLOCK):
-            total = total + cls._of_block(
+            total = total + total._of_block(
                 np.array([numbers_of(table.column(name).slice(start, BLOCK)) for name in names])
             )
         return total
 
-    @classmethod
-    def _of_block(cls, x: Floats) -> Slopes:
+    def _of_block(self, x: Floats) -> Slopes:
         present = np.isfinite(x)
         seen = present.astype(float)
         # About the means of the block, so that nothing cancels; squares of huge numbers overflow, and have no slope.
@@ -71,7 +73,7 @@ class Slopes:
             rows, total = seen @ seen.T, seen @ x.T
             mean = total / np.maximum(rows, 1)
             square = seen @ np.square(x).T - rows * mean**2
-            return cls(rows, mean + centre, square, x @ x.T - rows * mean * mean.T)
+            return Slopes(self.names, rows, mean + centre, square, x @ x.T - rows * mean * mean.T)
 
     def __add__(self, other: Slopes) -> Slopes:
         """Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance."""
@@ -82,7 +84,7 @@ class Slopes:
             mean = np.where(self.rows > 0, self.mean, other.mean) + share * apart
             weight = self.rows * share
             square = self.square + other.square + weight * apart**2
-            return Slopes(rows, mean, square, self.product + other.product + weight * apart * apart.T)
+            return Slopes(self.names, rows, mean, square, self.product + other.product + weight * apart * apart.T)
 
     def estimates(self) -> tuple[Floats, Floats]:
         """Slope of column i on column j at [i, j] (p, p), and its variance; nan where there is none."""

@@ -6,6 +6,7 @@ import inspect
 import numbers
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,16 +25,18 @@ from fastsynth.errors import NotFittedError, OptionError, check_count
 from fastsynth.estimates import Estimates, read_fit
 from fastsynth.estimators import Analysis
 from fastsynth.execute import Executor, Threads, Tick
+from fastsynth.identifiers import check_space
 from fastsynth.learn import Learned, learn, strongest_predictors
 from fastsynth.methods import Calibrated, Cart, Method
 from fastsynth.output import Output, copy_name, read_folder
 from fastsynth.partition import partitions, write_partitions
-from fastsynth.passive import try_passive
-from fastsynth.plan import Column, Plan, Predictors, make_plan
+from fastsynth.model import Model
+from fastsynth.plan import Column, Plan, Predictors, Step, check_columns, make_plan
 from fastsynth.pooling import Analyses
+from fastsynth.rowwise import check_rows
 from fastsynth.rules import Design
 from fastsynth.run import (
-    Model,
+    Cells,
     find_v,
     fingerprint,
     fit_plan,
@@ -53,6 +56,7 @@ from fastsynth.source import (
     open_source,
     parse_memory,
 )
+from fastsynth.rows import find_identifiers, read_given, read_weights, read_where, replaced_cells
 from fastsynth.version import __version__
 
 # Rows of each copy with ``fresh_rows`` alone: what a bootstrap sample holds.
@@ -76,6 +80,11 @@ def synthesize(
     visit_sequence: Sequence[str] | str | None = None,
     predictors: Predictors = "auto",
     proper: bool = False,
+    forbid: Sequence[pl.Expr | str] = (),
+    where: Any = None,
+    strata: Sequence[str] = (),
+    weights: str | None = None,
+    given: Any = None,
     fit_rows: int | None = None,
     fresh_rows: bool = False,
     fit: str = "whole",
@@ -108,10 +117,10 @@ def synthesize(
         intervals cover what they say), "cart" (plain leaves, as synthpop's and mice's default; intervals are too
         short) or "sample".
     columns : dict of str to Column, optional
-        What is special about single columns: method, predictors, passive, outcome.
+        What is special about single columns: method, predictors, missing codes, spikes, rules, bounds, ...
     visit_sequence : list of str or "auto", optional
-        Order in which columns are drawn. The default is table order, kept columns first, passive ones after
-        their parents. "auto" draws numbers first, then categories by rising number of levels, and columns with
+        Order in which columns are drawn. The default is table order, kept columns first, then strata; passive columns,
+        columns with rules and nested codes after those that they need. "auto" draws numbers first, then categories by rising number of levels, and columns with
         ``outcome=True`` last: relations of categories are kept better than where they come first.
     predictors : {"auto", "all"}, default "auto"
         What each column is predicted from: all earlier ones, or with "auto" in a table of more than 60 columns the 20
@@ -120,6 +129,24 @@ def synthesize(
         have predictors of their own keep those.
     proper : bool, default False
         Fit each copy to its own bootstrap sample of the rows (as synthpop's ``proper``).
+    forbid : list of polars.Expr or str, default ()
+        Combinations that may not occur, each an expression that is true for them; text is read as SQL. While the last
+        of its columns is drawn, donors that would make it true are excluded within the leaf; a leaf without others
+        gives way to the first node above that has some (``summary`` and ``audit`` count how often).
+    where : dict or table of bool, optional
+        Partial synthesis: only these cells are replaced, each drawn at the current row, and k is n. A dict gives for
+        each column an expression, SQL text, or one bool for each row; a table has a column of bool for each. Columns
+        that are not named are kept. Models are fitted to the cells that are replaced (Reiter 2003), to all where these
+        are fewer than ``minbucket``.
+    strata : list of str, default ()
+        Columns whose combinations have models of their own. They are drawn together, in proportion to their rows; give
+        them ``Column(method="keep")`` to keep the sizes.
+    weights : str, optional
+        Column of survey weights. Leaves and shares count rows by their weight, so that copies represent the population;
+        the column itself is not in them, and ``n`` of the result is the number of rows that the sample is worth (Kish).
+        A weight that is not named here is synthesised like any other column.
+    given : table, optional
+        As in ``Synthesizer.sample``.
     fit_rows : int, optional
         Fit models on this many rows, those with the smallest hash of random state and row number; with ``proper`` on
         as many drawn with replacement. Columns without predictors (not with ``proper``) and the lists of categories
@@ -166,8 +193,8 @@ def synthesize(
     Raises
     ------
     DataError
-        No rows, one row, one column, duplicate names, nested or binary types, infinite values, a column of text that
-        looks like an identifier, an unreadable file.
+        No rows, one row, one column, duplicate names, nested or binary types, infinite values, weights that are no
+        positive numbers, strata that are too small, an unreadable file.
     OptionError
         An option has a value that is not allowed.
     PlanError
@@ -176,6 +203,12 @@ def synthesize(
         ``out`` is not empty, cannot be written, or holds another run.
     ClusterError
         ``client`` has no workers, or they die again and again.
+
+    Warns
+    -----
+    DataWarning
+        A column identifies people: fresh identifiers of its pattern stand in the copies. A column is free text: it is
+        left out. Columns with a method of their own are drawn as this says.
 
     Notes
     -----
@@ -207,6 +240,10 @@ def synthesize(
         visit_sequence=visit_sequence,
         predictors=predictors,
         proper=proper,
+        forbid=forbid,
+        where=where,
+        strata=strata,
+        weights=weights,
         fit_rows=fit_rows,
         fresh_rows=fresh_rows,
         random_state=random_state,
@@ -225,13 +262,17 @@ def synthesize(
         random_state = output.run.get("random_state")
     synthesizer.random_state = _entropy(random_state)
     if fit == "whole":
-        return synthesizer._fit(data, k, output is None)._sample(m=None, k=k, random_state=None, output=output)
+        return synthesizer._fit(data, k, output is None)._sample(None, k, None, output, given)
     if fit != "partition":
         raise OptionError(f"fit={fit!r}: allowed are 'whole' and 'partition'.")
     if output is None:
         raise OptionError("fit='partition' keeps no models: say with out= where the copies are to be written.")
     if fit_rows is not None or fresh_rows:
         raise OptionError("fit='partition' fits every partition on all its rows: leave out fit_rows and fresh_rows.")
+    whole = {"where": where is not None, "strata": len(strata) > 0, "weights": weights is not None, "given": given is not None}
+    if any(whole.values()):
+        named = ", ".join(name for name, is_given in whole.items() if is_given)
+        raise OptionError(f"fit='partition' sees a part of the rows at a time: leave out {named}, or fit them as a whole.")
     return _by_partition(synthesizer, data, k, output)
 
 
@@ -242,22 +283,24 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     executor = _executor(synthesizer.threads, synthesizer.client)
     memory = parse_memory(synthesizer.memory_limit)
     # Files are never read as a whole here: their pieces are what is fitted.
-    learned, plan = synthesizer._plan(data, executor, 0)
+    learned, plan, _ = synthesizer._plan(data, executor, 0)
     n = learned.n_rows
     k = n if k is None else k
     _refuse_other_k(k, n, plan)
+    _check_identifiers(plan, learned.variables, k)
     shares = partitions(learned.source.starts, k)
     model = Model(plan, learned.variables, learned.source.frame, n, None, ({},), {}, learned.slopes)
     names = part_names(m, k, len(shares))
     design = Design(n, k, m, plan.proper, plan.partial)
     copies = [FileCopy(output.folder, of_copy) for of_copy in names]
-    records = _describe(model, synthesizer.rare_levels_)
+    records = _describe(model, synthesizer.rare_levels_, synthesizer.differences_)
     synthesis = Synthesis(copies, model.frame, design, entropy, records, len(shares))
     with output, _progress(synthesizer.progress, "fit and draw", m * k, "row") as tick:
         cut = {"partitions": fingerprint([(share.n_rows, share.k) for share in shares])}
         output.begin(synthesis._run(model, learned.rows) | cut)
         write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
         synthesis._compare(model, executor)
+        synthesis.redrawn = _count_redrawn(output)
         output.finish(synthesis.audit)
     return synthesis
 
@@ -267,8 +310,8 @@ class Synthesizer:
 
     Parameters
     ----------
-    m, method, columns, visit_sequence, predictors, proper, fit_rows, fresh_rows, random_state, threads, client, \
-    memory_limit, progress
+    m, method, columns, visit_sequence, predictors, proper, forbid, where, strata, weights, fit_rows, fresh_rows, \
+    random_state, threads, client, memory_limit, progress
         As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper`` or ``fresh_rows``
         the number of fits. ``random_state`` is the default of ``sample``.
 
@@ -279,10 +322,11 @@ class Synthesizer:
     n_rows_ : int
     random_state_ : int
         What the bootstrap samples of proper synthesis were drawn with.
-    passive_differences_ : dict of str to int
-        For each passive column the number of real rows, of up to 10,000 spread over the table, that hold something
-        other than the expression.
-
+    differences_ : dict of str to int
+        For each column that is passive, has rules or bounds, or is the last one of something forbidden, the number of
+        real rows that hold something else, or break a limit.
+    dropped_ : list of str
+        Columns of free text, which are not in the copies.
     rare_levels_ : dict of str to int
         For each column of categories the number of levels that fewer than 10 rows have: the people in them can be
         found in a copy. Group such levels before the synthesis.
@@ -304,6 +348,10 @@ class Synthesizer:
         visit_sequence: Sequence[str] | str | None = None,
         predictors: Predictors = "auto",
         proper: bool = False,
+        forbid: Sequence[pl.Expr | str] = (),
+        where: Any = None,
+        strata: Sequence[str] = (),
+        weights: str | None = None,
         fit_rows: int | None = None,
         fresh_rows: bool = False,
         random_state: RandomState = None,
@@ -318,6 +366,10 @@ class Synthesizer:
         self.visit_sequence = visit_sequence
         self.predictors = predictors
         self.proper = proper
+        self.forbid = forbid
+        self.where = where
+        self.strata = strata
+        self.weights = weights
         self.fit_rows = fit_rows
         self.fresh_rows = fresh_rows
         self.random_state = random_state
@@ -352,7 +404,7 @@ class Synthesizer:
         fit_rows = None if self.fit_rows is None else check_count("fit_rows", self.fit_rows)
         if not isinstance(self.fresh_rows, bool):
             raise OptionError(f"fresh_rows={self.fresh_rows!r}: must be True or False.")
-        learned, plan = self._plan(data, executor, memory)
+        learned, plan, cells = self._plan(data, executor, memory)
         n = learned.n_rows
         share = self.fresh_rows and fit_rows is None
         if share:
@@ -367,33 +419,44 @@ class Synthesizer:
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
         n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
-            self.model_ = fit_plan(learned, plan, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+            self.model_ = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
         self.n_rows_ = n
         self.random_state_ = entropy
         return self
 
-    def _plan(self, data: Any, executor: Executor, memory: int) -> tuple[Learned, Plan]:
+    def _plan(self, data: Any, executor: Executor, memory: int) -> tuple[Learned, Plan, Cells]:
         """Learn the columns and plan; every option that says what to do with them is checked here."""
         source = _open(data, self.client, memory)
+        weights = None if self.weights is None else read_weights(source, self.weights, self.columns, executor)
+        if self.weights is not None:
+            source = source.without([self.weights])
+        cont_na = check_columns(self.columns, source.frame.schema.names)
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
-            learned = learn(source, executor, tick)
+            learned = learn(source, executor, tick, cont_na)
+        patterns, self.dropped_ = find_identifiers(learned, self.columns or {})
+        learned = learned.without(self.dropped_)
+        where = read_where(learned.source, self.where, executor)
         plan = make_plan(
             learned.variables,
             learned.n_rows,
             method=self.method,
-            columns=self.columns,
+            columns={name: column for name, column in (self.columns or {}).items() if name not in self.dropped_},
             visit_sequence=self.visit_sequence,
             predictors=self.predictors,
             proper=self.proper,
             strongest=partial(strongest_predictors, learned, executor),
+            forbid=self.forbid,
+            strata=self.strata,
+            where=where,
+            patterns=patterns,
         )
-        self.passive_differences_ = try_passive(source, plan, executor)
+        self.differences_ = check_rows(learned.source, plan, learned.variables, executor)
         self.rare_levels_ = {
             v.name: int(np.count_nonzero((rows[v.first :] > 0) & (rows[v.first :] < RARE_ROWS)))
             for v, rows in zip(learned.variables, learned.rows, strict=True)
-            if v.kind != "numeric"
+            if v.kind != "numeric" and v.name not in patterns
         }
-        return learned, plan
+        return learned, plan, Cells(replaced_cells(plan, where), weights)
 
     def sample(
         self,
@@ -401,6 +464,7 @@ class Synthesizer:
         k: int | None = None,
         random_state: RandomState = None,
         *,
+        given: Any = None,
         out: str | os.PathLike[str] | None = None,
         resume: bool = False,
     ) -> Synthesis:
@@ -414,6 +478,10 @@ class Synthesizer:
             Rows of each; the default is the number of rows of the original.
         random_state : int, numpy SeedSequence or Generator, optional
             The default is that of the fit.
+        given : table, optional
+            Columns that are fixed: a margin, a scenario, a known register. All copies have its rows, in its order, and
+            k is their number; the other columns are drawn given these. They have to come first in the visit sequence
+            of the fit, so that nothing is drawn before them. ``pool`` takes such copies as partially synthetic.
         out, resume
             As in ``synthesize``.
 
@@ -430,32 +498,43 @@ class Synthesizer:
         """
         if resume and out is None:
             raise OptionError("resume=True needs out=, the folder of the interrupted run.")
-        return self._sample(m, k, random_state, None if out is None else Output(out, resume))
+        return self._sample(m, k, random_state, None if out is None else Output(out, resume), given)
 
-    def _sample(self, m: int | None, k: int | None, random_state: RandomState, output: Output | None) -> Synthesis:
+    def _sample(
+        self, m: int | None, k: int | None, random_state: RandomState, output: Output | None, given: Any = None
+    ) -> Synthesis:
         model = self._fitted()
+        if given is not None:
+            model = replace(model, given=read_given(given, model))
+            k = _rows_of_given(model, k)
         m = check_count("m", self.m if m is None else m)
         k = check_count("k", self.n_rows_ if k is None else k)
-        fresh = not model.plan.proper and len(model.fits) > 1
-        if (model.plan.proper or fresh) and m > len(model.fits):
-            raise OptionError(f"m={m}: models of {len(model.fits)} copies were fitted. Fit again with m={m}.")
+        fresh = not model.plan.proper and model.n_fits > 1
+        if (model.plan.proper or fresh) and m > model.n_fits:
+            raise OptionError(f"m={m}: models of {model.n_fits} copies were fitted. Fit again with m={m}.")
         _refuse_other_k(k, self.n_rows_, model.plan)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
-        design = Design(self.n_rows_, k, m, model.plan.proper, model.plan.partial, model.learned_rows, fresh)
+        _check_identifiers(model.plan, model.variables, k)
+        n = self.n_rows_ if model.effective is None else max(round(model.effective), 2)
+        partial = model.plan.partial or model.given is not None
+        design = Design(n, k, m, model.plan.proper, partial, model.learned_rows, fresh)
         executor = _executor(self.threads, self.client)
+        records = _describe(model, self.rare_levels_, self.differences_)
         if output is None:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
             with _progress(self.progress, "draw", m * k, "row") as tick:
-                tables = generate(model, range(m), k, entropy, executor, tick)
-            synthesis = Synthesis(tables, model.frame, design, entropy, _describe(model, self.rare_levels_))
+                tables, redrawn = generate(model, range(m), k, entropy, executor, tick)
+            synthesis = Synthesis(tables, model.frame, design, entropy, records)
+            synthesis.redrawn = dict(sorted(redrawn.items()))
             synthesis._compare(model, executor, self._large_draw(m, entropy, executor))
             return synthesis
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
-        synthesis = Synthesis(copies, model.frame, design, entropy, _describe(model, self.rare_levels_))
+        synthesis = Synthesis(copies, model.frame, design, entropy, records)
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
             output.begin(synthesis._run(model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
             synthesis._compare(model, executor, self._large_draw(m, entropy, executor))
+            synthesis.redrawn = _count_redrawn(output)
             output.finish(synthesis.audit)
         return synthesis
 
@@ -463,9 +542,10 @@ class Synthesizer:
         """Few rows would leave v uncertain: then it is taken from a large draw instead of the copies."""
         model, rows = self._fitted(), V_ROWS * self.n_rows_
         too_much = rows > MOST_V_ROWS or rows * len(model.variables) > MOST_V_CELLS
-        if model.plan.partial or len(model.fits) > 1 or len(model.slopes.rows) < 2 or too_much:
+        fresh = any(step.action == "identifier" for step in model.plan.steps)
+        if model.plan.partial or model.n_fits > 1 or len(model.slopes.rows) < 2 or too_much or fresh:
             return None
-        return [generate(model, [m], rows, entropy, executor, lambda _: None)]
+        return [generate(model, [m], rows, entropy, executor, lambda _: None)[0]]
 
     def summary(self) -> pl.DataFrame:
         """One row for each column, in visit sequence.
@@ -473,17 +553,15 @@ class Synthesizer:
         Returns
         -------
         polars.DataFrame
-            column, action ("draw", "keep", "passive"), method, n_predictors, predictors (a list of names), n_leaves and
+            column, action ("draw", "keep", "passive", "identifier", "stratum"), method, n_predictors, predictors (a list of names), n_leaves and
             smallest_leaf (of the tree for the values), n_rare_levels (categories: levels that fewer than 10 rows have,
             a disclosure risk), leaf_spread (of each predictor the share of its variance that is left within leaves, by
             which slopes of plain trees are too small; null for categories), decision (calibrated columns: what was
-            fitted, or why not), n_differ (passive: real rows that hold something else).
+            fitted, or why not), n_missing_kinds (null, NaN and missing codes), n_spikes (values on which a number piles up,
+            drawn as classes), n_differ (real rows that hold something other than the passive expression or the rules
+            say, or break a limit).
         """
-        return _summary(_describe(self._fitted(), self.rare_levels_)).with_columns(
-            pl.col("column")
-            .replace_strict(self.passive_differences_, default=None, return_dtype=pl.Int64)
-            .alias("n_differ"),
-        )
+        return _summary(_describe(self._fitted(), self.rare_levels_, self.differences_))
 
     def save(self, path: str | os.PathLike[str], *, releasable: bool = False) -> None:
         """Write the fitted model to one file: a zip of a JSON manifest and Arrow tables, no pickle.
@@ -503,7 +581,7 @@ class Synthesizer:
         Raises
         ------
         NotFittedError, OptionError
-            A passive expression calls Python code, which no file should carry.
+            An expression calls Python code, which no file should carry.
         OutputError
             The file exists, or cannot be written.
         """
@@ -511,7 +589,8 @@ class Synthesizer:
         state = {
             "m": int(self.m),
             "random_state": self.random_state_,
-            "passive_differences": self.passive_differences_,
+            "differences": self.differences_,
+            "dropped": self.dropped_,
             "rare_levels": self.rare_levels_,
         }
         model_file.save(Path(path), model, state)
@@ -539,8 +618,9 @@ class Synthesizer:
             if step.action == "keep"
             else Column(passive=step.expression)
             if step.action == "passive"
-            else Column(method=step.method, predictors=[model.variables[slot].name for slot in step.predictors])
+            else _column_of(step, model)
             for step in plan.steps
+            if step.action != "stratum"
         }
         self = cls(
             m=state["m"],
@@ -548,7 +628,8 @@ class Synthesizer:
             visit_sequence=[step.name for step in plan.steps],
             proper=plan.proper,
             fit_rows=model.fit_rows,
-            fresh_rows=not plan.proper and len(model.fits) > 1,
+            fresh_rows=not plan.proper and model.n_fits > 1,
+            strata=[model.variables[slot].name for slot in plan.strata],
             random_state=state["random_state"],
             threads=threads,
             client=client,
@@ -557,7 +638,8 @@ class Synthesizer:
         self.model_ = model
         self.n_rows_ = model.n_rows
         self.random_state_ = state["random_state"]
-        self.passive_differences_ = state["passive_differences"]
+        self.differences_ = state["differences"]
+        self.dropped_ = state["dropped"]
         self.rare_levels_ = state["rare_levels"]
         return self
 
@@ -654,6 +736,9 @@ class Synthesis(Sequence[Any]):
         How the copies were made, for ``pool``.
     random_state_ : int
         Give it as ``random_state`` to draw the same copies again.
+    redrawn : dict of str to int
+        By column, the rows in all copies for which no donor of the leaf met the limits, so that one from further up the
+        tree did; under "" rows that were drawn anew as a whole.
     """
 
     def __init__(
@@ -669,6 +754,7 @@ class Synthesis(Sequence[Any]):
         self._frame = frame
         self._records = records
         self._partitions = partitions
+        self.redrawn: dict[str, int] = {}
         self.design = design
         self.random_state_ = random_state
 
@@ -726,8 +812,9 @@ class Synthesis(Sequence[Any]):
         return f"Synthesis: m={self.m} {whole} synthetic copies of {size} (n={self.n}, {kind}{rows})"
 
     def summary(self) -> pl.DataFrame:
-        """One row for each column, as ``Synthesizer.summary`` without n_differ."""
-        return _summary(self._records)
+        """One row for each column, as ``Synthesizer.summary``, and n_climbed, as ``redrawn``."""
+        limited = pl.col("column").replace_strict(self.redrawn, default=None, return_dtype=pl.Int64)
+        return _summary(self._records).with_columns(limited.alias("n_climbed"))
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Synthesis:
@@ -754,14 +841,10 @@ class Synthesis(Sequence[Any]):
         design = Design(**{name: audit[name] for name in names}, fresh=audit["fresh_rows"], v=audit.get("v"))
         copies = [FileCopy(place, of_copy) for of_copy in parts]
         schema = pq.read_schema(*_opened(copies[0].paths()[0]))
-        return cls(
-            copies,
-            Frame("polars", False, schema),
-            design,
-            audit["random_state"],
-            audit["columns"],
-            audit["partitions"],
-        )
+        frame = Frame("polars", False, schema)
+        found = cls(copies, frame, design, audit["random_state"], audit["columns"], audit["partitions"])
+        found.redrawn = audit["redrawn"]
+        return found
 
     def arrow(self, i: int) -> pa.Table:
         """Copy i as a pyarrow Table with the exact schema of the original."""
@@ -818,6 +901,7 @@ class Synthesis(Sequence[Any]):
             "v": self.design.v,
             "fit": "whole" if self._partitions is None else "partition",
             "partitions": self._partitions,
+            "redrawn": self.redrawn,
             "random_state": self.random_state_,
             "columns": self._records,
         }
@@ -870,19 +954,21 @@ def _summary(records: list[dict[str, Any]]) -> pl.DataFrame:
         pl.col("n_leaves", "smallest_leaf", "n_rare_levels").cast(pl.Int64),
         pl.col("leaf_spread").cast(pl.List(pl.Float64)),
         pl.col("decision").cast(pl.String),
+        pl.col("n_missing_kinds", "n_spikes", "n_differ").cast(pl.Int64),
     )
 
 
-def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]:
+def _describe(model: Model, rare_levels: dict[str, int], differences: dict[str, int]) -> list[dict[str, Any]]:
     """One record for each column in visit sequence: names, options and counts, no values."""
     records = []
     for step in model.plan.steps:
         fit = model.fits[0].get(step.slot)
+        variable = model.variables[step.slot]
         tree = None if fit is None else fit.values or fit.missing
         records.append(
             {
                 "column": step.name,
-                "kind": model.variables[step.slot].kind,
+                "kind": variable.kind,
                 "action": step.action,
                 "method": None if step.method is None else repr(step.method),
                 "predictors": [model.variables[slot].name for slot in step.predictors],
@@ -893,6 +979,9 @@ def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]
                     None if np.isnan(x) else round(x, 3) for x in (tree.spread if tree is not None else ())
                 ],
                 "decision": None if fit is None else fit.note or None,
+                "n_missing_kinds": variable.first - 1 + (variable.has_missing and not variable.has_nan),
+                "n_spikes": None if fit is None or variable.kind != "numeric" else fit.n_spikes,
+                "n_differ": differences.get(step.name),
             }
         )
     return records
@@ -900,8 +989,37 @@ def _describe(model: Model, rare_levels: dict[str, int]) -> list[dict[str, Any]]
 
 def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
     kept = [step.name for step in plan.steps if step.action == "keep"]
+    if plan.where and k != n:
+        raise OptionError(f"k={k}: with where= the rows are those of the original, so k must be {n}.")
     if kept and k != n:
         raise OptionError(f"k={k}: column(s) {', '.join(map(repr, kept))} are kept, so k must be {n}.")
+
+
+def _check_identifiers(plan: Plan, variables: Sequence[Any], k: int) -> None:
+    for step in plan.steps:
+        if step.pattern is not None:
+            check_space(step.pattern, k, variables[step.slot].dtype, step.name)
+
+
+def _rows_of_given(model: Model, k: int | None) -> int:
+    assert model.given is not None
+    n = model.given.num_rows
+    if k is not None and k != n:
+        raise OptionError(f"k={k}: given has {n} rows, so k must be {n}, or left out.")
+    return n
+
+
+def _count_redrawn(output: Output) -> dict[str, int]:
+    """Rows that found nothing admissible where they should, of all parts."""
+    total: Counter[str] = Counter()
+    for part in output.finished.values():
+        total.update(part.counts)
+    return dict(sorted(total.items()))
+
+
+def _column_of(step: Step, model: Model) -> Column:
+    """What can be said of a drawn column of a loaded model in the words of the constructor."""
+    return Column(method=step.method, predictors=[model.variables[slot].name for slot in step.predictors] or None)
 
 
 def _refuse_few_rows(fit_rows: int | None, plan: Plan, share: bool) -> None:

@@ -478,7 +478,7 @@ def test_kept_and_passive_columns_of_files(tmp_path, mixed, pieces):
         s.memory_limit = None
         assert s.sample().arrow(0).equals(whole.arrow(0))
         assert_frame_equal(whole[0].select(mixed.columns[1]), frame.select(mixed.columns[1]))
-        assert s.passive_differences_ == {"double": 0}
+        assert s.differences_ == {"double": 0}
 
 
 def test_columns_without_predictors_and_levels_come_from_all_rows():

@@ -1,0 +1,308 @@
+"""Draw rows of copies from a fitted model.
+
+A task draws some rows of a copy, every column at the synthetic earlier ones. Its random numbers come from a key of
+meanings (copy, column, block of rows), so threads, their number and their timing cannot change a byte.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fastsynth.climb import climb
+from fastsynth.columns import Ranks
+from fastsynth.errors import PlanError
+from fastsynth.identifiers import fresh
+from fastsynth.methods import ColumnModel
+from fastsynth.model import Model
+from fastsynth.plan import Step
+from fastsynth.rowwise import evaluate, table_of, under_rules, within_limit
+
+# Rows that share a stream of random numbers. Part of the result: another size would give other bytes.
+BLOCK_ROWS = 65_536
+# Times that a row is drawn again in its leaf, where all admissible candidates of the rest are looked up; and as a whole.
+TRIES, WHOLE_TRIES = 8, 50
+
+# First entry of a random stream's key.
+BOOTSTRAP, DRAW, SUBSAMPLE, REFILL, PARTITION, STRATUM, IDENTIFIER, WEIGHT = range(8)
+
+Rows = NDArray[np.uint32]
+
+
+def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint64]:
+    """Raw 64-bit words of one stream: numpy keeps raw streams stable between versions, not what is made of them."""
+    return np.random.PCG64DXSM(np.random.SeedSequence(entropy, spawn_key=key)).random_raw(n)
+
+
+def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> tuple[pa.RecordBatch, Counter[str]]:
+    """Draw rows [start, stop) of one copy; ``start`` is that of a block.
+
+    Returns
+    -------
+    batch : pyarrow.RecordBatch
+    counts : Counter
+        By column, rows for which no donor of the leaf was admissible; under "" rows that were drawn anew as a whole.
+    """
+    counts: Counter[str] = Counter()
+    numbers = np.arange(start, stop, dtype=np.int64)
+    arrays, dead = _Draw(model, entropy, copy, numbers, 0, counts).run()
+    for attempt in range(1, WHOLE_TRIES + 1):
+        if not len(dead):
+            return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema), counts
+        counts[""] += len(dead)
+        again, still = _Draw(model, entropy, copy, numbers[dead], attempt, counts).run()
+        place = np.arange(len(numbers))
+        place[dead] = len(numbers) + np.arange(len(dead))
+        arrays = [_concat(old, new).take(pa.array(place)) for old, new in zip(arrays, again, strict=True)]
+        dead = dead[still]
+    names = sorted({step.name for step in model.plan.steps if step.limits})
+    raise PlanError(
+        f"{len(dead)} row(s) found no admissible values in {WHOLE_TRIES} tries. What is forbidden and the bounds of "
+        f"{', '.join(map(repr, names))} leave them none: do they contradict each other, a rule, or kept columns?"
+    )
+
+
+def _concat(a: pa.Array, b: pa.Array) -> pa.Array:
+    whole = pa.chunked_array([a, b])
+    return (whole.unify_dictionaries() if pa.types.is_dictionary(a.type) else whole).combine_chunks()
+
+
+def mixed(a: pa.Array, b: pa.Array, take_b: NDArray[np.bool_]) -> pa.Array:
+    """Values of b where wanted, else of a."""
+    if take_b.all():
+        return b
+    return _concat(a, b).take(pa.array(np.arange(len(a)) + len(a) * take_b))
+
+
+class _Draw:
+    """Some rows of a copy.
+
+    The codes are kept row by row, because a tree walk reads many columns of one row::
+
+        codes[row, slot]    | age sex job ... |   filled from left to right in visit sequence
+
+    A column is drawn for all rows before the next, so that its tree comes to the cache once.
+
+    Parameters
+    ----------
+    numbers : ndarray of shape (n,), dtype=int64
+        Of the rows within the copy.
+    attempt : int
+        0, or how often these rows were drawn before.
+    """
+
+    def __init__(
+        self, model: Model, entropy: int, copy: int, numbers: NDArray[np.int64], attempt: int, counts: Counter[str]
+    ) -> None:
+        self.model = model
+        self.entropy = entropy
+        self.copy = copy
+        self.numbers = numbers
+        self.attempt = attempt
+        self.counts = counts
+        self.codes = np.zeros((len(numbers), len(model.variables)), np.uint16)
+        self.arrays: list[pa.Array] = [None] * len(model.variables)
+        self.ranks: dict[int, Ranks] = {}
+        self.dead = np.zeros(len(numbers), bool)
+
+    def run(self) -> tuple[list[pa.Array], NDArray[np.int64]]:
+        """The columns, and the places of rows for which no value of some column was admissible."""
+        self.rows_of_strata = [np.arange(len(self.numbers), dtype=np.uint32)]
+        strata = self.model.strata
+        for step in self.model.plan.steps:
+            if self.model.given is not None and step.name in self.model.given.column_names:
+                self._set(step, self.model.given.column(step.name).combine_chunks().take(pa.array(self.numbers)))
+            elif step.action == "passive":
+                self._compute(step)
+            elif step.action == "identifier":
+                self._identify(step)
+            elif step.action == "keep":
+                self._set_ranks(step, self.model.kept[step.slot][self.numbers])
+            elif step.action == "stratum":
+                self._draw_stratum(step)
+            else:
+                self._draw(step)
+            if strata is not None and step.slot == strata.slots[-1]:
+                self._part_by_stratum()
+        return self.arrays, np.flatnonzero(self.dead)
+
+    def _set(self, step: Step, array: pa.Array) -> None:
+        self.arrays[step.slot] = array
+        self.codes[:, step.slot] = self.model.variables[step.slot].nearest_codes(array)
+
+    def _set_ranks(self, step: Step, ranks: Ranks) -> None:
+        variable = self.model.variables[step.slot]
+        self.codes[:, step.slot] = variable.codes(ranks)
+        self.arrays[step.slot] = variable.decode(ranks)
+        if self.model.strata is not None and step.slot in self.model.strata.slots:
+            self.ranks[step.slot] = ranks
+
+    def _column(self, slot: int) -> pa.Array:
+        return self.arrays[slot]
+
+    def _table(self, slots: tuple[int, ...]) -> pa.Table:
+        return table_of(slots, self._column, self.model.variables, self.model.frame.schema)
+
+    def _words(self, kind: int, slot: int, n_words: int, attempt: int) -> NDArray[np.uint64]:
+        """Random words (n_words, n): each block of rows has a stream of its own, and so has each further attempt."""
+        parts = []
+        for low in range(0, len(self.numbers), BLOCK_ROWS):
+            n, block = min(BLOCK_ROWS, len(self.numbers) - low), int(self.numbers[low]) // BLOCK_ROWS
+            key = (kind, self.copy, slot, block) + ((attempt,) if attempt else ())
+            parts.append(random_words(self.entropy, key, n * n_words).reshape(n_words, n))
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    # Strata
+
+    def _draw_stratum(self, step: Step) -> None:
+        strata = self.model.strata
+        assert strata is not None
+        drawn = strata.draw(self._words(STRATUM, 0, 1, self.attempt * (TRIES + 2))[0])
+        of_slot = strata.ranks[drawn, strata.slots.index(step.slot)]
+        self._set_ranks(step, of_slot.astype(self.model.variables[step.slot].rank_dtype))
+
+    def _part_by_stratum(self) -> None:
+        strata = self.model.strata
+        assert strata is not None
+        given = self.model.given
+        if given is not None and self.model.variables[strata.slots[0]].name in given.column_names:
+            ranks = [self.model.variables[slot].rank(pa.chunked_array([self.arrays[slot]])) for slot in strata.slots]
+        else:
+            ranks = [self.ranks[slot] for slot in strata.slots]
+        number = strata.numbers(ranks)
+        order = np.argsort(number, kind="stable").astype(np.uint32)
+        ends = np.searchsorted(number[order], np.arange(len(strata.rows)), side="right")
+        self.rows_of_strata = [np.sort(part) for part in np.split(order, ends[:-1])]
+
+    # Columns
+
+    def _compute(self, step: Step) -> None:
+        schema = self.model.frame.schema
+        array = evaluate(step, self._table(step.predictors), schema)
+        where = self.model.where.get(step.slot)
+        if where is not None:
+            original = self.model.variables[step.slot].decode(self.model.kept[step.slot][self.numbers])
+            array = mixed(original, array, where[self.numbers])
+        self._set(step, array)
+
+    def _identify(self, step: Step) -> None:
+        assert step.pattern is not None
+        field = self.model.frame.schema.field(step.name)
+        entropy, first, k = self.model.extent
+        key = int(random_words(entropy, (IDENTIFIER, self.copy, step.slot), 1)[0])
+        start, stop = int(self.numbers.min()), int(self.numbers.max()) + 1
+        made = fresh(step.pattern, key, first + start, first + stop, k, field.type)
+        self.arrays[step.slot] = made.take(pa.array(self.numbers - start))
+
+    def _draw(self, step: Step) -> None:
+        model, variable = self.model, self.model.variables[step.slot]
+        n, columns = len(self.numbers), model.columns(self.copy, step.slot)
+        where = model.where.get(step.slot)
+        replaced = np.ones(n, bool) if where is None else where[self.numbers]
+        if where is None:
+            ranks: Ranks = np.zeros(n, variable.rank_dtype)
+        else:
+            ranks = model.kept[step.slot][self.numbers].copy()
+        numbers = np.full(n if any(column.shift is not None for column in columns) else 0, np.nan)
+        clipped = not step.limits
+        words = self._words_of(step, columns, 0)
+        for column, rows in zip(columns, self.rows_of_strata, strict=True):
+            for part in _parts(rows[replaced[rows]]):
+                column.draw(self.codes, part, _of_rows(words, part), ranks, numbers, clipped)
+        free = replaced
+        if step.rules:
+            free = replaced.copy()
+            for rank, under in under_rules(step, self._table(_parents(step))):
+                under &= replaced
+                ranks[under], free[under] = rank, False
+                if len(numbers):
+                    numbers[under] = np.nan
+        if step.limits:
+            self._admit(step, columns, ranks, numbers, replaced, free)
+        array = variable.compose(ranks, numbers) if len(numbers) else variable.decode(ranks)
+        if len(numbers):
+            self._set(step, array)
+        else:
+            self._set_ranks(step, ranks)
+
+    def _words_of(self, step: Step, columns: list[ColumnModel], attempt: int) -> NDArray[np.uint64]:
+        n_words = max(column.n_words for column in columns)
+        return self._words(DRAW, step.slot, n_words, attempt + self.attempt * (TRIES + 2))
+
+    # Limits
+
+    def _admit(
+        self,
+        step: Step,
+        columns: list[ColumnModel],
+        ranks: Ranks,
+        numbers: NDArray[np.float64],
+        replaced: NDArray[np.bool_],
+        free: NDArray[np.bool_],
+    ) -> None:
+        """Draw rows that break a limit again: in their leaves, and up the tree where these have nothing admissible."""
+
+        def admissible(rows: Rows, rank: Ranks, number: NDArray[np.float64]) -> NDArray[np.bool_]:
+            return self._within_limits(step, columns, rows, rank, number)
+
+        everywhere = np.flatnonzero(replaced).astype(np.uint32)
+        shifted = numbers if len(numbers) else np.full(len(ranks), np.nan)
+        bad = everywhere[~admissible(everywhere, ranks[everywhere], shifted[everywhere])]
+        self.dead[bad[~free[bad]]] = True  # a rule sets what is not admissible
+        bad = bad[free[bad]]
+        for attempt in range(1, TRIES + 1):
+            if not len(bad):
+                return
+            words = self._words_of(step, columns, attempt)
+            for column, rows in zip(columns, self.rows_of_strata, strict=True):
+                here = np.intersect1d(bad, rows, assume_unique=True)
+                column.draw(self.codes, here, _of_rows(words, here), ranks, numbers, clipped=False)
+            bad = bad[~admissible(bad, ranks[bad], shifted[bad])]
+        words = self._words_of(step, columns, TRIES + 1)
+        for column, rows in zip(columns, self.rows_of_strata, strict=True):
+            here = np.intersect1d(bad, rows, assume_unique=True)
+            lost, climbed = climb(column, self.codes, here, _of_rows(words, here)[-1], admissible, ranks, shifted)
+            self.counts[step.name] += climbed
+            self.dead[lost] = True
+
+    def _within_limits(
+        self, step: Step, columns: list[ColumnModel], rows: Rows, rank: Ranks, number: NDArray[np.float64]
+    ) -> NDArray[np.bool_]:
+        model, variable = self.model, self.model.variables[step.slot]
+        own = variable.compose(rank, number) if np.isfinite(number).any() else variable.decode(rank)
+        whole = np.array_equal(rows, np.arange(len(self.numbers)))
+
+        def column(slot: int) -> pa.Array:
+            if slot == step.slot:
+                return own
+            return self.arrays[slot] if whole else self.arrays[slot].take(pa.array(rows))
+
+        ok: NDArray[np.bool_] = np.ones(len(rows), bool)
+        grids = [of_stratum.shift.grid for of_stratum in columns if of_stratum.shift is not None]
+        if grids:
+            # Numbers beyond the observed range are drawn again, too, instead of moved to its end.
+            low, high = min(grid.low for grid in grids), max(grid.high for grid in grids)
+            ok &= ~((number < low) | (number > high))
+        for limit in step.limits:
+            ok &= within_limit(step.name, limit, column, model.plan, model.variables, model.frame.schema)
+        return ok
+
+
+def _parents(step: Step) -> tuple[int, ...]:
+    return tuple(sorted({slot for rule in step.rules for slot in rule.parents}))
+
+
+def _of_rows(words: NDArray[np.uint64], rows: Rows) -> NDArray[np.uint64]:
+    """Random words (n_words, n) of some rows."""
+    return words if len(rows) == words.shape[1] else np.ascontiguousarray(words[:, rows])
+
+
+def _parts(rows: Rows) -> Iterator[Rows]:
+    """The rows, so many at a time that their codes stay in the cache."""
+    return (rows[low : low + BLOCK_ROWS] for low in range(0, len(rows), BLOCK_ROWS))
+
+

@@ -1,0 +1,138 @@
+"""A fitted plan: all that drawing needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fastsynth.columns import Ranks, Variable
+from fastsynth.methods import ColumnModel, Nested
+from fastsynth.plan import Plan
+from fastsynth.slopes import Slopes
+from fastsynth.source import Frame
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Strata:
+    """Combinations of values of the columns that tell strata apart.
+
+    Attributes
+    ----------
+    slots : tuple of int
+    ranks : ndarray of shape (n_strata, n_slots), dtype=uint32
+        Ascending.
+    rows : ndarray of shape (n_strata,), dtype=int64
+        Rows of the original in each.
+    """
+
+    slots: tuple[int, ...]
+    ranks: NDArray[np.uint32]
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, slots: tuple[int, ...], ranks: list[Ranks]) -> Strata:
+        """The combinations that occur among the ranks of all rows."""
+        sizes = [int(of_slot.max()) + 1 for of_slot in ranks]
+        _, first, rows = np.unique(_keys(ranks, sizes), return_index=True, return_counts=True)
+        return cls(slots, np.column_stack([of_slot[first] for of_slot in ranks]).astype(np.uint32), rows)
+
+    def numbers(self, ranks: list[Ranks]) -> NDArray[np.int64]:
+        """Number of the stratum of each row, -1 for a combination that the original does not have."""
+        sizes = (self.ranks.max(0) + 1).tolist()
+        known = _keys(list(self.ranks.T), sizes)
+        keys = _keys(ranks, sizes)
+        found = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+        inside = np.all([of_slot < size for of_slot, size in zip(ranks, sizes, strict=True)], axis=0)
+        return np.where(inside & (known[found] == keys), found, -1)
+
+    def draw(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """A stratum for each random word, in proportion to its rows."""
+        ends = np.cumsum(self.rows)
+        picked = (words >> np.uint64(32)) * np.uint64(ends[-1]) >> np.uint64(32)
+        return np.searchsorted(ends, picked.astype(np.int64), side="right")
+
+
+def _keys(ranks: list[Ranks], sizes: list[int]) -> NDArray[np.int64]:
+    """One number for each combination, in their order."""
+    keys = np.zeros(len(ranks[0]), np.int64)
+    for of_slot, size in zip(ranks, sizes, strict=True):
+        keys = keys * size + of_slot
+    return keys
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A fitted plan. Holds real values in its leaves, and all rows of columns that are kept.
+
+    Attributes
+    ----------
+    plan : Plan
+    variables : tuple of Variable
+    frame : Frame
+        The caller's kind of table.
+    n_rows : int
+        Rows of the original.
+    fit_rows : int or None
+        Rows the models were fitted on, where not all were used.
+    fits : tuple of dict
+        Column model by slot: for each fit (one for all copies, or one for each where each has rows of its own) one
+        for each stratum.
+    kept : dict
+        Ranks of all rows by slot, for columns of which some cells are not synthesised.
+    slopes : Slopes
+        Of the original's numeric columns; without any in models of one partition.
+    strata : Strata or None
+    where : dict
+        By slot, the rows (n_rows,) that are replaced, for columns of which not all are.
+    effective : float or None
+        With weights, the number of rows that the original is worth (Kish).
+    given : pyarrow.Table or None
+        Columns that the caller fixes, for the rows of a copy.
+    extent : tuple of int
+        For identifiers, which differ between all rows of a copy: random state, the copy's first row that this model
+        draws, rows of the copy.
+    """
+
+    plan: Plan
+    variables: tuple[Variable, ...]
+    frame: Frame
+    n_rows: int
+    fit_rows: int | None
+    fits: tuple[dict[int, ColumnModel], ...]
+    kept: dict[int, Ranks]
+    slopes: Slopes
+    strata: Strata | None = None
+    where: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    effective: float | None = None
+    given: pa.Table | None = None
+    extent: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def n_strata(self) -> int:
+        """Number of strata, 1 without."""
+        return 1 if self.strata is None else len(self.strata.rows)
+
+    @property
+    def n_fits(self) -> int:
+        """Fits, each of all strata: 1, or one for each copy."""
+        return len(self.fits) // self.n_strata
+
+    def columns(self, copy: int, slot: int) -> list[ColumnModel]:
+        """Models of a column for a copy, one for each stratum."""
+        fit = copy if self.n_fits > 1 else 0
+        return [of_stratum[slot] for of_stratum in self.fits[fit * self.n_strata : (fit + 1) * self.n_strata]]
+
+    @property
+    def learned_rows(self) -> int | None:
+        """``fit_rows``, unless every column that has predictors is calibrated: then all rows count, not their share."""
+        columns = [
+            fit[step.slot]
+            for fit in self.fits
+            for step in self.plan.steps
+            if step.action == "draw" and step.predictors and not isinstance(step.method, Nested)
+        ]
+        whole = all(column.shift is not None or column.tilt is not None or column.is_margin for column in columns)
+        return None if whole and not self.plan.proper else self.fit_rows

@@ -1,0 +1,235 @@
+"""What callers say of single rows: cells to replace, weights, given columns; and columns that identify people."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fastsynth.columns import numbers_of
+from fastsynth.errors import DataError, DataWarning, OptionError, PlanError
+from fastsynth.execute import Executor
+from fastsynth.expressions import parse
+from fastsynth.identifiers import Pattern, find_pattern, looks_like_identifier
+from fastsynth.learn import Learned
+from fastsynth.methods import Identifier
+from fastsynth.model import Model
+from fastsynth.plan import Column, Plan, find_method
+from fastsynth.rowwise import holds
+from fastsynth.source import Source, read_table
+
+Mask = NDArray[np.bool_]
+
+
+# Identifiers
+
+
+def find_identifiers(learned: Learned, columns: Mapping[str, Column]) -> tuple[dict[str, Pattern], list[str]]:
+    """Columns of identifiers with the pattern of fresh ones, and columns of free text, which are to be left out.
+
+    Columns with a method of their own, or passive ones, are what the caller says.
+
+    Raises
+    ------
+    DataError
+        method="identifier" for a column without a pattern.
+    """
+    patterns, texts = {}, []
+    for variable in learned.variables:
+        column = columns.get(variable.name, Column())
+        if column.passive is not None or (column.method is not None and not _is_identifier(column)):
+            continue
+        looks = "identifier" if column.method is not None else looks_like_identifier(variable, learned.n_rows)
+        if looks is None:
+            continue
+        pattern = find_pattern(variable.values[variable.first :], variable.dtype) if looks == "identifier" else None
+        if pattern is not None:
+            patterns[variable.name] = pattern
+        elif column.method is not None:
+            raise DataError(
+                f"Column {variable.name!r} has method='identifier', but its values follow no pattern. Drop the column."
+            )
+        else:
+            texts.append(variable.name)
+    made = [name for name in patterns if columns.get(name, Column()).method is None]
+    if made:
+        warnings.warn(
+            f"{', '.join(map(repr, made))} identify people: fresh identifiers of the same pattern stand in the copies. "
+            "Say Column(method='identifier') to agree, or give another method.",
+            DataWarning,
+            stacklevel=2,
+        )
+    if texts:
+        warnings.warn(
+            f"{', '.join(map(repr, texts))} hold free text, different for nearly everybody: not in the copies. Drop them "
+            "from the table to agree, or give them a method.",
+            DataWarning,
+            stacklevel=2,
+        )
+    return patterns, texts
+
+
+def _is_identifier(column: Column) -> bool:
+    return column.method != "keep" and isinstance(find_method(column.method), Identifier)
+
+
+# Weights
+
+
+def read_weights(
+    source: Source, name: Any, columns: Mapping[str, Column] | None, executor: Executor
+) -> NDArray[np.float64]:
+    """Weights of all rows.
+
+    Raises
+    ------
+    OptionError, DataError
+        No such column, weights that are no numbers, negative, missing, or all zero.
+    """
+    if not isinstance(name, str):
+        raise OptionError(f"weights={name!r}: must be the name of a column.")
+    if name not in source.frame.schema.names:
+        raise PlanError(f"weights: no column {name!r} in the table.")
+    if name in (columns or {}):
+        raise OptionError(f"columns[{name!r}]: the weights are not synthesised, so nothing can be special about them.")
+    slim = source.without([other for other in source.frame.schema.names if other != name])
+    try:
+        found = executor.map(_numbers_of_piece, slim, slim.jobs(), lambda _, part: part)
+    except pa.ArrowException:
+        raise DataError(f"weights: column {name!r} holds no numbers.") from None
+    weights = np.concatenate(found)
+    bad = int((~(np.isfinite(weights) & (weights >= 0))).sum())
+    if bad or not weights.any():
+        raise DataError(f"weights: {bad} row(s) of {name!r} are missing or negative, or all are zero. Correct them.")
+    return weights
+
+
+def _numbers_of_piece(source: Source, piece: int, *held: Any) -> NDArray[np.float64]:
+    return np.concatenate([np.zeros(0), *(numbers_of(batch.column(0)) for batch in source.batches(piece, *held))])
+
+
+# Cells to replace
+
+
+def read_where(source: Source, where: Any, executor: Executor) -> dict[str, Mask] | None:
+    """By column, the rows (n,) that are replaced.
+
+    Raises
+    ------
+    OptionError, PlanError
+        No table or dict, a mask of another length or type, an unknown column.
+    """
+    if where is None:
+        return None
+    given = _where_by_name(where)
+    n, masks, expressions = source.starts[-1], {}, {}
+    unknown = [name for name in given if name not in source.frame.schema.names]
+    if unknown:
+        raise PlanError(f"where: no column {', '.join(map(repr, unknown))} in the table.")
+    for name, of_column in given.items():
+        if isinstance(of_column, pl.Expr | str):
+            expressions[name] = parse(f"where of {name!r}", of_column)
+            continue
+        mask = np.asarray(of_column)
+        if mask.shape != (n,) or mask.dtype != bool:
+            raise OptionError(
+                f"where of {name!r}: must be an expression, or {n} values that are True or False and not missing."
+            )
+        masks[name] = mask
+    if expressions:
+        parts = executor.map(_where_of_piece, (source, expressions), source.jobs(), lambda _, part: part)
+        masks |= {name: np.concatenate([part[name] for part in parts]) for name in expressions}
+    if not any(mask.any() for mask in masks.values()):
+        raise OptionError("where: no cell would be replaced.")
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def _where_by_name(where: Any) -> Mapping[str, Any]:
+    if isinstance(where, Mapping):
+        return where
+    try:
+        table, _ = read_table(where)
+    except DataError:
+        raise OptionError(
+            f"where must be a dict of expressions or masks by column, or a table of bool, not {type(where).__name__}."
+        ) from None
+    other = [field.name for field in table.schema if not pa.types.is_boolean(field.type)]
+    if other:
+        raise OptionError(f"where: column(s) {', '.join(map(repr, other))} are not of type bool.")
+    return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+def _where_of_piece(
+    shared: tuple[Source, dict[str, pl.Expr]], piece: int, *held: Any
+) -> dict[str, Mask]:
+    source, expressions = shared
+    batches = list(source.batches(piece, *held))
+    return {
+        name: np.concatenate([holds(f"where of {name!r}", expression, batch) for batch in batches])
+        for name, expression in expressions.items()
+    }
+
+
+def replaced_cells(plan: Plan, where: Mapping[str, Mask] | None) -> dict[int, Mask]:
+    """By slot, the rows that are replaced: those of the caller, and passive cells of which a parent is."""
+    replaced: dict[int, Mask] = {}
+    for step in plan.steps if where else ():
+        if where and step.name in where:
+            replaced[step.slot] = where[step.name]
+        elif step.action == "passive":
+            parents = [replaced[slot] for slot in step.predictors if slot in replaced]
+            replaced[step.slot] = np.any(parents, axis=0)
+    return replaced
+
+
+# Given columns
+
+
+def read_given(given: Any, model: Model) -> pa.Table:
+    """Given columns in their exact types.
+
+    Raises
+    ------
+    OptionError, DataError
+        Unknown columns, columns drawn after others that are not given, other types, unknown categories.
+    """
+    table, _ = read_table(given)
+    schema = model.frame.schema
+    unknown = [name for name in table.column_names if name not in schema.names]
+    if unknown or not table.num_rows or not table.num_columns:
+        raise OptionError(
+            f"given: {'no column ' + ', '.join(map(repr, unknown)) if unknown else 'no rows or no columns'}. It takes "
+            "columns of the original."
+        )
+    order = [step.name for step in model.plan.steps]
+    late = [name for name in order[: len(table.column_names)] if name not in table.column_names]
+    if late:
+        first = ", ".join(map(repr, [n for n in order if n in table.column_names]))
+        raise OptionError(
+            f"given: {', '.join(map(repr, late))} would be drawn before given columns, and not depend on them. Fit with a "
+            f"visit_sequence that begins with {first}."
+        )
+    by_name = {step.name: step for step in model.plan.steps}
+    fixed = [name for name in table.column_names if by_name[name].action in ("passive", "keep")]
+    if model.plan.where or fixed:
+        raise OptionError(
+            f"given: {', '.join(map(repr, fixed)) or 'the rows'} are kept or computed, so they cannot be given as well."
+        )
+    wanted = pa.schema([schema.field(name) for name in table.column_names])
+    try:
+        table = pl.DataFrame(table).cast(dict(pl.DataFrame(wanted.empty_table()).schema)).to_arrow().cast(wanted)
+    except Exception:
+        raise DataError("given: a column holds values that its type in the original cannot hold.") from None
+    for name in table.column_names:
+        variable = model.variables[by_name[name].slot]
+        column = table.column(name).combine_chunks()
+        codes = variable.nearest_codes(column)
+        lost = int((codes >= variable.n_codes).sum()) if variable.kind != "numeric" else 0
+        if lost:
+            raise DataError(f"given: {lost} row(s) of {name!r} hold categories that the original does not have.")
+    return table
