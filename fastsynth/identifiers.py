@@ -1,32 +1,18 @@
 """Identifiers: the pattern of a column of them, and fresh ones of that pattern.
 
-Terms
------
-form
-    How identifiers of one length are written: the characters that can stand at each position, a single one where all
-    real ones share it.
-stem
-    Text that all identifiers begin with, before a number: "P" of P1, P2, ...
-consecutive
-    Identifiers that count: a stem and nearly every number from the least to the greatest.
-
-A pattern has no real identifier in it: a character is kept only where at least ``LEAST`` share it, any other position
-has a whole class of characters, and the least number of a count is rounded down. A fresh identifier can equal a real
-one by chance, the more so the fuller the pattern is with real ones, but nothing of the row it stands in hangs on it.
-Check digits are digits like any other here: most fresh identifiers fail the check.
-
-This module knows nothing of plans, copies or files.
+A pattern has no real identifier in it. It keeps a character where all values of a length, at least ``LEAST``, share it;
+any other position has a class of characters, and the first number of a count is rounded down. A fresh identifier can
+equal a real one by chance, more often the fuller the pattern is, but the rest of its row does not depend on that. Check
+digits are digits like any other: most fresh identifiers fail the check. Plans, copies and files are not known here.
 """
 
 from __future__ import annotations
 
 import math
-import os.path
-import string
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Literal
+from itertools import groupby, pairwise, takewhile
+from string import ascii_letters, ascii_lowercase, ascii_uppercase, digits
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,76 +22,49 @@ from numpy.typing import NDArray
 from fastsynth.columns import Variable, storage_of
 from fastsynth.errors import OptionError
 
-Words = NDArray[np.uint64]
-DIGITS = string.digits
-# Narrow ones first: a position has the first class that all its characters are in.
-CLASSES = (
-    DIGITS,
-    string.ascii_uppercase,
-    string.ascii_lowercase,
-    DIGITS + "ABCDEF",
-    DIGITS + "abcdef",
-    DIGITS + string.ascii_uppercase,
-    DIGITS + string.ascii_lowercase,
-    string.ascii_letters,
-    DIGITS + string.ascii_letters,
-)
-# Text of which more than this share is distinct identifies people, if there are so many values; whole numbers that are
-# all different do from so many rows.
+# Text of so many values, and of more than this share distinct, names people; so do whole numbers of so many rows.
 IDENTIFIER_SHARE, IDENTIFIER_LEVELS, IDENTIFIER_NUMBERS = 0.9, 10, 1_000
-# Values that have to share a character, or a length, for it to be part of the pattern.
-LEAST = 10
-# Share of the values that the lengths of the pattern cover, and of min..max that is used where identifiers count.
-COVERED = 0.9
-# Text of more lengths than this, or longer, is no identifier.
-MAX_LENGTHS, MAX_BYTES = 3, 128
-# With fewer values a position of hexadecimal digits can show decimal ones only, by chance.
-MANY = 50
-# Greatest decimal number read as an integer has so many digits.
-MAX_DIGITS = 18
+# A position has the first of these that all its characters are in.
+PURE = (digits, ascii_uppercase, ascii_lowercase)
+MIXED = (*(digits + some for some in ("ABCDEF", "abcdef", *PURE[1:])), ascii_letters, digits + ascii_letters)
+# Values that a length must have to be kept; share of all that those kept must have; share of the numbers from the
+# first to the last that occur where they count, lower since fuller patterns would have no room for a copy.
+LEAST, COVERED, DENSE = 10, 0.9, 0.75
+# Text of more lengths, or longer in bytes, is no identifier; numbers of more digits are not looked at as numbers.
+MAX_LENGTHS, MAX_BYTES, MAX_DIGITS = 3, 128, 18
+# With fewer values than MANY a hexadecimal position can show decimal digits only, by chance. A random word fills
+# PER_WORD positions: 62^10 < 2^60, and 9 * 10^9 is more than the rows of any table.
+MANY, PER_WORD = 50, 10
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What the identifiers of a column look like. Goes through JSON: ``Pattern(**json.loads(json.dumps(asdict(p))))``.
+    """What the identifiers of a column look like; ``Pattern(**json.loads(json.dumps(asdict(pattern))))`` is the same.
 
     Attributes
     ----------
     forms : tuple of tuple of str
-        Characters of each position, for each length; of whole numbers those of their digits. Empty for consecutive
-        ones.
+        For each length, the characters that can stand at each position; positions are bytes.
     shares : tuple of int
-        Percentage of the identifiers that has each form.
-    stem : str
-        Of consecutive ones, the text before the number.
-    start : int
-        Of consecutive ones, the first number.
-    width : int
-        Of consecutive ones, digits that the number is filled up to with zeros, or 0.
-
-    Examples
-    --------
-    >>> find_pattern(pa.array([f"NL-{i * i:05}" for i in range(300)]), pa.string()).forms[0][:4]
-    ('N', 'L', '-', '0123456789')
+        Identifiers of each form, in 10,000 real ones.
+    stem, start : str, int
+        Without forms, identifiers count from ``start``, after this text.
     """
 
     forms: tuple[tuple[str, ...], ...] = ()
     shares: tuple[int, ...] = ()
     stem: str = ""
     start: int = 0
-    width: int = 0
 
     def __post_init__(self) -> None:
-        # JSON has lists only.
-        object.__setattr__(self, "forms", tuple(map(tuple, self.forms)))
+        object.__setattr__(self, "forms", tuple(map(tuple, self.forms)))  # JSON has lists only
         object.__setattr__(self, "shares", tuple(self.shares))
 
 
 def looks_like_identifier(variable: Variable, n_rows: int) -> Literal["identifier", "text"] | None:
-    """Whether a column names people: by identifiers that fresh ones can be made of, or by anything else ("text").
+    """Whether a column names people: by identifiers of some pattern, or by anything else ("text"), as free text does.
 
-    Text does if it differs in more than 9 of 10 rows, whole numbers if all differ. "text" are also whole numbers with
-    negative ones among them, and ordered categories, to whose type no fresh ones can be added.
+    "text" are also whole numbers with negative ones, and ordered categories, whose type takes no fresh ones.
 
     Examples
     --------
@@ -117,86 +76,49 @@ def looks_like_identifier(variable: Variable, n_rows: int) -> Literal["identifie
         named = pa.types.is_integer(variable.dtype) and n_rows >= IDENTIFIER_NUMBERS and variable.n_used == n_rows
     else:
         named = variable.n_used >= IDENTIFIER_LEVELS and variable.n_used > IDENTIFIER_SHARE * n_rows
-    if not named:
-        return None
-    return "text" if find_pattern(variable.values[variable.first :], variable.dtype) is None else "identifier"
+    values = variable.values[variable.first :]
+    return None if not named else "identifier" if find_pattern(values, variable.dtype) else "text"
 
 
 def find_pattern(values: pa.Array, dtype: pa.DataType) -> Pattern | None:
-    """Pattern of identifiers, or None where they have none. O(characters).
-
-    Parameters
-    ----------
-    values : pyarrow.Array
-        The distinct values of a column; nulls are left out.
-    dtype : pyarrow.DataType
-        Type of the column: text, whole numbers, or categories of these.
+    """Pattern of the distinct values of a column of type ``dtype``, or None where they have none. O(characters).
 
     Examples
     --------
-    >>> find_pattern(pa.array(range(1, 2001)), pa.int64())
-    Pattern(forms=(), shares=(), stem='', start=1, width=0)
-    >>> find_pattern(pa.array(["a word", "two more words", "and so on"] * 10), pa.string()) is None
-    True
+    >>> find_pattern(pa.array([f"L-{i * i:05}" for i in range(300)]), pa.string()).forms[0][:3]
+    ('L', '-', '0123456789')
     """
+    plain = _plain(dtype)
     if pa.types.is_dictionary(values.type):
         values = storage_of(values.dictionary).take(values.indices)
-    if (pa.types.is_dictionary(dtype) and dtype.ordered) or len(values) - values.null_count < LEAST:
+    values = storage_of(values).drop_null()
+    if len(values) < LEAST or (plain is not dtype and dtype.ordered):
         return None
-    values = storage_of(values.drop_null())
-    if pa.types.is_integer(values.type):
-        return _pattern_of_numbers(values, _value_type(dtype))
-    return _pattern_of_text(values) if pa.types.is_large_string(values.type) else None
+    if pa.types.is_integer(plain):
+        return _pattern(values.cast(pa.large_string()), str(_greatest(plain))) if pc.min(values).as_py() >= 0 else None
+    return _pattern(values, "") if pa.types.is_large_string(values.type) else None
 
 
-def check_space(pattern: Pattern, k: int, dtype: pa.DataType, name: str = "") -> None:
-    """Refuse copies of more rows than there are identifiers of the pattern, or than the type can number.
-
-    Raises
-    ------
-    OptionError
-    """
-    room = min(space(pattern, dtype), _most(dtype.index_type) + 1 if pa.types.is_dictionary(dtype) else k)
+def check_space(pattern: Pattern, k: int, dtype: pa.DataType, name: str) -> None:
+    """Refuse copies of more rows than the pattern has identifiers, or the column's type can number."""
+    plain, forms = _plain(dtype), zip(pattern.forms, pattern.shares, strict=True)
+    rooms = [math.prod(map(len, form)) * sum(pattern.shares) // share for form, share in forms]
+    if not rooms:
+        rooms = [(_greatest(plain) + 1 if pa.types.is_integer(plain) else 10**MAX_DIGITS) - pattern.start]
+    room = min(rooms if plain is dtype else [*rooms, _greatest(dtype.index_type) + 1])
     if k > room:
         raise OptionError(
-            f"{f'Column {name!r}' if name else 'The column'}: a copy of k={k:,} rows needs as many identifiers, and "
-            f"only {room:,} of type {dtype} have the pattern of the real ones. Ask for at most {room:,} rows, cast the "
-            "column to text or a larger type, or drop it."
+            f"Column {name!r}: k={k:,} rows need as many identifiers, but only {room:,} of type {dtype} have the "
+            f"pattern of the real ones. Ask for at most k={room:,} rows, or drop the column."
         )
 
 
-def space(pattern: Pattern, dtype: pa.DataType) -> int:
-    """Identifiers that have a pattern.
-
-    Examples
-    --------
-    >>> space(Pattern(forms=(("N", "L", "0123456789", "0123456789"),), shares=(100,)), pa.string())
-    100
-    """
-    if pattern.forms:
-        return sum(_sizes(pattern))
-    number = pa.types.is_integer(_value_type(dtype))
-    return (_most(_value_type(dtype)) + 1 if number else 10 ** (pattern.width or MAX_DIGITS)) - pattern.start
-
-
 def fresh(pattern: Pattern, copy_key: int, start: int, stop: int, k: int, dtype: pa.DataType) -> pa.Array:
-    """Identifiers of rows ``start`` to ``stop`` - 1 of a copy of ``k`` rows, in no order. O(characters).
+    """Identifiers of rows ``start`` to ``stop`` - 1 of a copy of ``k`` rows, all different. O(characters).
 
-    They are a function of pattern, key and number of the row, one to one: all rows of a copy differ, and blocks of rows
-    can be made anywhere. The key is no secret. Also consecutive ones are shuffled: a copy that keeps some columns has
-    the rows in their real order, in which identifiers that count would be the real ones.
-
-    Parameters
-    ----------
-    copy_key : int
-        64 random bits, the same for all blocks of a copy.
-    dtype : pyarrow.DataType
-        Type of the column, and of the result.
-
-    Raises
-    ------
-    OptionError
-        Rows beyond k, or what ``check_space`` refuses.
+    They depend on pattern, key (64 random bits a copy), k and number of the row only, so blocks can be made anywhere.
+    Identifiers that count are shuffled too: a copy that keeps columns has its rows in their real order, and ascending
+    ones would be the real ones.
 
     Examples
     --------
@@ -205,176 +127,122 @@ def fresh(pattern: Pattern, copy_key: int, start: int, stop: int, k: int, dtype:
     """
     if not 0 <= start <= stop <= k:
         raise OptionError(f"start={start}, stop={stop}: must be 0 <= start <= stop <= k={k}.")
-    check_space(pattern, k, dtype)
-    target = _value_type(dtype)
-    order_key, *form_keys = _words(copy_key, 1 + len(pattern.forms))
-    rows = np.arange(start, stop, dtype=np.uint64)
-    places = rows if len(pattern.forms) == 1 else _shuffle(rows, k, order_key)
+    check_space(pattern, k, dtype, "?")  # beyond it the shuffles would not end
+    keys = _hash(np.arange(1 + len(pattern.forms), dtype=np.uint64), np.uint64(copy_key % 2**64))
+    places = np.arange(start, stop, dtype=np.uint64)
+    if len(pattern.forms) != 1:
+        places = _shuffle(places, k, keys[-1])
     if pattern.forms:
-        array = _write_forms(pattern, form_keys, places, k, target)
-    elif pa.types.is_integer(target):
-        array = _integers(places + np.uint64(pattern.start), target)
+        ends = [np.uint64(k * sum(pattern.shares[:i]) // sum(pattern.shares)) for i in range(1 + len(pattern.forms))]
+        rows = [np.flatnonzero((places >= first) & (places < end)) for first, end in pairwise(ends)]
+        parts = [_write(form, places[rows[i]] - ends[i], keys[i]) for i, form in enumerate(pattern.forms)]
+        array = pa.concat_arrays(parts).take(pa.array(np.argsort(np.concatenate(rows))))
     else:
-        numbers = pc.utf8_lpad(pa.array(places + np.uint64(pattern.start)).cast(pa.large_string()), pattern.width, "0")
-        array = pc.binary_join_element_wise(pa.scalar(pattern.stem, pa.large_string()), numbers, "")
-    array = array.cast(target)
+        numbers = pa.array(places + np.uint64(pattern.start)).cast(pa.string())
+        array = pc.binary_join_element_wise(pattern.stem, numbers, "")
+    array = array.cast(_plain(dtype))
     if pa.types.is_dictionary(dtype):
-        numbers = pa.array(np.arange(len(array))).cast(dtype.index_type)
-        array = pa.DictionaryArray.from_arrays(numbers, array, ordered=dtype.ordered)
+        array = pa.DictionaryArray.from_arrays(pa.array(np.arange(len(array))).cast(dtype.index_type), array)
     return array
 
 
-def _pattern_of_numbers(values: pa.Array, dtype: pa.DataType) -> Pattern | None:
-    lowest, highest = pc.min_max(values).as_py().values()
-    if lowest < 0:
-        return None
-    if len(values) >= COVERED * (highest - lowest + 1):
-        return Pattern(start=_round_start(lowest))
-    powers = np.array([10**i for i in range(1, 20)], np.uint64)
-    widths = 1 + np.searchsorted(powers, values.to_numpy(zero_copy_only=False).astype(np.uint64), "right")
-    shares = _shares(np.bincount(widths))
-    limit = str(_most(dtype))
-    return Pattern(tuple(_digits(width, limit) for width in shares), tuple(shares.values())) if shares else None
+def _plain(dtype: pa.DataType) -> pa.DataType:
+    return dtype.value_type if pa.types.is_dictionary(dtype) else dtype
 
 
-def _digits(width: int, limit: str) -> tuple[str, ...]:
-    """Positions of whole numbers of so many digits; of the longest that fit into a type, the part that surely fits."""
-    form = [DIGITS[1:]] + [DIGITS] * (width - 1)
-    if width == len(limit):
-        for i, digit in enumerate(limit):
-            form[i] = form[i][: form[i].index(digit)]
-            if form[i]:
-                break
-            form[i] = digit  # the lowest one possible here: the next position has to stay below the limit
-    return tuple(form)
+def _greatest(dtype: pa.DataType) -> int:
+    return int(np.iinfo(dtype.to_pandas_dtype()).max)
 
 
-def _pattern_of_text(values: pa.Array) -> Pattern | None:
-    stem, rest = _split(values)
-    counts = bool(pc.all(pc.ascii_is_decimal(rest)).as_py())
-    lengths = pc.binary_length(values).to_numpy()
+def _pattern(texts: pa.Array, limit: str) -> Pattern | None:
+    """Pattern of text, or with a limit of whole numbers up to that one."""
+    ends, lengths = pc.min_max(texts).as_py(), pc.binary_length(texts).to_numpy()
     if lengths.max() > MAX_BYTES:
         return None
-    zeros = counts and bool(pc.any(pc.and_(pc.starts_with(rest, "0"), pc.greater(pc.binary_length(rest), 1))).as_py())
-    same = lengths.min() == lengths.max()
-    if counts and (same or not zeros) and lengths.max() - len(stem.encode()) <= MAX_DIGITS:
-        lowest, highest = pc.min_max(rest.cast(pa.int64())).as_py().values()
-        if len(values) >= COVERED * (highest - lowest + 1):
-            return Pattern(stem=stem, start=_round_start(lowest), width=int(pc.binary_length(rest[0]).as_py()) * zeros)
-    shares = _shares(np.bincount(lengths))
-    if len(shares) > (MAX_BYTES if counts and not zeros else MAX_LENGTHS):
+    # What the first and the last in alphabetical order begin with, all do; a number may follow.
+    pairs = zip(ends["min"], ends["max"], strict=False)
+    stem = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)).rstrip(digits)
+    rest, n_stem = pc.utf8_slice_codeunits(texts, len(stem)), len(stem.encode())
+    numbers = pc.all(pc.match_substring_regex(rest, "^(0|[1-9][0-9]*)$")).as_py()
+    if numbers and lengths.max() - n_stem <= MAX_DIGITS:
+        first, last = pc.min_max(rest.cast(pa.int64())).as_py().values()
+        if len(texts) >= DENSE * (last - first + 1):
+            # 1 stays 1 and 1001 stays, but 4321 becomes 4000: it would be a real value.
+            unit = 10 ** (len(str(first)) - 1)
+            return Pattern(stem=stem, start=first if first % unit == 1 else first // unit * unit)
+    counts = {i: int(n) for i, n in enumerate(np.bincount(lengths)) if n >= max(LEAST, len(lengths) / 200)}
+    if sum(counts.values()) < COVERED * len(lengths) or (len(counts) > MAX_LENGTHS and not numbers):
         return None
     forms = []
-    for length in shares:
-        form = _form(values, lengths, length)
-        # Words of a few lengths are names rather than codes.
-        if form is None or (len(shares) > 1 and not any(len(c) > 1 and c[0] == "0" for c in form)):
+    for length in counts:
+        form = [digits] * length if limit else _form(texts, lengths == length, length)
+        # NDArray[np.uint64] of a few lengths are names rather than codes.
+        if not all(form) or (len(counts) > 1 and not any(one[0] == "0" and len(one) > 1 for one in form)):
             return None
-        if counts and not zeros and form[len(stem)] == DIGITS:
-            form[len(stem)] = DIGITS[1:]
+        if numbers and form[n_stem] == digits:
+            form[n_stem] = digits[1:]
+        if limit and length == len(limit):  # what surely fits: below 9 of 922..., 1 of 214..., below 18 of 184...
+            form[:2] = [digits[1 : int(limit[0])] or "1", digits[: int(limit[1])] if limit[0] == "1" else digits]
         forms.append(tuple(form))
-    return Pattern(tuple(forms), tuple(shares.values())) if forms else None
+    return Pattern(tuple(forms), tuple(10_000 * n // len(lengths) for n in counts.values()))
 
 
-def _split(values: pa.Array) -> tuple[str, pa.Array]:
-    """What all values begin with, up to a number, and the rest of each."""
-    ends = pc.min_max(values).as_py()
-    # What the first and the last in alphabetical order share, all do.
-    stem = os.path.commonprefix([ends["min"], ends["max"]]).rstrip(DIGITS)
-    return stem, pc.utf8_slice_codeunits(values, len(stem))
-
-
-def _round_start(lowest: int) -> int:
-    """Where counting starts: 1 of 1, 1001 of 1001, but 4000 of 4321, which is a real value and tells something."""
-    unit = 10 ** (len(str(lowest)) - 1)
-    rounded = lowest // unit * unit
-    return lowest if lowest == rounded + 1 else rounded
-
-
-def _shares(counts: NDArray[np.int64]) -> dict[int, int]:
-    """Percentage of each length that enough values have; none if these lengths leave out too much."""
-    kept = {i: int(n) for i, n in enumerate(counts) if n >= LEAST and round(100 * n / counts.sum()) >= 1}
-    if sum(kept.values()) < COVERED * counts.sum():
-        return {}
-    return {i: round(100 * n / sum(kept.values())) for i, n in kept.items()}
-
-
-def _form(values: pa.Array, lengths: NDArray[np.int64], length: int) -> list[str] | None:
-    """Form of the values of one length in bytes; None if a position varies beyond letters and digits."""
-    offsets = np.frombuffer(values.buffers()[1], np.int64)[values.offset : values.offset + len(values)]
-    data = np.frombuffer(values.buffers()[2], np.uint8)
-    offsets = offsets[lengths == length]
-    seen = [np.flatnonzero(np.bincount(data[offsets + i], minlength=256)).astype(np.uint8) for i in range(length)]
+def _form(texts: pa.Array, chosen: NDArray[np.bool_], length: int) -> list[str]:
+    """Form of the values of one length; nothing at a position where more than letters and digits varies."""
+    _, offsets, data = texts.buffers()
+    starts = np.frombuffer(offsets, np.int64, texts.offset + len(texts))[texts.offset :][chosen]
+    letters = np.frombuffer(data, np.uint8)
+    seen = ["".join(map(chr, np.flatnonzero(np.bincount(letters[starts + i])))) for i in range(length)]
     form: list[str] = []
-    for constant, run in groupby(seen, lambda found: len(found) == 1):
-        found = [bytes(one) for one in run]
-        try:
-            form += b"".join(found).decode() if constant else _classes([one.decode("ascii") for one in found], offsets)
-        except (UnicodeDecodeError, StopIteration):
-            return None
+    for constant, group in groupby(seen, lambda chars: len(chars) == 1):
+        run = list(group)
+        # Mixed neighbours are of one class, and with few values others that it holds can look pure by chance.
+        common = _class_of("".join(chars for chars in run if _class_of(chars) not in PURE))
+        for chars in run:
+            alone = _class_of(chars) in PURE and (len(starts) >= MANY or not set(chars) <= set(common))
+            form.append(chars if constant else _class_of(chars) if alone else common)
     return form
 
 
-def _classes(run: list[str], rows: NDArray[np.int64]) -> list[str]:
-    """Classes of neighbouring positions, of which those with both letters and digits have one class."""
-    classes = [next(c for c in CLASSES if set(one) <= set(c)) for one in run]
-    mixed = {char for one, c in zip(run, classes, strict=True) if CLASSES.index(c) > 2 for char in one}
-    if not mixed:
-        return classes
-    common = next(c for c in CLASSES if mixed <= set(c))
-    return [
-        common if CLASSES.index(c) > 2 or (len(rows) < MANY and set(one) <= set(common)) else c
-        for one, c in zip(run, classes, strict=True)
-    ]
+def _class_of(chars: str) -> str:
+    return next((one for one in PURE + MIXED if set(chars) <= set(one)), "")
 
 
-def _sizes(pattern: Pattern) -> list[int]:
-    return [math.prod(map(len, form)) for form in pattern.forms]
+def _write(form: tuple[str, ...], places: NDArray[np.uint64], key: np.uint64) -> pa.Array:
+    """Text of some places in a form: the positions that vary are the digits of the shuffled place."""
+    written = np.tile(np.frombuffer("".join(one[0] for one in form).encode("latin-1"), np.uint8), (len(places), 1))
+    varying = [i for i, one in enumerate(form) if len(one) > 1]
+    # The first word makes all different. Further ones, as a UUID has, need not and are hashes.
+    for start in range(0, len(varying), PER_WORD):
+        some = varying[start : start + PER_WORD]
+        key = _hash(np.array([start], np.uint64), key)[0]
+        left = _hash(places, key) if start else _shuffle(places, math.prod(len(form[i]) for i in some), key)
+        for i in some:
+            left, digit = np.divmod(left, np.uint64(len(form[i])))
+            written[:, i] = np.frombuffer(form[i].encode(), np.uint8)[digit]
+    offsets = np.arange(len(places) + 1) * len(form)
+    return pa.Array.from_buffers(pa.large_string(), len(places), [None, pa.py_buffer(offsets), pa.py_buffer(written)])
 
 
-def _rows_of_forms(pattern: Pattern, k: int) -> list[int]:
-    """Rows of a copy that have each form: by the shares, and what finds no room in one form is in the others."""
-    sizes = _sizes(pattern)
-    rows, left, share_left = [0] * len(sizes), k, sum(pattern.shares)
-    # The fullest first, so that what they cannot hold is known when the others get theirs.
-    for i in sorted(range(len(sizes)), key=lambda i: sizes[i] / pattern.shares[i]):
-        rows[i] = min(sizes[i], -(-left * pattern.shares[i] // share_left))
-        left, share_left = left - rows[i], share_left - pattern.shares[i]
-    return rows
+def _hash(rows: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+    """Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators: the finaliser of SplitMix64."""
+    z = rows * np.uint64(0x9E3779B97F4A7C15) + key
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
-def _write_forms(pattern: Pattern, keys: list[np.uint64], places: Words, k: int, target: pa.DataType) -> pa.Array:
-    ends = np.cumsum(_rows_of_forms(pattern, k)).astype(np.uint64)
-    form_of = np.searchsorted(ends, places, "right")
-    parts, chosen = [], []
-    for i, form in enumerate(pattern.forms):
-        chosen.append(np.flatnonzero(form_of == i))
-        written = _write(form, places[chosen[-1]] - (ends[i - 1] if i else np.uint64(0)), keys[i])
-        parts.append(_read_digits(written, target) if pa.types.is_integer(target) else _text(written))
-    if len(parts) == 1:
-        return parts[0]
-    return pa.concat_arrays(parts).take(pa.array(np.argsort(np.concatenate(chosen))))
-
-
-def _write(form: tuple[str, ...], places: Words, key: np.uint64) -> NDArray[np.uint8]:
-    """Identifiers by their places in a form, as bytes: ndarray of shape (len(places), n_bytes).
-
-    The positions are the digits of a shuffled place. In forms of more than 60 bits only the first ones are, by which
-    all differ already; the others are hashed.
-    """
-    cells = [np.frombuffer(c, np.uint8) for one in form for c in _cells(one)]
-    written = np.empty((len(places), len(cells)), np.uint8)
-    size, run = 1, []
-    runs = []
-    for i, cell in enumerate(cells):
-        if size * len(cell) > WORD:
-            runs.append((size, run))
-            size, run = 1, []
-        size, run = size * len(cell), [*run, i]
-    for (size, run), word in zip([*runs, (size, run)], _words(int(key), len(runs) + 1), strict=True):
-        left = _hash(places, word) % np.uint64(size) if run[0] else _shuffle(places, size, word)
-        for i in run:
-            rest = left // np.uint64(len(cells[i]))
-            written[:, i] = cells[i][left - rest * np.uint64(len(cells[i]))]
-            left = rest
-    return written
+def _shuffle(places: NDArray[np.uint64], size: int, key: np.uint64) -> NDArray[np.uint64]:
+    """A permutation of range(size) at some places: on as many bits, repeated while the result is not within."""
+    bits = max((size - 1).bit_length(), 1)
+    mask, half = np.uint64(2**bits - 1), np.uint64((bits + 1) // 2)
+    words = _hash(np.arange(8, dtype=np.uint64), key).reshape(4, 2)
+    shuffled, outside = places.copy(), np.arange(len(places))
+    while len(outside):
+        z = shuffled[outside]
+        for factor, word in words:
+            z = (z * (factor | np.uint64(1)) + word) & mask
+            z = z ^ (z >> half)
+        shuffled[outside] = z
+        outside = outside[z >= np.uint64(size)]
+    return shuffled

@@ -5,7 +5,7 @@ Files are read twice, piece by piece: once to count the values of each column, o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,25 @@ class Learned:
             ranks = tuple(table.ranks[slot] for slot in left)
             table = EncodedTable(variables, ranks, np.take(table.codes, left, axis=0), source.frame)
         return Learned(source, variables, rows, table, self.slopes)
+
+    def without_values(self, names: Container[str]) -> Learned:
+        """The same with nothing known of the values of some columns: real identifiers do not live on in a model."""
+        blank = [slot for slot, v in enumerate(self.variables) if v.name in names]
+        if not blank:
+            return self
+        variables, rows = list(self.variables), list(self.rows)
+        for slot in blank:
+            variables[slot] = replace(variables[slot], values=variables[slot].values[:1], first=1, has_nan=False)
+            variables[slot] = replace(variables[slot], bins=None, has_missing=True, n_used=0)
+            rows[slot] = np.array([self.n_rows])
+        table = self.table
+        if table is not None:
+            ranks = list(table.ranks)
+            for slot in blank:
+                ranks[slot] = table.codes[slot]
+                table.codes[slot] = 0
+            table = replace(table, variables=tuple(variables), ranks=tuple(ranks))
+        return replace(self, variables=tuple(variables), rows=tuple(rows), table=table)
 
 
 def learn(source: Source, executor: Executor, tick: Tick, cont_na: Mapping[str, Sequence[Any]] | None = None) -> Learned:

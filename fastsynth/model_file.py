@@ -31,9 +31,10 @@ from fastsynth import _calibrate, _tree
 from fastsynth.calibration import Combination, Grid, Linear, Shift, Tilt
 from fastsynth.columns import Ranks, Variable, storage_of
 from fastsynth.errors import ModelFileError, OptionError, OutputError
-from fastsynth.methods import METHODS, ColumnModel, Tree
-from fastsynth.plan import Plan, Step
-from fastsynth.run import Model
+from fastsynth.identifiers import Pattern
+from fastsynth.methods import METHODS, ColumnModel, Pools, Tree
+from fastsynth.model import Model, Strata
+from fastsynth.plan import Fixed, Limit, Plan, Step
 from fastsynth.slopes import Slopes
 from fastsynth.source import Frame
 from fastsynth.version import __version__
@@ -48,6 +49,7 @@ NEIGHBOURS = 5
 COMBINATION = ("slots", "offset", "tables", "numbers", "pairs", "weights")
 LINEAR = ("slots", "offset", "index", "value")
 SLOPES = ("rows", "mean", "square", "product")
+POOLS = ("lowest", "offset", "donors")
 TILT = ("weights", "counts", "centre", "ranks")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -67,7 +69,12 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
             parts[f"bins_{slot:04}.arrow"] = _ipc(pa.table({"bins": v.bins}))
         if slot in model.kept:
             parts[f"kept_{slot:04}.arrow"] = _ipc(pa.table({"ranks": model.kept[slot]}))
+        if slot in model.where:
+            parts[f"where_{slot:04}.arrow"] = _ipc(pa.table({"where": model.where[slot]}))
         variables.append({name: getattr(v, name) for name in VARIABLE})
+    if model.strata is not None:
+        strata = {str(slot): model.strata.ranks[:, i] for i, slot in enumerate(model.strata.slots)}
+        parts["strata.arrow"] = _ipc(pa.table(strata | {"rows": model.strata.rows}))
     notes: dict[str, Any] = {}
     for copy, fit in enumerate(model.fits):
         for slot, column in sorted(fit.items()):
@@ -75,7 +82,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
                 if tree is not None:
                     parts.update(_tree_parts(f"fit_{copy:04}_{slot:04}_{letter}", tree))
             parts.update(_calibration_parts(f"fit_{copy:04}_{slot:04}", column))
-            if column.note:
+            if column.note or column.present is not None:
                 notes[f"fit_{copy:04}_{slot:04}"] = _calibration_record(column)
     manifest = {
         "format": FORMAT,
@@ -89,6 +96,8 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
         "lazy": model.frame.lazy,
         "proper": model.plan.proper,
         "n_fits": len(model.fits),
+        "strata": model.plan.strata,
+        "effective": model.effective,
         "slopes": model.slopes.names,
         "calibration": notes,
         "variables": variables,
@@ -214,7 +223,7 @@ def load(path: Path) -> tuple[Model, dict[str, Any]]:
         for name, checksum in manifest["sha256"].items():
             if hashlib.sha256(parts[name]).hexdigest() != checksum:
                 raise ModelFileError(f"{str(path)!r} is damaged: checksum of {name} differs. Fetch or fit it again.")
-        if manifest["polars"] != pl.__version__ and any(step["expression"] for step in manifest["steps"]):
+        if manifest["polars"] != pl.__version__ and any(map(_has_expression, manifest["steps"])):
             raise ModelFileError(
                 f"{str(path)!r} holds expressions of polars {manifest['polars']}; installed is {pl.__version__}, which "
                 "may read them otherwise. Install that version, or fit the model again."
@@ -229,19 +238,25 @@ def load(path: Path) -> tuple[Model, dict[str, Any]]:
         raise ModelFileError(f"{str(path)!r} is not a whole fastsynth model ({type(error).__name__}).") from None
 
 
+def _has_expression(step: dict[str, Any]) -> bool:
+    return step["expression"] is not None or bool(step["rules"]) or bool(step["limits"])
+
+
 def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
     schema = _table(parts["schema.arrow"]).schema
     variables = []
-    kept = {}
+    kept, where = {}, {}
     for slot, record in enumerate(manifest["variables"]):
-        ranks = _array(parts, f"kept_{slot:04}.arrow")
+        ranks, replaced = _array(parts, f"kept_{slot:04}.arrow"), _mask(parts, f"where_{slot:04}.arrow")
         if ranks is not None:
             kept[slot] = ranks
+        if replaced is not None:
+            where[slot] = replaced
         values = _table(parts[f"column_{slot:04}.arrow"]).column(0).combine_chunks()
         bins = _array(parts, f"bins_{slot:04}.arrow")
         dtype = schema.field(slot).type
         variables.append(Variable(**{name: record[name] for name in VARIABLE}, values=values, dtype=dtype, bins=bins))
-    steps = tuple(_read_step(record) for record in manifest["steps"])
+    steps = tuple(_read_step(record, len(variables)) for record in manifest["steps"])
     fits = tuple(
         {
             step.slot: _read_column(parts, manifest, f"fit_{copy:04}_{step.slot:04}", step.slot, variables)
@@ -253,8 +268,14 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
     frame = Frame(manifest["backend"], manifest["lazy"], schema)
     names, sums = tuple(manifest["slopes"]), _table(parts["slopes.arrow"])
     slopes = Slopes(names, *(sums[name].to_numpy().reshape(len(names), len(names)) for name in SLOPES))
-    plan, n_rows, fit_rows = Plan(steps, manifest["proper"]), manifest["n_rows"], manifest["fit_rows"]
-    return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, kept, slopes)
+    strata = None
+    if "strata.arrow" in parts:
+        table, slots = _table(parts["strata.arrow"]), tuple(manifest["strata"])
+        ranks = np.column_stack([table[str(slot)].to_numpy() for slot in slots])
+        strata = Strata(slots, ranks.astype(np.uint32), table["rows"].to_numpy())
+    plan = Plan(steps, manifest["proper"], tuple(manifest["strata"]), bool(where))
+    n_rows, fit_rows, effective = manifest["n_rows"], manifest["fit_rows"], manifest["effective"]
+    return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, kept, slopes, strata, where, effective)
 
 
 def _step_record(step: Step) -> dict[str, Any]:
@@ -262,35 +283,84 @@ def _step_record(step: Step) -> dict[str, Any]:
     if step.method is not None:
         options = {name: getattr(step.method, name) for name in step.method.__dataclass_fields__}
         method = {"name": step.method.name, **options}
-    expression = None
-    if step.expression is not None:
-        expression = json.loads(step.expression.meta.serialize(format="json"))
-        if not _is_safe(expression):
-            raise OptionError(
-                f"The passive expression of {step.name!r} calls Python code or a plugin, which a model file does not "
-                "carry. Write it with polars' own expressions only."
-            )
     return {
         "slot": step.slot,
         "name": step.name,
         "action": step.action,
         "method": method,
         "predictors": list(step.predictors),
-        "expression": expression,
+        "expression": _write_expression(step.name, step.expression),
+        "rules": [
+            {"expression": _write_expression(step.name, rule.expression), "parents": rule.parents, "rank": rule.rank}
+            for rule in step.rules
+        ],
+        "limits": [
+            {
+                "expression": _write_expression(step.name, limit.expression),
+                "parents": limit.parents,
+                "passive": limit.passive,
+                "values_only": limit.values_only,
+            }
+            for limit in step.limits
+        ],
+        "spikes": step.spikes,
+        "groups": step.groups,
+        "pattern": None if step.pattern is None else asdict(step.pattern),
     }
 
 
-def _read_step(record: dict[str, Any]) -> Step:
-    method = record["method"]
+def _read_step(record: dict[str, Any], n_slots: int) -> Step:
+    method, name = record["method"], record["name"]
     if method is not None:
-        method = METHODS[method["name"]](**{name: value for name, value in method.items() if name != "name"})
-    expression = record["expression"]
-    if expression is not None:
-        if not _is_safe(expression):
-            raise ModelFileError(f"The passive expression of {record['name']!r} may carry code. It is not read.")
-        # What is handed on is written anew from what was checked.
-        expression = pl.Expr.deserialize(io.StringIO(json.dumps(expression)), format="json")
-    return Step(record["slot"], record["name"], record["action"], method, tuple(record["predictors"]), expression)
+        method = METHODS[method["name"]](**{key: value for key, value in method.items() if key != "name"})
+    rules = tuple(
+        Fixed(_read_expression(name, rule["expression"]), tuple(rule["parents"]), rule["rank"])
+        for rule in record["rules"]
+    )
+    limits = tuple(
+        Limit(
+            _read_expression(name, limit["expression"]),
+            tuple(limit["parents"]),
+            tuple(limit["passive"]),
+            limit["values_only"],
+        )
+        for limit in record["limits"]
+    )
+    slots = [record["slot"], *record["predictors"], *(slot for of in (*rules, *limits) for slot in of.parents)]
+    if not all(0 <= slot < n_slots for slot in slots):
+        raise _unfit(name)
+    return Step(
+        record["slot"],
+        name,
+        record["action"],
+        method,
+        tuple(record["predictors"]),
+        None if record["expression"] is None else _read_expression(name, record["expression"]),
+        rules,
+        limits,
+        tuple(record["spikes"]),
+        record["groups"],
+        None if record["pattern"] is None else Pattern(**record["pattern"]),
+    )
+
+
+def _write_expression(name: str, expression: pl.Expr | None) -> Any:
+    if expression is None:
+        return None
+    written = json.loads(expression.meta.serialize(format="json"))
+    if not _is_safe(written):
+        raise OptionError(
+            f"An expression of {name!r} calls Python code or a plugin, which a model file does not carry. Write it with "
+            "polars' own expressions only."
+        )
+    return written
+
+
+def _read_expression(name: str, written: Any) -> pl.Expr:
+    if not _is_safe(written):
+        raise ModelFileError(f"An expression of {name!r} may carry code. It is not read.")
+    # What is handed on is written anew from what was checked.
+    return pl.Expr.deserialize(io.StringIO(json.dumps(written)), format="json")
 
 
 def _is_safe(node: Any) -> bool:
@@ -358,7 +428,8 @@ def _read_column(
     values = _read_tree(parts, f"{name}_v", n_slots, n_values if tilt is None else len(tilt.counts), tilt is None)
     means = None if shift is None else _read_tree(parts, f"{name}_a", n_slots, len(shift.means), False)
     first, present, note = variables[slot].first, record["present"], record["note"]
-    return ColumnModel(missing, values, first, kinds, tilt, shift, means, present, note)
+    pools = _read_pools(parts, f"{name}_pools", n_ranks)
+    return ColumnModel(missing, values, first, kinds, tilt, shift, means, present, pools, note)
 
 
 def _calibration_record(column: ColumnModel) -> dict[str, Any]:
@@ -377,11 +448,25 @@ def _calibration_parts(name: str, column: ColumnModel) -> dict[str, bytes]:
     if column.shift is not None:
         arrays |= {f"shift_{key}": getattr(column.shift.regression, key).ravel() for key in COMBINATION}
         arrays["shift_means"] = column.shift.means
+    if column.pools is not None:
+        arrays |= {f"pools_{key}": getattr(column.pools, key) for key in POOLS}
     for letter, tilt in (("tilt", column.tilt), ("kinds", column.tilt_missing)):
         if tilt is not None:
             arrays |= {f"{letter}_{key}": getattr(tilt.linear, key) for key in LINEAR}
             arrays |= {f"{letter}_{key}": getattr(tilt, key).ravel() for key in TILT}
     return {f"{name}_{key}.arrow": _ipc(pa.table({"x": array})) for key, array in arrays.items()}
+
+
+def _read_pools(parts: dict[str, bytes], name: str, n_ranks: int) -> Pools | None:
+    if f"{name}_offset.arrow" not in parts:
+        return None
+    pools = Pools(**{key: _array(parts, f"{name}_{key}.arrow") for key in POOLS})
+    offset, whole = pools.offset, len(pools.offset) == len(pools.lowest) + 1
+    if not whole or offset[0] < 0 or (np.diff(offset) < 0).any() or offset[-1] > len(pools.donors):
+        raise _unfit(name)
+    if len(pools.donors) and max(pools.donors.max(), pools.lowest.max()) >= n_ranks:
+        raise _unfit(name)
+    return pools
 
 
 def _read_shift(parts: dict[str, bytes], name: str, record: dict[str, Any], variables: list[Variable]) -> Shift | None:
@@ -465,6 +550,10 @@ def _ipc(table: pa.Table) -> bytes:
 
 def _table(part: bytes) -> pa.Table:
     return pa.ipc.open_file(pa.BufferReader(part)).read_all()
+
+
+def _mask(parts: dict[str, bytes], name: str) -> Any:
+    return None if name not in parts else _table(parts[name]).column(0).to_numpy()
 
 
 def _array(parts: dict[str, bytes], name: str) -> Any:

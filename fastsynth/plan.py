@@ -612,8 +612,6 @@ def _order(
     _refuse_cycle(needed)
     names = [v.name for v in variables]
     first = [*kept, *strata]
-    if given is None:
-        return _after_needed([name for name in names if name not in first], first, needed)
     if isinstance(given, str) and given == "auto":
         by_kind = sorted(variables, key=lambda v: _place(v, columns.get(v.name, PLAIN)))
         return _after_needed([v.name for v in by_kind if v.name not in first], first, needed)
@@ -623,6 +621,8 @@ def _order(
             f"outcome=True of {', '.join(map(repr, outcomes))} needs visit_sequence='auto', which it is a part of; "
             "in a sequence of your own put the column last."
         )
+    if given is None:
+        return _after_needed([name for name in names if name not in first], first, needed)
     if isinstance(given, str) or not all(isinstance(name, str) for name in given):
         raise OptionError("visit_sequence must be a list of column names, or 'auto'.")
     _check_known("visit_sequence", given, names)

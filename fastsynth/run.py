@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from fastsynth import draw
 from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, fit_calibrated
 from fastsynth.columns import EncodedTable, Variable
-from fastsynth.draw import BLOCK_ROWS, BOOTSTRAP, REFILL, SUBSAMPLE, WEIGHT, draw_rows, random_words
+from fastsynth.draw import BOOTSTRAP, REFILL, SUBSAMPLE, WEIGHT, draw_rows, random_words
 from fastsynth.errors import DataError
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code
@@ -45,7 +46,7 @@ from fastsynth.slopes import Slopes, add_up, excess_variance
 from fastsynth.source import filesystem
 
 # Rows of a file. Part of the result: another size would give other bytes.
-PART_ROWS = 8 * BLOCK_ROWS
+PART_ROWS = 8 * draw.BLOCK_ROWS
 # With ``Cart(refill=True)``, leaves are filled from this many times ``fit_rows`` rows, if there are.
 FILL = 8
 # Bytes that one fit needs beside the codes for a row that trees are grown on, a little more than measured; for a row of
@@ -457,8 +458,8 @@ def generate(
 ) -> tuple[list[pa.Table], Counter[str]]:
     """Draw copies of k rows each, and count rows that found nothing admissible where they should."""
     model, total = replace(model, extent=(entropy, 0, k)), Counter[str]()
-    starts = range(0, k, BLOCK_ROWS)
-    jobs = [(entropy, copy, start, min(start + BLOCK_ROWS, k)) for copy in copies for start in starts]
+    starts = range(0, k, draw.BLOCK_ROWS)
+    jobs = [(entropy, copy, start, min(start + draw.BLOCK_ROWS, k)) for copy in copies for start in starts]
 
     def done(i: int, drawn: tuple[pa.RecordBatch, Counter[str]]) -> pa.RecordBatch:
         tick(jobs[i][3] - jobs[i][2])

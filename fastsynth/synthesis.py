@@ -434,7 +434,7 @@ class Synthesizer:
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick, cont_na)
         patterns, self.dropped_ = find_identifiers(learned, self.columns or {})
-        learned = learned.without(self.dropped_)
+        learned = learned.without(self.dropped_).without_values(patterns)
         where = read_where(learned.source, self.where, executor)
         plan = make_plan(
             learned.variables,

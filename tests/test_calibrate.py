@@ -11,7 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import fastsynth as fs
-from fastsynth import _tree, calibrate, run
+from fastsynth import _tree, calibrate, draw
 from fastsynth.calibrate import Job, fit_calibrated
 from fastsynth.columns import encode
 from fastsynth.methods import Calibrated, leaves_of
@@ -200,7 +200,7 @@ def test_grids(values, floating, step, digits):
     "options", [{}, {"proper": True}, {"fit_rows": 200}, {"fit_rows": 200, "fresh_rows": True}], ids=str
 )
 def test_the_same_for_any_threads_and_from_a_file(tmp_path, every_type, options, monkeypatch):
-    monkeypatch.setattr(run, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(draw, "BLOCK_ROWS", 100)
     frame = pl.concat([normal_table(every_type.height, 5), every_type], how="horizontal")
     options = {"method": "calibrated", "random_state": 3, "m": 2, **options}
     a, b = (fs.Synthesizer(threads=threads, **options).fit(frame) for threads in (1, 2))

@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 from polars.testing import assert_frame_equal
 
 import fastsynth as fs
-from fastsynth import output, run
+from fastsynth import draw, output, run
 from fastsynth.dask import Cluster, DaskSource
 from fastsynth.errors import ClusterError, DataError, OptionError
 
@@ -58,7 +58,7 @@ def files(folder):
 @pytest.mark.parametrize("options", [{}, {"proper": True}, {"fit_rows": 300}], ids=str)
 @pytest.mark.parametrize("limit", [None, 20_000])
 def test_the_same_bytes_from_files(tmp_path, client, people, options, limit, monkeypatch):
-    monkeypatch.setattr(run, "PART_ROWS", run.BLOCK_ROWS)
+    monkeypatch.setattr(run, "PART_ROWS", draw.BLOCK_ROWS)
     options = options | {"m": 2, "k": 100_000, "random_state": 1, "memory_limit": limit}
     fs.synthesize(people, **options, out=tmp_path / "threads")
     fs.synthesize(people, **options, out=tmp_path / "cluster", client=client)
@@ -162,7 +162,7 @@ def processes():
 def test_workers_that_are_killed(tmp_path, people, processes, monkeypatch, lost):
     """One worker killed, or both and a new one started, while parts are drawn: the same bytes."""
     client, workers, worker = processes
-    monkeypatch.setattr(run, "PART_ROWS", run.BLOCK_ROWS)
+    monkeypatch.setattr(run, "PART_ROWS", draw.BLOCK_ROWS)
     options = {"m": 3, "k": 400_000, "random_state": 1}
     fs.synthesize(people, **options, out=tmp_path / "threads")
     add, parts = output.Output.add, []

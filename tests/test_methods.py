@@ -24,7 +24,9 @@ def fit_and_draw(frame, target, method, predictors=(), seed=0):
     model = fit_column(table, frame.columns.index(target), slots, method, np.arange(frame.height, dtype=np.uint32))
     variable = table.variables[frame.columns.index(target)]
     words = np.random.PCG64DXSM(seed).random_raw(model.n_words * frame.height)
-    ranks = model.draw(np.ascontiguousarray(table.codes.T), words, variable.rank_dtype)
+    ranks, rows = np.zeros(frame.height, variable.rank_dtype), np.arange(frame.height, dtype=np.uint32)
+    codes = np.ascontiguousarray(table.codes.T)
+    model.draw(codes, rows, words.reshape(model.n_words, -1), ranks, np.zeros(0))
     return model, pl.Series(variable.decode(ranks))
 
 

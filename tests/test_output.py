@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from polars.testing import assert_frame_equal
 
 import fastsynth as fs
-from fastsynth import output, partition, run, source
+from fastsynth import draw, output, partition, run, source
 from fastsynth.errors import OptionError, OutputError
 from fastsynth.output import Output
 
@@ -32,7 +32,7 @@ def people():
 @pytest.fixture
 def small_parts(monkeypatch):
     """Parts of 100 rows, of two blocks each, and a manifest that is always up to date."""
-    monkeypatch.setattr(run, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(draw, "BLOCK_ROWS", 50)
     monkeypatch.setattr(run, "PART_ROWS", 100)
     monkeypatch.setattr(output, "MANIFEST_SECONDS", 0)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsynth import Column, Synthesizer, execute, run
+from fastsynth import Column, Synthesizer, draw, execute, run
 from fastsynth.errors import PlanError
 
 
@@ -61,8 +61,8 @@ def test_an_error_stops_the_rest(threads):
 
 
 def test_random_words_are_keyed_and_stable():
-    words = run.random_words(1, (run.DRAW, 0, 3, 2), 4)
-    assert not np.array_equal(words, run.random_words(1, (run.DRAW, 0, 2, 3), 4))
+    words = draw.random_words(1, (draw.DRAW, 0, 3, 2), 4)
+    assert not np.array_equal(words, draw.random_words(1, (draw.DRAW, 0, 2, 3), 4))
     # numpy promises raw streams for ever: a change here would change every synthesis.
     assert words.tolist() == [2641021994124631635, 16424254845567002781, 3012035837840884080, 7270281260882172597]
 
@@ -89,7 +89,7 @@ def test_subsamples(n, data, entropy):
     # All copies share one choice, or each has its own; every choice is the smallest hashes.
     rows = run.choose_rows(n, size, False, True, 3, entropy, run.FILL)
     for copy in range(3):
-        hashes = run._hash(np.arange(n, dtype=np.uint64), run.random_words(entropy, (run.SUBSAMPLE, copy), 1))
+        hashes = run._hash(np.arange(n, dtype=np.uint64), draw.random_words(entropy, (draw.SUBSAMPLE, copy), 1))
         assert np.array_equal(rows.coded[rows.shapes[copy]], np.sort(np.argsort(hashes)[:size]))
         assert np.array_equal(rows.coded[rows.leaves[copy]], np.sort(np.argsort(hashes)[: run.FILL * size]))
 
@@ -114,10 +114,10 @@ def test_proper_subsamples_are_bootstrap_samples_of_all_rows():
 def test_blocks_join_to_k_rows(mixed):
     """A copy of several blocks is the same whatever its length: later blocks only add rows."""
     s = Synthesizer(random_state=5).fit(mixed)
-    long = s.sample(m=1, k=2 * run.BLOCK_ROWS + 7)[0]
-    short = s.sample(m=1, k=run.BLOCK_ROWS)[0]
-    assert long.height == 2 * run.BLOCK_ROWS + 7
-    assert long.head(run.BLOCK_ROWS).equals(short)
+    long = s.sample(m=1, k=2 * draw.BLOCK_ROWS + 7)[0]
+    short = s.sample(m=1, k=draw.BLOCK_ROWS)[0]
+    assert long.height == 2 * draw.BLOCK_ROWS + 7
+    assert long.head(draw.BLOCK_ROWS).equals(short)
 
 
 def test_columns_are_drawn_at_synthetic_predictors():

@@ -23,7 +23,7 @@ def table(n, seed, noise=1.0):
 def test_slopes_and_variances_are_those_of_least_squares():
     data = table(400, 1)
     names = numeric_columns(data.schema)
-    assert names == ["x", "y", "z"]
+    assert names == ("x", "y", "z")
     slope, variance = Slopes.of(data, names).estimates()
     x, z = (data[name].to_numpy(zero_copy_only=False) for name in ("x", "z"))
     x, z = x[~np.isnan(z)], z[~np.isnan(z)]
@@ -74,7 +74,7 @@ def test_every_kind_of_number_counts():
             "flag": [True, False] * 30,
         }
     )
-    assert numeric_columns(data.schema) == ["day", "money"]
+    assert numeric_columns(data.schema) == ("day", "money")
     slope, _ = Slopes.of(data, ["day", "money"]).estimates()
     assert slope[1, 0] == pytest.approx(59)
 

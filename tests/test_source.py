@@ -120,7 +120,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path, people):
     learned = learn.learn(open_source(path, 1), execute.Threads(1), lambda _: None)
     people.with_columns(age=pl.col("age") + 50).write_parquet(path)
     with pytest.raises(DataError, match=r"'age' holds other values than before|Is it whole"):
-        learn.code(learned, None, (), None, execute.Threads(1), lambda _: None)
+        learn.code(learned, None, (), (), None, execute.Threads(1), lambda _: None)
     for name, column in [("age", [1, 100]), ("sex", ["m", "z"]), ("income", [1.0, 1e9]), ("job", ["q"])]:
         variable = next(v for v in learned.variables if v.name == name)
         changed = pl.DataFrame({name: column}, schema={name: people[name].dtype if name != "sex" else pl.Categorical})

@@ -25,7 +25,7 @@ from polars.testing.parametric import dataframes
 
 import fastsynth as fs
 from fastsynth import output, partition, run, source
-from fastsynth.errors import DataError, NotFittedError, OptionError, OutputError, PlanError
+from fastsynth.errors import DataError, DataWarning, NotFittedError, OptionError, OutputError, PlanError
 from tests.conftest import KINDS, as_arrow
 
 NESTED = [pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object]
@@ -382,11 +382,38 @@ def test_proper_fits_are_for_as_many_copies(mixed):
         s.sample(m=3)
 
 
-def test_identifier_columns_are_refused(mixed):
+def test_identifiers_are_made_anew(mixed):
     frame = mixed.with_columns(name=pl.format("person {}", pl.int_range(500)))
-    with pytest.raises(DataError, match="'name' looks like an identifier"):
-        fs.synthesize(frame)
+    with pytest.warns(DataWarning, match="'name' identify people: fresh identifiers"):
+        syn = fs.synthesize(frame, m=2, random_state=1)
+    for copy in syn:
+        assert copy["name"].n_unique() == 500
+        assert copy["name"].str.contains(r"^person \d+$").all()
+    assert not syn[0]["name"].equals(syn[1]["name"])
+    agreed = fs.synthesize(frame, m=2, random_state=1, columns={"name": fs.Column(method="identifier")})
+    assert agreed[0].equals(syn[0])
+    model = fs.Synthesizer(columns={"name": fs.Column(method="identifier")}).fit(frame).model_
+    assert len(model.variables[-1].values) == 1  # no real identifier lives on
     assert fs.synthesize(frame, m=1, columns={"name": fs.Column(method="sample")}).m == 1
+    with pytest.raises(PlanError, match="'name' cannot predict"):
+        fs.synthesize(
+            frame.select("name", "age"),
+            columns={"name": fs.Column(method="identifier"), "age": fs.Column(predictors=["name"])},
+        )
+    with pytest.raises(DataError, match="'job' has method='identifier', but its values follow no pattern"):
+        fs.synthesize(mixed, columns={"job": fs.Column(method="identifier")})
+
+
+def test_free_text_is_left_out(mixed):
+    rng = np.random.default_rng(1)
+    words = np.array(["the", "boss", "is", "away", "again", "since", "monday", "and", "I", "wait"])
+    text = [" ".join(rng.choice(words, rng.integers(3, 30))) for _ in range(500)]
+    frame = mixed.with_columns(notes=pl.Series(text))
+    with pytest.warns(DataWarning, match="'notes' hold free text"):
+        synthesizer = fs.Synthesizer(random_state=1).fit(frame)
+    assert synthesizer.dropped_ == ["notes"]
+    assert synthesizer.sample(m=1)[0].columns == mixed.columns
+    assert synthesizer.sample(m=1)[0].equals(fs.synthesize(mixed, m=1, random_state=1)[0])
 
 
 def test_nothing_is_printed(mixed, capfd):
@@ -643,11 +670,12 @@ def test_misuse_of_partitions(tmp_path, relation, options, message):
         fs.synthesize(relation, **options)
 
 
-def test_numbers_that_name_people_are_refused():
+def test_numbers_that_name_people_are_made_anew():
     rng = np.random.default_rng(1)
     frame = pl.DataFrame({"id": rng.permutation(2_000) + 10**6, "x": rng.normal(size=2_000)})
-    with pytest.raises(DataError, match="'id' looks like an identifier"):
-        fs.synthesize(frame, m=1)
+    with pytest.warns(DataWarning, match="'id' identify people"):
+        copy = fs.synthesize(frame, m=1)[0]
+    assert copy["id"].n_unique() == 2_000
     fs.synthesize(frame, m=1, columns={"id": fs.Column(method="sample")})
     fs.synthesize(frame.with_columns(id=pl.col("id") // 2), m=1)
 
