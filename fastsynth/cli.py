@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ import polars as pl
 
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
-from fastsynth.errors import ClusterError, FastsynthError, OptionError
+from fastsynth.errors import ClusterError, FastsynthError, OptionError, OutputError
 from fastsynth.methods import METHODS, Calibrated, Cart
 from fastsynth.model_file import check_new_file
-from fastsynth.output import Output, copy_name
+from fastsynth.output import AUDIT, Output, copy_name, part_name
 from fastsynth.plan import Column, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import plot_marginals
 from fastsynth.run import part_names
-from fastsynth.source import FileSource, TableSource, open_source, parse_memory, read_table
+from fastsynth.source import STAT_SUFFIXES, FileSource, TableSource, open_source, parse_memory, read_table
+from fastsynth.statfiles import WRITABLE, check_writable, read_statfile, write_statfile
 from fastsynth.synthesis import RARE_ROWS, Synthesis, Synthesizer, synthesize
 from fastsynth.version import __version__
 
@@ -75,7 +77,9 @@ class _Group(click.Group):
             raise click.ClickException(str(error)) from None
         except KeyboardInterrupt:
             if ctx.invoked_subcommand in ("synthesize", "sample"):
-                click.echo("Interrupted. Finished parts stay: the same command with --resume goes on.", err=True)
+                click.echo(
+                    "Interrupted. Finished parts of Parquet stay: the same command with --resume goes on.", err=True
+                )
             raise
 
 
@@ -101,6 +105,13 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "random_state": click.option("--random-state", type=int, help="Same number, same copies."),
         "threads": click.option("--threads", type=int, help="Threads (all processors)."),
         "scheduler": click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers do the work."),
+        "format": click.option(
+            "--format",
+            "suffix",
+            type=click.Choice(["parquet", *(suffix[1:] for suffix in WRITABLE)]),
+            callback=lambda _context, _option, name: name and f".{name}",
+            help="Of the copies: Parquet, or a file of SPSS, Stata or SAS (as the original; of other files Parquet).",
+        ),
         "drop": click.option("--drop", multiple=True, metavar="COLUMN", help="Leave a column out; may be repeated."),
         "config": click.option(
             "--config",
@@ -120,13 +131,26 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 @main.command("synthesize")
 @click.argument("source", metavar="IN...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, help="New or empty folder for the copies, or its URI.")
-@_options(*FIT_OPTIONS, "k", "fit", "resume")
-def synthesize_command(source: tuple[str, ...], out: str, config: Path | None, resume: bool, **given: Any) -> None:
-    """Write m synthetic copies of Parquet, Arrow IPC or CSV files (or folders of them) as Parquet."""
+@_options(*FIT_OPTIONS, "k", "fit", "format", "resume")
+def synthesize_command(
+    source: tuple[str, ...], out: str, config: Path | None, suffix: str | None, resume: bool, **given: Any
+) -> None:
+    """Write m synthetic copies of Parquet, Arrow IPC or CSV files (or folders of them) as Parquet.
+
+    A file of SPSS, Stata or SAS is read as a whole, and copies are written as such files.
+    """
     Output(out, resume)
     options = _read_options(config, given)
-    synthesis = synthesize(_open(source, options), **options, out=out, resume=resume)
-    _report(synthesis, out)
+    suffix = suffix or _suffix_of_copies(source)
+    if suffix == ".parquet":
+        synthesis = synthesize(_open(source, options), **options, out=out, resume=resume)
+        _report(synthesis, out)
+    else:
+        _refuse_in_statfiles(suffix, out, resume, options.get("fit", "whole"))
+        table = _open(source, options)
+        check_writable(table.frame.schema, suffix)
+        synthesis = synthesize(table, **options)
+        _write_statfiles(synthesis, out, suffix)
     _warn_of_rare_levels(synthesis)
 
 
@@ -135,7 +159,7 @@ def synthesize_command(source: tuple[str, ...], out: str, config: Path | None, r
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model file to write.")
 @_options(*FIT_OPTIONS)
 def fit(source: tuple[str, ...], out: Path, config: Path | None, **given: Any) -> None:
-    """Fit Parquet, Arrow IPC or CSV files and save the model. It holds real values: keep it like the data."""
+    """Fit files (as in synthesize) and save the model. It holds real values: keep it like the data."""
     check_new_file(out)
     options = _read_options(config, given)
     for name in ("k", "fit"):  # options of synthesize
@@ -149,12 +173,20 @@ def fit(source: tuple[str, ...], out: Path, config: Path | None, **given: Any) -
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, help="New or empty folder for the copies, or its URI.")
-@_options("m", "k", "random_state", "threads", "scheduler", "resume")
-def sample(model: Path, out: str, threads: int | None, scheduler: str | None, **given: Any) -> None:
-    """Draw copies from a saved model; the data are not needed."""
-    Output(out, given["resume"])
+@_options("m", "k", "random_state", "threads", "scheduler", "format", "resume")
+def sample(
+    model: Path, out: str, threads: int | None, scheduler: str | None, suffix: str | None, resume: bool, **given: Any
+) -> None:
+    """Draw copies from a saved model, as Parquet if no --format is given; the data are not needed."""
+    Output(out, resume)
+    if suffix not in (None, ".parquet"):
+        _refuse_in_statfiles(suffix, out, resume)
     synthesizer = Synthesizer.load(model, threads=threads, client=_client(scheduler))
-    _report(synthesizer.sample(**given, out=out), out)
+    if suffix in (None, ".parquet"):
+        _report(synthesizer.sample(**given, out=out, resume=resume), out)
+        return
+    check_writable(synthesizer.model_.frame.schema, suffix)
+    _write_statfiles(synthesizer.sample(**given), out, suffix)
 
 
 @main.command()
@@ -226,8 +258,46 @@ _R_NAMES = {
 }
 
 
-def _report(synthesis: Synthesis, out: str) -> None:
-    names = [copy_name(parts) for parts in part_names(synthesis.m, synthesis.k)]
+def _suffix_of_copies(paths: tuple[str, ...]) -> str:
+    """Suffix of the copies of these files, if none was asked for."""
+    suffix = Path(paths[0]).suffix.lower()
+    if suffix not in STAT_SUFFIXES:
+        return ".parquet"
+    if suffix not in WRITABLE:
+        click.echo(f"Nothing but SAS writes {suffix}: copies will be .xpt, which SAS reads as well.", err=True)
+        return ".xpt"
+    return suffix
+
+
+def _refuse_in_statfiles(suffix: str, out: str, resume: bool, fit: str = "whole") -> None:
+    """Copies as files of SPSS, Stata and SAS are drawn in memory and written at the end."""
+    refused = [name for name, given in (("--resume", resume), (f"fit={fit!r}", fit != "whole")) if given]
+    if "://" in out:
+        refused.append("a URI as folder")
+    if refused:
+        raise OptionError(f"Copies as {suffix} are written at once: no {', '.join(refused)}. Add --format parquet.")
+
+
+def _write_statfiles(synthesis: Synthesis, out: str, suffix: str) -> None:
+    """Write copies as files of SPSS, Stata or SAS, and then the audit, which says that nothing is missing."""
+    folder = Path(out)
+    names = [str(Path(part_name(i, synthesis.m, 0, 1)).with_suffix(suffix)) for i in range(synthesis.m)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lost = [what for i, name in enumerate(names) for what in write_statfile(synthesis.arrow(i), folder / name)]
+        (folder / AUDIT).write_text(json.dumps(synthesis.audit, indent=2) + "\n", encoding="utf-8")
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"Cannot write to {out!r} ({type(error).__name__}).") from None
+    _report(synthesis, out, names)
+    if lost:
+        click.echo(f"Not in {suffix} files: {'; '.join(dict.fromkeys(lost))}.", err=True)
+
+
+def _report(synthesis: Synthesis, out: str, names: list[str] | None = None) -> None:
+    if names is None:
+        names = [copy_name(parts) for parts in part_names(synthesis.m, synthesis.k)]
     click.echo(
         f"{synthesis.m} copies of {synthesis.k:,} rows: {out}/{names[0]}" + (f" ... {names[-1]}" * (len(names) > 1))
     )
@@ -246,11 +316,25 @@ def _warn_of_rare_levels(synthesis: Synthesis) -> None:
 
 def _open(paths: tuple[str, ...], options: dict[str, Any]) -> TableSource | FileSource:
     drop = options.pop("drop", ())
-    source = open_source(list(paths), parse_memory(options.get("memory_limit")))
+    missing: dict[str, list[Any]] = {}
+    if len(paths) == 1 and Path(paths[0]).suffix.lower() in STAT_SUFFIXES:
+        file = read_statfile(paths[0])
+        missing = {name: codes for name, codes in file.missing.items() if name not in drop}
+        source: TableSource | FileSource = open_source(file.table)
+    else:
+        source = open_source(list(paths), parse_memory(options.get("memory_limit")))
     unknown = [name for name in drop if name not in source.frame.schema.names]
     if unknown:
         raise OptionError(f"drop: no column {', '.join(map(repr, unknown))} in {', '.join(paths)}.")
+    if missing:
+        options["columns"] = _with_missing(options.get("columns", {}), missing)
     return source.without(drop)
+
+
+def _with_missing(columns: Mapping[str, Column], missing: Mapping[str, list[Any]]) -> dict[str, Column]:
+    """Columns with the missing values that their file declares; those that the caller gave stay."""
+    declared = {name: columns.get(name, Column()) for name in missing}
+    return {**columns, **{name: replace(c, cont_na=c.cont_na or missing[name]) for name, c in declared.items()}}
 
 
 def _client(scheduler: str | None) -> Any:

@@ -41,6 +41,8 @@ WHOLE_SHARE = 0.25
 # A column of a CSV file with fewer values that are no numbers was meant to be one of numbers.
 FEW_TEXTS = 0.01
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".ipc": "ipc", ".feather": "ipc", ".csv": "csv"}
+# Files of SPSS, Stata and SAS, which fastsynth.statfiles reads.
+STAT_SUFFIXES = (".sav", ".zsav", ".por", ".dta", ".sas7bdat", ".xpt")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -342,6 +344,11 @@ def _open_files(paths: list[str]) -> FileSource:
     kinds = {FORMATS.get(suffix) for suffix in suffixes}
     if len(kinds) > 1:
         raise DataError(f"Files of several kinds ({', '.join(sorted(suffixes))}) in one table. Name those of one kind.")
+    if suffixes & set(STAT_SUFFIXES):
+        raise DataError(
+            f"{Path(files[0][1]).name!r} is read by fastsynth.statfiles.read_statfile(path).table, and by the command "
+            "line, one file at a time."
+        )
     if None in kinds:
         raise DataError(
             f"Cannot tell the format of {Path(files[0][1]).name!r}: allowed are {', '.join(FORMATS)}, "

@@ -29,6 +29,8 @@ FLOORS = {
     "calibration": 3,
     "pooling": 3,
     "association": 3,
+    "statdates": 0,
+    "statcolumns": 1,
     "identifiers": 3,
     "statfiles": 3,
     "methods": 4,
