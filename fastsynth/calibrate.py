@@ -84,6 +84,9 @@ DENSE_SHARE, SPIKE_SHARE, SPIKE_ROWS = 0.1, 0.05, 20
 HEAPED_SHARE = 0.05
 # Share of draws that may fall outside the observed range, and their distance in standard deviations of what is left.
 OUTSIDE, MOST_OUTSIDE, BEYOND = 0.02, 0.05, 0.05
+# Share of draws that may be at another place of the distribution, beyond so many times what chance explains; classes of
+# values, and groups of what is fitted, that are looked at.
+UNLIKE, UNLIKE_CHANCE, UNLIKE_CLASSES, UNLIKE_GROUPS = 0.02, 1.2, 20, 5
 # Plain donors attenuate slopes the more, the larger the leaf: theirs are smaller by this.
 DONORS_SHARE = 4
 NO_PREDICTORS = "no predictors: observed values"
@@ -178,12 +181,7 @@ def fit_calibrated(job: Job) -> ColumnModel:
     reason = _why_donors(job, values, rows)
     if reason == HEAPED and len(values) <= MOST_VALUES:
         return _fit_few_numbers(job, used)
-    if reason is None:
-        model = _fit_numbers(job, values, rows)
-        if isinstance(model, ColumnModel):
-            return model
-        reason = model
-    return _donors(job, reason)
+    return _fit_numbers(job, values, rows, reason)
 
 
 def _fit_groups(job: Job) -> ColumnModel:
@@ -193,15 +191,6 @@ def _fit_groups(job: Job) -> ColumnModel:
     tree, tilt, note = _fit_classes(job, grouped, _used(grouped, job.leaves, len(variable.values)))
     note = f"{len(pools.lowest)} groups as classes; {note}"
     return ColumnModel(None, tree, variable.first, tilt=tilt, pools=pools, note=note)
-
-
-def _donors(job: Job, reason: str) -> ColumnModel:
-    minbucket = job.minbucket if reason == HEAPED else max(job.minbucket // DONORS_SHARE, 1)
-    method = Cart(minbucket=minbucket)
-    model = fit_column(job.table, job.target, job.predictors, method, job.shape, job.spikes)
-    if job.leaves is not job.shape:
-        model = refill(job.table, job.target, model, job.leaves, job.words, job.spikes)
-    return replace(model, note=f"donors, leaves of {method.minbucket}: {reason}")
 
 
 def _used(ranks: Ranks, rows: Rows, n_ranks: int) -> NDArray[np.bool_]:
@@ -305,10 +294,9 @@ def _is_heaped(values: Floats, rows: NDArray[np.int64], exact_to: float | None) 
     return bool(np.maximum(excess, 0).sum() > HEAPED_SHARE * rows.sum())
 
 
-def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> ColumnModel | str:
-    """The model of a dense column, or why it cannot have one."""
-    variable = job.table.variables[job.target]
-    first, n_ranks, notes = variable.first, len(variable.values), []
+def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64], reason: str | None) -> ColumnModel:
+    """The model of many values: kinds first, then shifted donors, or plain ones if there is a reason."""
+    first, n_ranks, notes = job.table.variables[job.target].first, len(rows), []
     spikes = _spikes(job, rows)
     missing = tilt_missing = present = None
     if rows[:first].any() or len(spikes):
@@ -318,29 +306,42 @@ def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -
         notes += [f"{len(spikes)} value(s) on which it piles up drawn first"] * bool(len(spikes))
         job = job.only(kinds == present)
         values = np.setdiff1d(values, spikes)
+    shifted = _shift(job, values, rows) if reason is None else reason
+    if isinstance(shifted, str):
+        tree, note = _donors(job, shifted)
+        return ColumnModel(missing, tree, first, tilt_missing, present=present, note=", ".join([note, *notes]))
+    spread, means, shift, note = shifted
+    note = "shifted donors; " + ", ".join([*notes, note])
+    return ColumnModel(missing, spread, first, tilt_missing, None, shift, means, present, note=note)
+
+
+def _shift(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[Tree, Tree, Shift, str] | str:
+    """Tree of spread, tree of means, and what shifts donors, with a note; or why they would do harm."""
+    variable, reason = job.table.variables[job.target], ""
     numbers = variable.numbers()
     grid = _find_grid(numbers[values], _exact_to(variable), rows[values])
-    outside = 0.0
     for logarithm in (False, True)[: 1 + (grid.low > 0)]:
         regressed = _regress(job, np.log(np.where(numbers > 0, numbers, 1)) if logarithm else numbers, grid, logarithm)
         if isinstance(regressed, str):
-            return regressed
-        spread, means, shift, n_features, outside, harmful = regressed
-        if not harmful:
-            notes += ["on the scale of its logarithm"] * logarithm
-            leaves = f"{means.n_leaves} leaves of means, {spread.n_leaves} of spread"
-            notes.append(f"{n_features} feature(s), {leaves}, {100 * outside:.1f} % of draws beyond its range")
-            return ColumnModel(
-                missing,
-                spread,
-                first,
-                tilt_missing,
-                shift=shift,
-                means=means,
-                present=present,
-                note="shifted donors; " + ", ".join(notes),
-            )
-    return f"{100 * outside:.0f} % of shifted draws fall outside its range"
+            reason = regressed
+            continue
+        spread, means, shift, n_features, outside = regressed
+        leaves = f"{means.n_leaves} leaves of means, {spread.n_leaves} of spread"
+        note = f"{n_features} feature(s), {leaves}, {100 * outside:.1f} % of draws beyond its range"
+        return spread, means, shift, "on the scale of its logarithm, " * logarithm + note
+    return reason
+
+
+def _donors(job: Job, reason: str) -> tuple[Tree | None, str]:
+    """A tree of plain donors of rows that have a value, and a note; no tree without such rows."""
+    method = Cart(minbucket=job.minbucket if reason == HEAPED else max(job.minbucket // DONORS_SHARE, 1))
+    note = f"donors, leaves of {method.minbucket}: {reason}"
+    if not len(job.leaves):
+        return None, note
+    model = fit_column(job.table, job.target, job.predictors, method, job.shape)
+    if job.leaves is not job.shape:
+        model = refill(job.table, job.target, model, job.leaves, job.words)
+    return model.values, note
 
 
 class _Normal:
@@ -384,10 +385,10 @@ class _Normal:
 
 def _regress(
     job: Job, numbers: Floats, grid: Grid, logarithm: bool
-) -> tuple[Tree, Tree, Shift, int, float, bool] | str:
-    """Regression, tree of means, regression within its leaves, tree of spread with its donors.
+) -> tuple[Tree, Tree, Shift, int, float] | str:
+    """Regression, tree of means, regression within its leaves, tree of spread with its donors, or why they do harm.
 
-    The last items are the share of draws outside the range, and whether that does harm.
+    The last item is the share of draws outside the range.
     """
     table, ranks, shape, n = job.table, job.table.ranks[job.target], job.shape, len(job.leaves)
     y_shape = numbers[ranks[shape]]
@@ -444,7 +445,34 @@ def _regress(
     beyond = np.abs(drawn - np.clip(drawn, low, high))
     outside = float(np.mean(beyond > 0))
     harmful = outside > MOST_OUTSIDE or (outside > OUTSIDE and np.sqrt(np.square(beyond).mean()) > BEYOND * sd)
-    return filled, means, shift, features.size, outside, bool(harmful)
+    if harmful:
+        return f"{100 * outside:.0f} % of shifted draws fall outside its range"
+    if _is_unlike(y_shape + middle, np.clip(drawn, low, high), fitted, fitted[order]):
+        return "shifted draws are distributed otherwise"
+    return filled, means, shift, features.size, outside
+
+
+def _is_unlike(y: Floats, drawn: Floats, fitted: Floats, fitted_drawn: Floats) -> bool:
+    """Whether more draws than by chance are at another place of the distribution, of all rows or given what is fitted.
+
+    Half the sum of the differences between shares of classes is the share of draws that would have to move. By chance
+    it is about half the sum of sqrt(2 p / n) times .8, for shares p and n rows.
+    """
+    cuts = np.unique(np.quantile(y, np.linspace(0, 1, UNLIKE_CLASSES + 1)[1:-1]))
+    groups = np.unique(np.quantile(fitted, np.linspace(0, 1, UNLIKE_GROUPS + 1)[1:-1]))
+    cells = (len(cuts) + 1, len(groups) + 1)
+    shares = [
+        np.bincount(
+            np.searchsorted(cuts, of) * cells[1] + np.searchsorted(groups, by), minlength=cells[0] * cells[1]
+        ).reshape(cells)
+        / len(y)
+        for of, by in ((y, fitted), (drawn, fitted_drawn))
+    ]
+    for a, b in (shares, [share.sum(1) for share in shares]):
+        chance = 0.5 * np.sqrt(2 / np.pi) * np.sqrt((a + b) / len(y)).sum()
+        if 0.5 * np.abs(a - b).sum() > UNLIKE + UNLIKE_CHANCE * chance:
+            return True
+    return False
 
 
 def _grow_numbers(job: Job, y: Floats, beyond: float) -> Tree:
