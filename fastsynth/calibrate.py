@@ -86,7 +86,7 @@ HEAPED_SHARE = 0.05
 OUTSIDE, MOST_OUTSIDE, BEYOND = 0.02, 0.05, 0.05
 # Share of draws that may be at another place of the distribution, beyond so many times what chance explains; classes of
 # values, and groups of what is fitted, that are looked at.
-UNLIKE, UNLIKE_CHANCE, UNLIKE_CLASSES, UNLIKE_GROUPS = 0.02, 1.2, 20, 5
+UNLIKE, UNLIKE_CHANCE, UNLIKE_CLASSES, UNLIKE_GROUPS = 0.01, 1.2, 20, 5
 # Plain donors attenuate slopes the more, the larger the leaf: theirs are smaller by this.
 DONORS_SHARE = 4
 NO_PREDICTORS = "no predictors: observed values"

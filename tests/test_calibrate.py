@@ -249,7 +249,7 @@ def test_values_that_people_heap_on_keep_their_mean_relations(monkeypatch):
     copy = fs.synthesize(frame, m=1, random_state=1)[0]
     assert set(copy["hours"]) <= set(hours.tolist())
     monkeypatch.setattr(calibrate, "MOST_VALUES", 50)
-    assert fitted(frame, "hours")[2].note == "donors, leaves of 20: heaped on some of its values"
+    assert fitted(frame, "hours")[2].note.startswith("donors, leaves of 20: heaped on some of its values")
 
 
 def test_a_column_that_follows_from_another_one_spoils_no_third():
