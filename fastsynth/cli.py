@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import tomllib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from fastsynth.errors import ClusterError, FastsynthError, OptionError, OutputEr
 from fastsynth.methods import METHODS, Calibrated, Cart
 from fastsynth.model_file import check_new_file
 from fastsynth.output import AUDIT, Output, copy_name, part_name
-from fastsynth.plan import Column, find_method
+from fastsynth.plan import Column, Rule, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import plot_marginals
 from fastsynth.run import part_names
@@ -39,6 +40,11 @@ CONFIG_KEYS = (
     "visit_sequence",
     "predictors",
     "proper",
+    "forbid",
+    "where",
+    "strata",
+    "weights",
+    "relations",
     "fit_rows",
     "fresh_rows",
     "random_state",
@@ -46,13 +52,18 @@ CONFIG_KEYS = (
     "memory_limit",
     "drop",
 )
-
+# Of [columns.NAME].
+COLUMN_KEYS = tuple(Column.__dataclass_fields__)
 
 FIT_OPTIONS = (
     "m",
     "method",
     "minbucket",
+    "visit_sequence",
     "proper",
+    "strata",
+    "weights",
+    "relations",
     "fit_rows",
     "fresh_rows",
     "random_state",
@@ -71,6 +82,7 @@ class _Group(click.Group):
         # Temporary files hold real values and go when the program ends, but for this signal's own way of ending it.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        warnings.showwarning = lambda message, *_: click.echo(f"Warning: {message}", err=True)
         try:
             return super().invoke(ctx)
         except FastsynthError as error:
@@ -96,6 +108,11 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "k": click.option("-k", type=int, help="Rows of each copy (as many as the original)."),
         "method": click.option("--method", help=f"Of columns without their own: {', '.join(METHODS)} (calibrated)."),
         "minbucket": click.option("--minbucket", type=int, help="Fewest rows in a leaf (that of the method)."),
+        "visit_sequence": click.option("--auto", "visit_sequence", flag_value="auto", help="Visit sequence by kind."),
+        "strata": click.option("--strata", multiple=True, metavar="COLUMN", help="Models for each of its values."),
+        "weights": click.option("--weights", metavar="COLUMN", help="Survey weights: copies represent the population."),
+        "relations": click.option("--relations", type=click.Choice(["auto"]), help="Find exact relations and keep them."),
+        "given": click.option("--given", metavar="FILE", help="Columns that are fixed; the rest is drawn given them."),
         "proper": click.option("--proper", is_flag=True, default=None, help="Fit each copy to a bootstrap sample."),
         "fit_rows": click.option("--fit-rows", type=int, help="Rows that models are fitted on (all)."),
         "fresh_rows": click.option("--fresh-rows", is_flag=True, default=None, help="Other rows for each copy."),
@@ -173,7 +190,7 @@ def fit(source: tuple[str, ...], out: Path, config: Path | None, **given: Any) -
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, help="New or empty folder for the copies, or its URI.")
-@_options("m", "k", "random_state", "threads", "scheduler", "format", "resume")
+@_options("m", "k", "given", "random_state", "threads", "scheduler", "format", "resume")
 def sample(
     model: Path, out: str, threads: int | None, scheduler: str | None, suffix: str | None, resume: bool, **given: Any
 ) -> None:
@@ -375,19 +392,36 @@ def _read_config(path: Path) -> dict[str, Any]:
     columns = options.get("columns", {})
     if not isinstance(columns, dict):
         raise OptionError(f"{path}: columns must be tables such as [columns.income].")
-    for key in ("visit_sequence", "drop"):
+    for key in ("visit_sequence", "drop", "strata", "forbid"):
         if not isinstance(options.get(key, []), list) and (key, options[key]) != ("visit_sequence", "auto"):
-            raise OptionError(f"{path}: {key} must be a list of column names.")
+            what = "SQL texts" if key == "forbid" else "column names"
+            raise OptionError(f"{path}: {key} must be a list of {what}.")
     options["method"] = _method(options.get("method", "calibrated"))
     options["columns"] = {name: _column(name, record) for name, record in columns.items()}
     return options
 
 
 def _column(name: str, record: Any) -> Column:
-    allowed = ("method", "predictors", "passive", "outcome")
-    if not isinstance(record, dict) or any(key not in allowed for key in record):
-        raise OptionError(f"[columns.{name}] may hold {', '.join(allowed)}; given is {record!r}.")
-    return Column(**{key: _method(value) if key == "method" else value for key, value in record.items()})
+    if not isinstance(record, dict) or any(key not in COLUMN_KEYS for key in record):
+        raise OptionError(f"[columns.{name}] may hold {', '.join(COLUMN_KEYS)}; given is {record!r}.")
+    read = {"method": _method, "rules": _rules, "bounds": _bounds}
+    return Column(**{key: read[key](value) if key in read else value for key, value in record.items()})
+
+
+def _rules(records: Any) -> list[Rule]:
+    """A list of tables with when and value; TOML has no null, so that a rule without a value sets it."""
+    if not isinstance(records, list) or not all(isinstance(r, dict) and {"when"} <= {*r} <= {"when", "value"} for r in records):
+        raise OptionError(f"rules={records!r}: must be a list such as [{{when = \"age < 16\", value = \"single\"}}].")
+    return [Rule(when=record["when"], value=record.get("value")) for record in records]
+
+
+def _bounds(record: Any) -> Any:
+    """SQL text, a list of two limits, or a table with low or high, where there is one of them."""
+    if not isinstance(record, dict):
+        return record
+    if not record or not {*record} <= {"low", "high"}:
+        raise OptionError(f"bounds={record!r}: must be SQL text, [low, high], or a table with low or high.")
+    return record.get("low"), record.get("high")
 
 
 def _method(record: Any) -> Any:
