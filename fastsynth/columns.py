@@ -19,7 +19,7 @@ This module knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -64,6 +64,9 @@ class Variable:
         Whether the column has a null or a NaN.
     n_used : int
         Distinct values that occur; fewer than declared where an ordered category has unused levels.
+    calendar : tuple of (int, str), or None
+        Of what is no column of the table but a part ("weekday", "month", "hour") of the dates in the column of a slot,
+        which later columns are predicted from: this slot, and the part. ``bins`` has the code of each rank of the dates.
     """
 
     name: str
@@ -75,6 +78,12 @@ class Variable:
     bins: Codes | None
     has_missing: bool
     n_used: int
+    calendar: tuple[int, str] | None = None
+
+    @property
+    def codes_are_ranks(self) -> bool:
+        """Whether a code says all that a rank does."""
+        return self.bins is None or self.calendar is not None
 
     @property
     def first_code(self) -> int:
@@ -89,7 +98,7 @@ class Variable:
     @property
     def n_codes(self) -> int:
         """Codes of the column, missing included."""
-        return len(self.values) if self.bins is None else int(self.bins[-1]) + 1
+        return len(self.values) if self.codes_are_ranks else int(self.bins[-1]) + 1  # type: ignore[index]
 
     @property
     def rank_dtype(self) -> type[np.uint16] | type[np.uint32]:
@@ -97,7 +106,7 @@ class Variable:
         return np.uint16 if len(self.values) <= MAX_CODES else np.uint32
 
     def codes(self, ranks: Ranks) -> Codes:
-        """Codes of an array of ranks."""
+        """Codes of an array of ranks (of the dates, for a part of them)."""
         return ranks if self.bins is None else self.bins[ranks]
 
     def rank(self, column: pa.ChunkedArray) -> Ranks:
@@ -206,8 +215,11 @@ class Variable:
     def nearest_codes(self, column: pa.Array) -> Codes:
         """Codes of computed values, which need not be among the values seen. O(k log n_ranks).
 
-        For a number the nearest one seen stands in; a category never seen gets the code ``UNSEEN``.
+        For a number the nearest one seen stands in; a category never seen gets the code ``UNSEEN``. For a part of dates
+        these are given.
         """
+        if self.calendar is not None:
+            column = _part_of(column, self.calendar[1])
         if self.kind == "numeric":
             codes = self._nearest_number(_numbers(storage_of(column)))
             for i in range(len(self.missing_codes)):
@@ -279,7 +291,8 @@ def encode(table: pa.Table, frame: Frame, cont_na: Mapping[str, Sequence[Any]] |
         No rows, one row, one column, nested or binary types, infinite values, more than 65,534 categories.
     """
     check_size(table.num_rows, table.num_columns)
-    codes = np.empty((table.num_columns, table.num_rows), np.uint16)
+    room = sum(len(_parts_of(field.type)) for field in table.schema)
+    codes = np.empty((table.num_columns + room, table.num_rows), np.uint16)[: table.num_columns]
     variables, ranks = [], []
     for slot, name in enumerate(table.column_names):
         _check_type(name, table.schema.field(name).type)
@@ -289,6 +302,40 @@ def encode(table: pa.Table, frame: Frame, cont_na: Mapping[str, Sequence[Any]] |
         variables.append(variable)
         ranks.append(codes[slot] if variable.bins is None else column_ranks)
     return EncodedTable(tuple(variables), tuple(ranks), codes, frame)
+
+
+# Parts of a date that say more than its place in time.
+CALENDAR: dict[str, Callable[[Any], Any]] = {"weekday": pc.day_of_week, "month": pc.month, "hour": pc.hour}
+
+
+def _parts_of(dtype: pa.DataType) -> tuple[str, ...]:
+    if pa.types.is_date(dtype):
+        return "weekday", "month"
+    return ("weekday", "month", "hour") if pa.types.is_timestamp(dtype) else ()
+
+
+def _part_of(dates: pa.Array, part: str) -> pa.Array:
+    return CALENDAR[part](dates).cast(pa.int8())
+
+
+def calendars(variables: Sequence[Variable]) -> list[Variable]:
+    """Parts of the dates among some columns, as further variables: those of which more than one value occurs."""
+    found = []
+    for slot, variable in enumerate(variables):
+        for part in _parts_of(variable.dtype):
+            of_ranks = _part_of(_unstorage(variable.values, variable.dtype), part)
+            if variable.first > 1:
+                of_ranks = pc.if_else(pa.array(np.arange(len(of_ranks)) < variable.first), None, of_ranks)
+            values = of_ranks.unique().drop_null()
+            values = values.take(pc.sort_indices(values))
+            if len(values) > 1:
+                codes = pc.fill_null(pc.add(pc.index_in(of_ranks, value_set=values), 1), 0)
+                bins = codes.to_numpy(zero_copy_only=False).astype(np.uint16)
+                values = pa.concat_arrays([pa.nulls(1, pa.int8()), values])
+                name, known = f"{variable.name}.{part}", (values, pa.int8(), 1, False, bins)
+                has_missing = variable.has_missing or variable.first > 1
+                found.append(Variable(name, "unordered", *known, has_missing, len(values) - 1, (slot, part)))
+    return found
 
 
 def check_size(n_rows: int, n_columns: int) -> None:

@@ -105,7 +105,7 @@ class _Draw:
         self.attempt = attempt
         self.counts = counts
         self.codes = np.zeros((len(numbers), len(model.variables)), np.uint16)
-        self.arrays: list[pa.Array] = [None] * len(model.variables)
+        self.arrays: list[pa.Array] = [None] * len(model.frame.schema)
         self.ranks: dict[int, Ranks] = {}
         self.dead = np.zeros(len(numbers), bool)
 
@@ -132,11 +132,13 @@ class _Draw:
 
     def _set(self, step: Step, array: pa.Array) -> None:
         self.arrays[step.slot] = array
-        self.codes[:, step.slot] = self.model.variables[step.slot].nearest_codes(array)
+        for slot in self.model.slots_of(step.slot):
+            self.codes[:, slot] = self.model.variables[slot].nearest_codes(array)
 
     def _set_ranks(self, step: Step, ranks: Ranks) -> None:
         variable = self.model.variables[step.slot]
-        self.codes[:, step.slot] = variable.codes(ranks)
+        for slot in self.model.slots_of(step.slot):
+            self.codes[:, slot] = self.model.variables[slot].codes(ranks)
         self.arrays[step.slot] = variable.decode(ranks)
         if self.model.strata is not None and step.slot in self.model.strata.slots:
             self.ranks[step.slot] = ranks

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth import association
-from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, check_size, encode, take
+from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, calendars, check_size, encode, take
 from fastsynth.execute import Executor, Tick
 from fastsynth.plan import Step
 from fastsynth.rowwise import under_rules
@@ -61,6 +61,25 @@ class Learned:
             ranks = tuple(table.ranks[slot] for slot in left)
             table = EncodedTable(variables, ranks, np.take(table.codes, left, axis=0), source.frame)
         return Learned(source, variables, rows, table, self.slopes)
+
+    def with_calendars(self) -> Learned:
+        """The same with parts of dates as further variables, which later columns are predicted from."""
+        parts = calendars(self.variables)
+        if not parts:
+            return self
+        variables, rows = (*self.variables, *parts), (*self.rows, *(np.zeros(len(v.values), np.int64) for v in parts))
+        table = self.table
+        if table is not None:
+            p, room = len(self.variables), table.codes.base
+            has_room = isinstance(room, np.ndarray) and room.ndim == 2 and len(room) >= len(variables)
+            codes = room[: len(variables)] if has_room else np.empty((len(variables), table.n_rows), np.uint16)
+            if not has_room:
+                codes[:p] = table.codes
+            for slot, part in enumerate(parts, p):
+                assert part.calendar is not None
+                codes[slot] = part.codes(table.ranks[part.calendar[0]])
+            table = replace(table, variables=variables, ranks=(*table.ranks, *codes[p:]), codes=codes)
+        return replace(self, variables=variables, rows=rows, table=table)
 
     def without_values(self, names: Container[str]) -> Learned:
         """The same with nothing known of the values of some columns: real identifiers do not live on in a model."""
@@ -167,7 +186,7 @@ def code(
     n = learned.n_rows if rows is None else len(rows)
     codes = _allocate((len(variables), n), np.uint16, folder, "codes")
     ranks = [
-        codes[slot] if v.bins is None else _allocate((n,), v.rank_dtype, folder, f"ranks_{slot}")
+        codes[slot] if v.codes_are_ranks else _allocate((n,), v.rank_dtype, folder, f"ranks_{slot}")
         for slot, v in enumerate(variables)
     ]
     all_ranks = {slot: np.empty(learned.n_rows, variables[slot].rank_dtype) for slot in whole}
@@ -237,10 +256,16 @@ def code_piece(
             batch = take(batch, rows[low:high].astype(np.int64) - start)
         codes, ranks = np.empty((len(variables), high - low), np.uint16), {}
         for slot, variable in enumerate(variables):
+            if variable.calendar is not None:
+                continue
             of_rows = variable.rank(batch.column(slot))
             codes[slot] = variable.codes(of_rows)
             if variable.bins is not None:
                 ranks[slot] = of_rows
+        for slot, variable in enumerate(variables):
+            if variable.calendar is not None:
+                dates = variable.calendar[0]
+                codes[slot] = variable.codes(ranks.get(dates, codes[dates]))
         ruled = {step.slot: _is_ruled(step, batch) for step in steps}
         blocks.append(CodedBlock(start, low, codes, ranks, all_ranks, ruled))
         start = stop
@@ -251,7 +276,9 @@ def _take_rows(table: EncodedTable, rows: NDArray[np.uint32] | None) -> EncodedT
     if rows is None:
         return table
     codes = np.take(table.codes, rows, axis=1)
-    ranks = tuple(codes[slot] if v.bins is None else table.ranks[slot][rows] for slot, v in enumerate(table.variables))
+    ranks = tuple(
+        codes[slot] if v.codes_are_ranks else table.ranks[slot][rows] for slot, v in enumerate(table.variables)
+    )
     ruled = {slot: under[rows] for slot, under in table.ruled.items()}
     return EncodedTable(table.variables, ranks, codes, table.frame, ruled)
 

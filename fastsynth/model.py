@@ -71,6 +71,7 @@ class Model:
     ----------
     plan : Plan
     variables : tuple of Variable
+        The columns, and behind them parts of dates.
     frame : Frame
         The caller's kind of table.
     n_rows : int
@@ -124,6 +125,11 @@ class Model:
         """Models of a column for a copy, one for each stratum."""
         fit = copy if self.n_fits > 1 else 0
         return [of_stratum[slot] for of_stratum in self.fits[fit * self.n_strata : (fit + 1) * self.n_strata]]
+
+    def slots_of(self, slot: int) -> list[int]:
+        """The slot of a column, and of parts of its dates."""
+        parts = enumerate(self.variables[len(self.frame.schema) :], len(self.frame.schema))
+        return [slot, *(i for i, v in parts if v.calendar is not None and v.calendar[0] == slot)]
 
     @property
     def learned_rows(self) -> int | None:

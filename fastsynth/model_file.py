@@ -41,7 +41,7 @@ from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
 FORMAT_VERSION = 5
-VARIABLE = ("name", "kind", "first", "has_nan", "has_missing", "n_used")
+VARIABLE = ("name", "kind", "first", "has_nan", "has_missing", "n_used", "calendar")
 NODE_FIELDS = ("feature", "threshold", "left")
 # Values and residuals of releasable models are means of so many.
 NEIGHBOURS = 5
@@ -254,7 +254,8 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
             where[slot] = replaced
         values = _table(parts[f"column_{slot:04}.arrow"]).column(0).combine_chunks()
         bins = _array(parts, f"bins_{slot:04}.arrow")
-        dtype = schema.field(slot).type
+        dtype = schema.field(slot).type if slot < len(schema) else values.type
+        record["calendar"] = record["calendar"] and tuple(record["calendar"])
         variables.append(Variable(**{name: record[name] for name in VARIABLE}, values=values, dtype=dtype, bins=bins))
     steps = tuple(_read_step(record, len(variables)) for record in manifest["steps"])
     fits = tuple(

@@ -104,7 +104,7 @@ def synthesise_partition(
     ]
     codes = np.concatenate([block.codes for block in blocks], axis=1)
     ranks = tuple(
-        codes[slot] if v.bins is None else np.concatenate([block.ranks[slot] for block in blocks])
+        codes[slot] if v.codes_are_ranks else np.concatenate([block.ranks[slot] for block in blocks])
         for slot, v in enumerate(variables)
     )
     ruled = {step.slot: np.concatenate([block.ruled[step.slot] for block in blocks]) for step in ruled_steps}

@@ -6,7 +6,7 @@ Pure: no randomness, no rows. Every check of options is made here; after ``make_
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
@@ -320,7 +320,7 @@ def make_plan(
     Parameters
     ----------
     variables : sequence of Variable
-        The columns, in table order.
+        The columns, in table order, and behind them parts of dates.
     n_rows : int
     method, columns, visit_sequence, predictors, proper, forbid, strata
         As in ``synthesize``.
@@ -339,10 +339,15 @@ def make_plan(
     OptionError, DataError
         As in ``synthesize``.
     """
+    parts: dict[int, list[int]] = {}
+    for place, variable in enumerate(variables):
+        if variable.calendar is not None:
+            parts.setdefault(variable.calendar[0], []).append(place)
+    n_all, variables = len(variables), [v for v in variables if v.calendar is None]
     names = [v.name for v in variables]
     check_columns(columns, names)
     columns, patterns = dict(columns or {}), dict(patterns or {})
-    if len(names) > MAX_SLOTS:
+    if n_all > MAX_SLOTS:
         raise DataError(f"The table has {len(names):,} columns; at most {MAX_SLOTS:,} are possible.")
     if method == "keep":
         raise OptionError("method='keep' for the whole table would synthesise nothing. Set it for single columns.")
@@ -407,7 +412,7 @@ def make_plan(
                     name,
                     "draw",
                     own,
-                    tuple(sorted({slot[other] for other in given})),
+                    _with_parts([slot[other] for other in given], parts),
                     rules=tuple(_fixed(rule, variable, slot, position) for rule in column.rules),
                     limits=tuple(limits.get(name, ())),
                     spikes=_spikes(variable, column),
@@ -419,8 +424,15 @@ def make_plan(
     if open_slots and strongest is not None:
         able = [slot[name] for name in order if name not in patterns and name not in strata]
         chosen = strongest(able, open_slots, AUTO_PREDICTORS)
+        chosen = {of: _with_parts(predictors_of, parts) for of, predictors_of in chosen.items()}
         steps = [_with_predictors(step, chosen, slot) for step in steps]
     return Plan(tuple(steps), proper, tuple(slot[name] for name in strata), where is not None)
+
+
+def _with_parts(slots: Iterable[int], parts: Mapping[int, list[int]]) -> tuple[int, ...]:
+    """Slots and those of the parts of dates among them, ascending."""
+    own = set(slots)
+    return tuple(sorted(own.union(*(parts[slot] for slot in own & parts.keys()))))
 
 
 def _with_predictors(step: Step, chosen: Mapping[int, tuple[int, ...]], slot: Mapping[str, int]) -> Step:

@@ -196,7 +196,7 @@ def fit_plan(
         rows = weighted_rows(rows, cells.weights, plan.proper, entropy)
     kept = {step.slot for step in plan.steps if step.action == "keep"} | cells.where.keys() | set(plan.strata)
     n_coded = n if rows.coded is None else len(rows.coded)
-    needed = n_coded * sum(2 + (v.bins is not None) * v.rank_dtype().itemsize for v in learned.variables)
+    needed = n_coded * sum(2 + (not v.codes_are_ranks) * v.rank_dtype().itemsize for v in learned.variables)
     mapped = learned.table is None and needed > CODES_SHARE * memory
     shape_rows, leaf_rows = (max((len(of_fit) for of_fit in of or ()), default=0) for of in (rows.shapes, rows.leaves))
     one_fit = FIT_BYTES * shape_rows

@@ -434,7 +434,7 @@ class Synthesizer:
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick, cont_na)
         patterns, self.dropped_ = find_identifiers(learned, self.columns or {})
-        learned = learned.without(self.dropped_).without_values(patterns)
+        learned = learned.without(self.dropped_).without_values(patterns).with_calendars()
         where = read_where(learned.source, self.where, executor)
         plan = make_plan(
             learned.variables,
@@ -454,7 +454,7 @@ class Synthesizer:
         self.rare_levels_ = {
             v.name: int(np.count_nonzero((rows[v.first :] > 0) & (rows[v.first :] < RARE_ROWS)))
             for v, rows in zip(learned.variables, learned.rows, strict=True)
-            if v.kind != "numeric" and v.name not in patterns
+            if v.kind != "numeric" and v.name not in patterns and v.calendar is None
         }
         return learned, plan, Cells(replaced_cells(plan, where), weights)
 
@@ -1019,7 +1019,8 @@ def _count_redrawn(output: Output) -> dict[str, int]:
 
 def _column_of(step: Step, model: Model) -> Column:
     """What can be said of a drawn column of a loaded model in the words of the constructor."""
-    return Column(method=step.method, predictors=[model.variables[slot].name for slot in step.predictors] or None)
+    names = [model.variables[slot].name for slot in step.predictors if model.variables[slot].calendar is None]
+    return Column(method=step.method, predictors=names or None)
 
 
 def _refuse_few_rows(fit_rows: int | None, plan: Plan, share: bool) -> None:
