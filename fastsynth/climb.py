@@ -25,8 +25,8 @@ from fastsynth.methods import ColumnModel, Tree
 Places = NDArray[np.int64]
 # Candidates of some rows: number of the row (ascending), rank, number, weight; each (n_candidates,).
 Candidates = tuple[Places, Ranks, NDArray[np.float64], NDArray[np.float64]]
-# Candidates of a row at a node; at the root, where all that can be had is there, more.
-MOST_CANDIDATES, MOST_AT_ROOT = 64, 4_096
+# Candidates of a row at a node: of larger ones a sample; at the root, where all that can be had is there, more.
+MOST_CANDIDATES, MOST_AT_ROOT = 1_024, 4_096
 # Candidates that are looked at at a time.
 PAIRS = 1 << 21
 
@@ -187,6 +187,8 @@ class _Climber:
 
 def _pick(of: Places, weight: NDArray[np.float64], words: NDArray[np.uint64]) -> Places:
     """For each row one of its candidates in proportion to their weights, -1 where all are 0; ``of`` is ascending."""
+    if not len(of):
+        return np.full(len(words), -1)
     running = np.cumsum(weight)
     ends = np.searchsorted(of, np.arange(len(words)), side="right")
     starts = np.searchsorted(of, np.arange(len(words)), side="left")
@@ -198,7 +200,6 @@ def _pick(of: Places, weight: NDArray[np.float64], words: NDArray[np.uint64]) ->
     last = np.maximum(ends - 1, 0)
     picked = np.minimum(picked, last)
     # Rounding may hit a candidate of no weight: take the next one before it that has some.
-    some = np.maximum.accumulate(np.where(weight > 0, np.arange(len(weight)), -1)) if len(weight) else picked
-    picked = some[picked] if len(weight) else picked
+    picked = np.maximum.accumulate(np.where(weight > 0, np.arange(len(weight)), -1))[picked]
     has_some = (total > 0) & (picked >= starts)
     return np.where(has_some, picked, -1)

@@ -1,0 +1,266 @@
+"""What callers say of single rows: weights, cells to replace, given columns; and strata."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+import fastsynth as fs
+from fastsynth.errors import DataError, OptionError, PlanError
+
+METHODS = ["calibrated", "cart"]
+
+
+@pytest.fixture(scope="module")
+def people():
+    """3,000 people: b follows a, c follows both; the weights are larger where a is large."""
+    rng = np.random.default_rng(5)
+    a = rng.normal(size=3_000)
+    b = a + rng.normal(size=3_000)
+    group = np.where(a + rng.normal(size=3_000) > 0.5, "high", "low")
+    w = np.exp(0.7 * a + 0.2 * rng.normal(size=3_000))
+    region = rng.choice(["north", "south", "west"], 3_000, p=[0.5, 0.3, 0.2])
+    c = 5 * (region == "north") + np.where(region == "south", b, -b) + 0.3 * rng.normal(size=3_000)
+    return pl.DataFrame({"region": region, "a": a, "b": b, "group": group, "c": c, "w": w})
+
+
+# Weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_copies_represent_the_population(people, method):
+    syn = fs.synthesize(people, m=5, k=6_000, weights="w", method=method, random_state=1)
+    assert syn[0].columns == ["region", "a", "b", "group", "c"]
+    w = people["w"].to_numpy()
+    effective = w.sum() ** 2 / (w**2).sum()
+    assert syn.n == round(effective)
+    assert syn.v is None
+    everybody = pl.concat(list(syn))
+    for name in ("a", "b"):
+        mean = np.average(people[name], weights=w)
+        sd = np.sqrt(np.average((people[name] - mean) ** 2, weights=w))
+        # Drawing 30,000 rows, and what trees and systematic weights leave open.
+        assert abs(everybody[name].mean() - mean) < 5 * sd / np.sqrt(30_000) + 0.02 * sd
+        assert abs(mean - people[name].mean()) > 0.3
+    share = np.average(people["group"] == "high", weights=w)
+    assert abs((everybody["group"] == "high").mean() - share) < 0.02
+
+
+def test_leaves_hold_different_people_whatever_they_weigh(people):
+    heavy = people.with_columns(w=pl.when(pl.int_range(pl.len()) == 0).then(1e4).otherwise(1.0))
+    fit = fs.Synthesizer(method=fs.Cart(minbucket=10), weights="w", random_state=1).fit(heavy)
+    alone = fs.Synthesizer(method=fs.Cart(minbucket=10), random_state=1).fit(heavy.drop("w"))
+    leaves = [s.model_.fits[0][2].values.n_leaves for s in (fit, alone)]
+    assert leaves[0] == leaves[1]
+
+
+@pytest.mark.parametrize("options", [{"proper": True}, {"fit_rows": 1_000}, {"fresh_rows": True}, {"strata": ["region"]}])
+def test_weights_with_other_options(people, options):
+    syn = fs.synthesize(people, m=3, weights="w", random_state=2, **options)
+    w = people["w"].to_numpy()
+    mean = np.average(people["a"], weights=w)
+    assert abs(pl.concat(list(syn))["a"].mean() - mean) < 0.15
+    again = fs.synthesize(people, m=3, weights="w", random_state=2, threads=1, **options)
+    assert again[1].equals(syn[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"w": None}, "3000 row"),
+        ({"w": -1.0}, "3000 row"),
+        ({"w": 0.0}, "all are zero"),
+        ({"w": "much"}, "holds no numbers"),
+    ],
+)
+def test_bad_weights_are_refused(people, change, message):
+    frame = people.with_columns(**{name: pl.lit(value) for name, value in change.items()})
+    if change["w"] is None:
+        frame = frame.with_columns(pl.col("w").cast(pl.Float64))
+    with pytest.raises(DataError, match=message):
+        fs.synthesize(frame, weights="w")
+
+
+def test_weights_name_a_column(people):
+    with pytest.raises(PlanError, match="no column 'v'"):
+        fs.synthesize(people, weights="v")
+    with pytest.raises(OptionError, match="must be the name"):
+        fs.synthesize(people, weights=people["w"].to_numpy())
+    with pytest.raises(OptionError, match="nothing can be special"):
+        fs.synthesize(people, weights="w", columns={"w": fs.Column(method="cart")})
+
+
+# Strata
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_strata_have_models_of_their_own(people, method):
+    syn = fs.synthesize(people, m=2, strata=["region"], method=method, random_state=1)
+    copy = syn[0]
+    shares = people["region"].value_counts(normalize=True).sort("region")["proportion"].to_numpy()
+    drawn = copy["region"].value_counts(normalize=True).sort("region")["proportion"].to_numpy()
+    assert np.abs(shares - drawn).max() < 4 * np.sqrt(0.25 / 3_000)
+    for region, sign in (("north", -1), ("south", 1), ("west", -1)):
+        part = copy.filter(pl.col("region") == region)
+        slope = np.polyfit(part["b"], part["c"], 1)[0]
+        assert abs(slope - sign) < 0.05
+    again = fs.synthesize(people, m=2, strata=["region"], method=method, random_state=1, threads=2)
+    assert again[1].equals(syn[1])
+
+
+def test_strata_of_two_columns_and_kept_sizes(people, tmp_path):
+    strata = ["region", "group"]
+    s = fs.Synthesizer(strata=strata, method="cart", random_state=1).fit(people)
+    assert s.model_.n_strata == 6
+    copy = s.sample(m=1)[0]
+    assert set(copy.select(strata).unique().rows()) == set(people.select(strata).unique().rows())
+    s.save(tmp_path / "m.fsyn")
+    assert fs.Synthesizer.load(tmp_path / "m.fsyn").sample(m=1)[0].equals(copy)
+    kept = {name: fs.Column(method="keep") for name in strata}
+    syn = fs.synthesize(people, m=2, strata=strata, columns=kept, random_state=1)
+    assert syn[0].select(strata).equals(people.select(strata))
+    assert syn.design.partial
+
+
+def test_bad_strata_are_refused(people):
+    with pytest.raises(OptionError, match="must be a list"):
+        fs.synthesize(people, strata="region")
+    with pytest.raises(PlanError, match="no column 'county'"):
+        fs.synthesize(people, strata=["county"])
+    with pytest.raises(OptionError, match="'region' is drawn as part of the strata"):
+        fs.synthesize(people, strata=["region"], columns={"region": fs.Column(method="cart")})
+    with pytest.raises(DataError, match=r"strata: \d+ of \d+ strata have fewer than 100 rows"):
+        fs.synthesize(people.with_columns(region=pl.int_range(pl.len()) // 20), strata=["region"])
+    with pytest.raises(OptionError, match="fit='partition'"):
+        fs.synthesize(people, strata=["region"], fit="partition", out="never")
+
+
+# Cells
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_chosen_cells_are_replaced(people, method, tmp_path):
+    high = (people["b"] > 1).to_numpy()
+    where = {"b": pl.col("b") > 1, "c": "region = 'north'"}
+    s = fs.Synthesizer(where=where, method=method, random_state=1).fit(people)
+    syn = s.sample(m=3)
+    copy = syn[0]
+    assert syn.design.partial
+    for name, mask in (("b", high), ("c", (people["region"] == "north").to_numpy())):
+        same = (copy[name] == people[name]).to_numpy()
+        assert same[~mask].all()
+        assert same[mask].mean() < 0.2
+    assert copy.drop("b", "c").equals(people.drop("b", "c"))
+    # The model is that of the cells that are replaced: large values stay large.
+    assert copy["b"].filter(high).min() >= people["b"].filter(high).min()
+    assert abs(copy["b"].mean() - people["b"].mean()) < 0.05
+    assert fs.pool(syn.analyse(fs.mean("b"))).rule == "reiter2003"
+    s.save(tmp_path / "m.fsyn")
+    assert fs.Synthesizer.load(tmp_path / "m.fsyn").sample(m=1)[0].equals(copy)
+    written = fs.synthesize(people, m=1, where=where, method=method, random_state=1, out=tmp_path / "out")
+    assert written[0].equals(copy)
+
+
+def test_all_forms_of_where_are_the_same(people):
+    mask = (people["b"] > 1).to_numpy()
+    forms = [
+        {"b": pl.col("b") > 1},
+        {"b": "b > 1"},
+        {"b": mask},
+        {"b": mask.tolist()},
+        pl.DataFrame({"b": mask, "c": np.zeros(3_000, bool)}),
+        pd.DataFrame({"b": mask}),
+    ]
+    first, *others = [fs.synthesize(people, m=1, where=where, method="cart", random_state=1)[0] for where in forms]
+    assert all(other.equals(first) for other in others)
+
+
+def test_passive_cells_follow_their_parents(people):
+    frame = people.with_columns(total=pl.col("a") + pl.col("b"))
+    wrong = frame.with_columns(total=pl.when(pl.int_range(pl.len()) == 0).then(99.0).otherwise("total"))
+    columns = {"total": fs.Column(passive=pl.col("a") + pl.col("b"))}
+    mask = np.arange(3_000) >= 10
+    s = fs.Synthesizer(where={"b": mask}, columns=columns, random_state=1).fit(wrong)
+    copy = s.sample(m=1)[0]
+    assert s.differences_ == {"total": 1}
+    assert copy["total"][0] == 99.0  # no parent of this cell was replaced
+    assert np.abs((copy["a"] + copy["b"] - copy["total"]).to_numpy()[mask]).max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ({"b": [True]}, "3000 values that are True or False"),
+        ({"b": np.ones(3_000)}, "3000 values that are True or False"),
+        ({"b": "b >"}, "cannot be read as SQL"),
+        ({"b": pl.col("b")}, "it must say for each row"),
+        ({"b": "b > 1000"}, "no cell would be replaced"),
+        ({"x": "b > 1"}, "no column 'x'"),
+        (3, "must be a dict"),
+        (pl.DataFrame({"b": [1, 2]}), "not of type bool"),
+        ({"g": "b > 1"}, "where names 'g'"),
+    ],
+)
+def test_bad_where_is_refused(people, where, message):
+    frame = people.with_columns(g=pl.col("a") * 2)
+    with pytest.raises((OptionError, PlanError), match=message):
+        fs.synthesize(frame, where=where, columns={"g": fs.Column(passive="a * 2")})
+
+
+def test_rows_stay_those_of_the_original(people):
+    with pytest.raises(OptionError, match="with where= the rows are those of the original"):
+        fs.synthesize(people, k=100, where={"b": "b > 1"})
+
+
+# Given columns
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_rest_is_drawn_given_some_columns(people, method, tmp_path):
+    s = fs.Synthesizer(method=method, random_state=1).fit(people)
+    # Around two places: all rows of one would share a leaf.
+    a = np.repeat([1.0, -1.0], 500) + 0.5 * np.random.default_rng(1).normal(size=1_000)
+    scenario = pd.DataFrame({"region": ["south"] * 500 + ["west"] * 500, "a": a})
+    syn = s.sample(m=2, given=scenario)
+    assert (syn.k, syn.n) == (1_000, 3_000)
+    assert syn.design.partial
+    for copy in syn:
+        assert copy["region"].to_list() == scenario["region"].tolist()
+        assert copy["a"].to_list() == scenario["a"].tolist()
+        means = copy.group_by("region").agg(pl.col("b").mean()).sort("region")["b"].to_numpy()
+        assert np.abs(means - [1, -1]).max() < 0.25
+    written = s.sample(m=2, given=scenario, out=tmp_path / "out")
+    assert written[1].equals(syn[1])
+    whole = fs.synthesize(people, m=2, given=scenario, method=method, random_state=1)
+    assert whole[0].equals(syn[0])
+
+
+def test_given_strata(people):
+    s = fs.Synthesizer(strata=["region"], method="cart", random_state=1).fit(people)
+    copy = s.sample(m=1, given=pl.DataFrame({"region": ["south", "west"] * 200}))[0]
+    part = copy.filter(pl.col("region") == "south")
+    assert abs(np.polyfit(part["b"], part["c"], 1)[0] - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"b": [1.0]}, OptionError, "'region' would be drawn before given columns"),
+        ({"x": [1.0]}, OptionError, "no column 'x'"),
+        ({"region": ["nowhere"]}, DataError, "1 row.* of 'region' hold categories"),
+        ({"region": ["north"], "a": ["much"]}, DataError, "cannot hold"),
+        ({"region": []}, OptionError, "no rows"),
+    ],
+)
+def test_bad_given_columns_are_refused(people, given, error, message):
+    s = fs.Synthesizer(method="cart", random_state=1).fit(people)
+    with pytest.raises(error, match=message):
+        s.sample(given=pl.DataFrame(given))
+
+
+def test_k_is_that_of_the_given_rows(people):
+    s = fs.Synthesizer(method="cart", random_state=1).fit(people)
+    with pytest.raises(OptionError, match="given has 1 rows"):
+        s.sample(k=2, given=pl.DataFrame({"region": ["north"]}))
