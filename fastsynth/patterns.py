@@ -38,9 +38,17 @@ SPIKE_SHARE, LEVEL_SHARE = 0.05, 0.02
 RULE_ROWS = 100
 EXPECTED = 25
 # The same where the columns are as dependent as the most dependent of their other levels.
-EXPECTED_DEPENDENT = 10
-# An edge: so many rows beyond it are looked at, which promise so many before it.
-EDGE_ROWS, EDGE_EXPECTED = 30, 18
+EXPECTED_DEPENDENT = 15
+# An edge: so many rows beyond it are looked at, which promise so many before it. Of what never occurs in a range there
+# are more pairs that could look alike by chance, so more is asked.
+EDGE_ROWS, EDGE_EXPECTED = 60, 25
+GAP_ROWS, GAP_EXPECTED = 100, 40
+# Numbers of fewer different values have no ranges: their values are events.
+RANGE_VALUES = 13
+# Exceptions of the rows looked at beyond which no threshold is looked for.
+MOST_EXCEPTIONS = 3
+# A range says nothing new where this share of its rows is in another one.
+WITHIN = 0.8
 # Exceptions of a relation that holds nearly: share of its rows, and of those expected by chance.
 ODD_ROWS, ODD_EXPECTED = 0.001, 0.01
 # Two columns are on one scale where their middle 90 % overlap so much; random pairs are out of order so often.
@@ -60,7 +68,7 @@ class Candidate:
     wrong : polars.Expr
         True for the rows that are an exception.
     by_chance : float
-        Share of the rows that would be, were the columns independent.
+        Share of the rows that would be, were the columns independent; 0 for no exceptions allowed.
     """
 
     kind: Kind
@@ -148,15 +156,18 @@ def _levels(series: pl.Series) -> list[Any]:
 def rules_and_gaps(frame: pl.DataFrame, numbers: Mapping[str, Number]) -> list[Candidate]:
     """Rules (one event, or a range of numbers, has always another event) and events that never meet."""
     found = events(frame)
+    if not found:
+        return []
     masks = np.stack([event.rows for event in found]).astype(np.float32)
     together = (masks @ masks.T).astype(np.int64)
     always, never = _always(found, together), _never(found, together)
-    for name in (n for n in frame.columns if n in numbers):
-        for condition, j, holds in _ranges(frame.columns.index(name), name, numbers[name], found):
-            found.append(condition)
-            (always if holds else never).append((len(found) - 1, j))
+    ranges = [r for n in frame.columns if n in numbers for r in _ranges(frame.columns.index(n), n, numbers[n], found)]
+    for condition, j, holds in _largest(ranges):
+        found.append(condition)
+        (always if holds else never).append((len(found) - 1, j))
     always = _simplest_rules(found, always)
-    return [*_write_rules(found, always, together), *_write_never(found, _not_implied(found, always, never))]
+    never = _not_implied(found, always, _not_exact(found, always, never))
+    return [*_write_rules(found, always, together), *_write_never(found, never)]
 
 
 Pairs = list[tuple[int, int]]
@@ -171,13 +182,12 @@ def _always(found: list[Event], together: NDArray[np.int64]) -> Pairs:
         if column[i] == column[j] or not (found[i].named and found[j].named) or size[i] < RULE_ROWS:
             continue
         wrong, share = size[i] - together[i, j], 1 - size[j] / n
-        expected = size[i] * share
-        if expected < EXPECTED or not _few(wrong, size[i], expected):
+        if size[i] * share < EXPECTED or not _few(wrong, size[i], size[i] * share):
             continue
-        others = (column == column[i]) & (np.arange(len(found)) != i) & (size >= RULE_ROWS)
+        others = (column == column[i]) & (np.arange(len(found)) != i) & (size >= 3 * LEVEL_ROWS)
         rates = 1 - together[others, j] / size[others]
-        rates = rates[rates > 2 * ODD_ROWS]
-        if expected * min(1, rates.min(initial=share) / share) >= EXPECTED_DEPENDENT:
+        promised = size[i] * share * _continued(rates[rates > 2 * ODD_ROWS] / share)
+        if promised >= EXPECTED_DEPENDENT and wrong <= ODD_EXPECTED * promised:
             pairs.append((i, j))
     return pairs
 
@@ -187,16 +197,27 @@ def _never(found: list[Event], together: NDArray[np.int64]) -> Pairs:
     size, n = np.diag(together), len(found[0].rows)
     column = np.array([event.column for event in found])
     chance = np.outer(size, size) / n
-    ratio = np.where((chance >= EXPECTED_DEPENDENT) & (together > ODD_ROWS * size), together / chance, np.inf)
+    shown = (chance >= LEVEL_ROWS) & (together > 0)
+    ratio = together / np.maximum(chance, 1e-9)
     pairs = []
     for i, j in itertools.combinations(range(len(found)), 2):
         if column[i] == column[j] or not (found[i].named and found[j].named):
             continue
-        if chance[i, j] >= EXPECTED and _few(together[i, j], min(size[i], size[j]), chance[i, j]):
-            least = min(ratio[i, column == column[j]].min(), ratio[column == column[i], j].min(), 1.0)
+        if chance[i, j] >= EXPECTED and not together[i, j]:
+            same_i, same_j = shown[:, j] & (column == column[i]), shown[i] & (column == column[j])
+            least = np.sqrt(_continued(ratio[same_i, j]) * _continued(ratio[i, same_j]))
             if chance[i, j] * least >= EXPECTED_DEPENDENT:
                 pairs.append((i, j))
     return pairs
+
+
+def _continued(ratios: Floats) -> float:
+    """What would come after ratios of how often events meet to how often by chance, did they go on as they fall.
+
+    Levels that are in some order become rare ever faster towards their end, so the last fall counts twice.
+    """
+    least, next_least = np.sort(np.append(np.minimum(ratios, 1), [1.0, 1.0]))[:2]
+    return float(least * (least / next_least) ** 2)
 
 
 def _few(wrong: float, rows: float, expected: float) -> bool:
@@ -207,51 +228,73 @@ def _ranges(slot: int, name: str, x: Number, found: list[Event]) -> Iterator[tup
     """Ranges of a number below or from a threshold in which an event is always so, or never."""
     known = np.flatnonzero(np.isfinite(x.values))
     order = known[np.argsort(x.values[known], kind="stable")]
-    if len(order) < 2 * RULE_ROWS:
+    if len(order) < 2 * RULE_ROWS or len(np.unique(x.values[known])) < RANGE_VALUES:
         return
     for j, event in enumerate(list(found)):
         if event.column == slot or not (event.named and event.outcome):
             continue
         for holds, below in itertools.product((True, False), repeat=2):
+            needed = (EDGE_ROWS, EDGE_EXPECTED) if holds else (GAP_ROWS, GAP_EXPECTED)
             others = (event.rows if not holds else ~event.rows)[order]
             values = x.values[order]
             if not below:
                 others, values = others[::-1], -values[::-1]
-            m = _pure(values, others)
-            if m and is_edge(values, others, m):
+            m = _pure(values, others, MOST_EXCEPTIONS if holds else 0)
+            if m and is_edge(values, others, m, *needed):
                 yield _range(slot, name, x, values[m - 1 : m + 1] * (1 if below else -1), below), j, holds
 
 
-def _pure(values: Floats, others: Flags) -> int:
+def _largest(ranges: list[tuple[Event, int, bool]]) -> list[tuple[Event, int, bool]]:
+    """Leave out ranges that are nearly within one of another column of which the same is said: height for age."""
+    kept: list[tuple[Event, int, bool]] = []
+    for event, j, holds in sorted(ranges, key=lambda r: -int(r[0].rows.sum())):
+        inside = (
+            (event.rows & other.rows).sum() >= WITHIN * event.rows.sum()
+            for other, k, same in kept
+            if k == j and same == holds and other.column != event.column
+        )
+        if not any(inside):
+            kept.append((event, j, holds))
+    return kept
+
+
+def _pure(values: Floats, others: Flags, exceptions: int) -> int:
     """Number of the first rows, up to a change of value, with no others but exceptions; 0 where they are too few."""
-    share, places = others.mean(), np.flatnonzero(others)[:4]
+    share, places = others.mean(), np.flatnonzero(others)[: exceptions + 1]
     best = 0
     for k, place in enumerate(places):
         m = int(np.searchsorted(values, values[place]))
-        if m >= RULE_ROWS and m * share >= EXPECTED and _few(int((places < m).sum()), m, m * share) and k <= m:
+        # Exceptions that are errors lie anywhere; a thing that becomes rare gradually has them near the border.
+        if m >= RULE_ROWS and m * share >= EXPECTED and _few(k, m, m * share) and (places[:k] < 0.7 * m).all():
             best = m
     return best
 
 
-def is_edge(values: Floats, others: Flags, m: int) -> bool:
-    """Whether the others that begin at row m, in the order of the values, begin suddenly."""
-    total = np.cumsum(others[m:])
-    if not len(total) or total[-1] < EDGE_ROWS:
+def is_edge(values: Floats, others: Flags, m: int, n_beyond: int, n_before: int) -> bool:
+    """Whether the others that begin at row m, in the order of the values, begin suddenly: whether the first so many
+    would promise so many before them.
+    """
+    beyond, total = values[m:], np.append(0, np.cumsum(others[m:]))
+    # What is in a hump, of which these are the rising half, has no edge.
+    if total[-1] < 2 * n_beyond:
         return False
-    beyond = values[m:]
-    first = int(np.searchsorted(beyond, beyond[np.searchsorted(total, EDGE_ROWS)], side="right"))
-    if first > m and beyond[0] != beyond[first - 1]:
+    width = int(np.searchsorted(beyond, beyond[np.searchsorted(total, n_beyond // 2) - 1], side="right"))
+    if width > m and beyond[0] != beyond[width - 1]:
         return False
-    second = min(2 * first, len(beyond))
-    rate = total[first - 1] / first
-    later = (total[second - 1] - total[first - 1]) / (second - first) if second > first else rate
-    fall = min(1.0, rate / max(later, 1e-9))
-    promised, left, share = 0.0, m, fall
+    counts = np.diff(total[np.minimum(np.arange(5) * width, len(beyond))])
+    rows = np.diff(np.minimum(np.arange(5) * width, len(beyond)))
+    fall = 1.0
+    if rows[1]:
+        fall = min(fall, counts[0] / rows[0] / max(counts[1] / rows[1], 1e-9))
+    if rows[2:].sum():
+        rates = [counts[part].sum() / rows[part].sum() for part in (slice(0, 2), slice(2, 4))]
+        fall = min(fall, float(np.sqrt(rates[0] / max(rates[1], 1e-9))))
+    promised, left, share = 0.0, float(m), fall
     while left > 0 and share > 1e-3:
-        promised += rate * share * min(first, left)
-        left -= first
+        promised += counts[0] * share * min(1.0, left / width)
+        left -= width
         share *= fall
-    return promised >= EDGE_EXPECTED
+    return promised >= n_before
 
 
 def _range(slot: int, name: str, x: Number, border: Floats, below: bool) -> Event:
@@ -292,17 +335,16 @@ def _without_mirrors(found: list[Event], kept: Pairs, known: set[tuple[int, int]
     """Leave out what says the same of two columns the other way round: not B -> not A. Later outcomes stay."""
     chosen: Pairs = []
     for i, j in sorted(kept, key=lambda p: (found[p[0]].column > found[p[1]].column, p)):
-        # The rule says that i has none of the other events of j's column. That is known if each of them is said to have
-        # another event than i.
-        rest = [k for k, e in enumerate(found) if e.column == found[j].column and k != j and e.outcome]
-        mirrored = all(
-            any(
-                a == k and found[b].column == found[i].column and not (found[b].rows & found[i].rows).any()
-                for a, b in chosen
-            )
-            for k in rest
-        )
-        if not mirrored or ((j, i) in known and found[i].column < found[j].column):
+        if (j, i) in known:
+            chosen.append((i, j))
+            continue
+        # The rule says that rows outside j are not in i: so do rules that give all of them something apart from i.
+        said = np.zeros(len(found[j].rows), bool)
+        for a, b in chosen:
+            reverse = found[a].column == found[j].column and found[b].column == found[i].column
+            if reverse and not (found[b].rows & found[i].rows).any():
+                said |= found[a].rows
+        if (~found[j].rows & ~said).any():
             chosen.append((i, j))
     return chosen
 
@@ -331,12 +373,35 @@ def _not_implied(found: list[Event], always: Pairs, never: Pairs) -> Pairs:
     return kept
 
 
-def _write_rules(found: list[Event], pairs: Pairs, together: NDArray[np.int64]) -> Iterator[Candidate]:
-    """Rules of one outcome together, in which only the level of the condition differs."""
+def _outcomes(found: list[Event], pairs: Pairs) -> dict[tuple[int, bool, int], list[int]]:
+    """Conditions of rules of one outcome and one column, levels apart from ranges."""
     groups: dict[tuple[int, bool, int], list[int]] = {}
     for i, j in pairs:
         groups.setdefault((found[i].column, found[i].outcome, j), []).append(i)
-    for (column, outcome, j), conditions in groups.items():
+    return groups
+
+
+def _not_exact(found: list[Event], always: Pairs, never: Pairs) -> Pairs:
+    """Pairs that are not forbidden already by a rule that says exactly where something is."""
+    exact = [
+        (column, found[j].rows)
+        for (column, outcome, j), conditions in _outcomes(found, always).items()
+        if outcome and (np.logical_or.reduce([found[i].rows for i in conditions]) == found[j].rows).all()
+    ]
+    return [
+        pair
+        for pair in never
+        if not any(
+            found[i].column == column and not (found[j].rows & ~rows).any()
+            for column, rows in exact
+            for i, j in (pair, pair[::-1])
+        )
+    ]
+
+
+def _write_rules(found: list[Event], pairs: Pairs, together: NDArray[np.int64]) -> Iterator[Candidate]:
+    """Rules of one outcome together, in which only the level of the condition differs."""
+    for (column, outcome, j), conditions in _outcomes(found, pairs).items():
         sure = [[i for i in conditions if outcome and together[i, j] == together[i, i]]]
         for same in [*filter(None, sure), *([i] for i in conditions if i not in sure[0])]:
             event, target = _union([found[i] for i in same]), found[j]
@@ -365,7 +430,7 @@ def _union(parts: Sequence[Event]) -> Event:
     condition = parts[0].condition.fill_null(False)
     for part in parts[1:]:
         condition = condition | part.condition.fill_null(False)
-    levels = [part for part in parts if part.value is not None]
+    levels = sorted((part for part in parts if part.value is not None), key=lambda part: part.value)
     words = ", ".join(part.text.removeprefix(f"{part.name} == ") for part in levels)
     text = f"{first.name} in {{{words}}}" if len(levels) > 1 else levels[0].text
     text += "" if len(levels) == len(parts) else " or null"
@@ -381,8 +446,8 @@ def _write_never(found: list[Event], pairs: Pairs) -> Iterator[Candidate]:
         event, other = found[i], _union([found[j] for j in others])
         both = event.condition.fill_null(False) & other.condition.fill_null(False)
         names, text = (event.name, other.name), f"never {event.text} with {other.text}"
-        speaks, chance = event.condition.fill_null(False), float(other.rows.mean())
-        yield Candidate("empty", names, text, speaks, both, forbid=both, by_chance=chance)
+        speaks = event.condition.fill_null(False)
+        yield Candidate("empty", names, text, speaks, both, forbid=both, by_chance=0)
 
 
 def orders(frame: pl.DataFrame, numbers: Mapping[str, Number]) -> Iterator[Candidate]:

@@ -473,6 +473,9 @@ def _write_function(x: str, y: str, table: pl.DataFrame, sample: Sample) -> tupl
     kinds = sample.frame.schema
     if isinstance(kinds[y], TEXT):
         table = table.with_columns(pl.col("y").cast(pl.String))
+    elif kinds[y].is_temporal():
+        # Python's times have no nanoseconds.
+        table = table.with_columns(pl.col("y").to_physical().cast(pl.Int64))
     # The most frequent y of each x, exceptions being few; a tie goes to the lesser.
     table = table.sort("low", "rows", "y", descending=[False, True, False], nulls_last=True)
     table = table.unique("low", keep="first", maintain_order=True)
@@ -529,7 +532,14 @@ def _with_null(x: str, value: pl.Expr, at_null: list[Any], dtype: Any) -> pl.Exp
 def _choose(sample: Sample, targets: Targets, given: Iterator[Formula]) -> Iterator[Candidate]:
     """Of formulas that say the same one each, written in the way that gives the column in the sample."""
     place = {name: i for i, name in enumerate(sample.frame.columns)}
-    for formula in sorted(given, key=lambda f: (not f.natural, -place[f.target])):
+
+    def unlikely(formula: Formula) -> tuple[float, bool, int]:
+        # What was computed has more decimals than what was measured.
+        digits = sample.numbers[formula.target].digits
+        return -np.inf if digits is None else -digits, not formula.natural, -place[formula.target]
+
+    untold = []
+    for formula in sorted(given, key=unlikely):
         target, parents = formula.target, formula.parents
         if target in targets.parents or frozenset((target, *parents)) in targets.sets:
             continue
@@ -544,12 +554,17 @@ def _choose(sample: Sample, targets: Targets, given: Iterator[Formula]) -> Itera
             if targets.take(target, parents):
                 yield _passive(formula.kind, target, parents, expression, f"{target} = {text}", sample)
             continue
-        of_all, of_known, expression, text = min(tried, key=lambda way: way[1])
+        _, of_known, expression, text = min(tried, key=lambda way: way[1])
         if of_known <= SAMPLE_SLACK * ODD_ROWS * int(sample.frame.select(known.sum()).item()):
-            # The column has nulls of its own, which no expression knows: it is told, but not computed.
-            targets.sets.add(frozenset((target, *parents)))
             wrong = _differ(expression, target, floating) & known
-            yield Candidate(formula.kind, (*parents, target), f"{target} = {text}, where all are known", known, wrong)
+            text = f"{target} = {text}, where all are known"
+            untold.append(Candidate(formula.kind, (*parents, target), text, known, wrong))
+    # A column with nulls of its own, which no expression knows, is told, but not computed.
+    for candidate in untold:
+        columns = frozenset(candidate.columns)
+        if candidate.columns[-1] not in targets.parents and columns not in targets.sets:
+            targets.sets.add(columns)
+            yield candidate
 
 
 # All rows
