@@ -43,6 +43,8 @@ EXPECTED_DEPENDENT = 15
 # are more pairs that could look alike by chance, so more is asked.
 EDGE_ROWS, EDGE_EXPECTED = 60, 25
 GAP_ROWS, GAP_EXPECTED = 100, 40
+# Numbers of at most so many different values are close to each other only where they are the same.
+FEW_SIZES = 50
 # Numbers of fewer different values have no ranges: their values are events.
 RANGE_VALUES = 13
 # Exceptions of the rows looked at beyond which no threshold is looked for.
@@ -368,9 +370,18 @@ def _not_implied(found: list[Event], always: Pairs, never: Pairs) -> Pairs:
                 or (found[a].column == found[b].column and not (found[a].rows & found[b].rows).any())
             )
         )
-        if next(reasons, None) is None:
+        if next(reasons, None) is None and (found[i].outcome or not _is_side_effect(found, always, i, j)):
             kept.append((i, j))
     return kept
+
+
+def _is_side_effect(found: list[Event], always: Pairs, i: int, j: int) -> bool:
+    """Whether most rows of a range have, by rules on other columns, something else than j: children are small, too."""
+    held = np.zeros(len(found[i].rows), bool)
+    for a, b in always:
+        if found[b].column == found[j].column and b != j and found[a].column != found[i].column:
+            held |= found[a].rows
+    return bool((held & found[i].rows).sum() >= WITHIN * found[i].rows.sum())
 
 
 def _outcomes(found: list[Event], pairs: Pairs) -> dict[tuple[int, bool, int], list[int]]:
@@ -482,13 +493,27 @@ def _is_ordered(a: Number, b: Number) -> bool:
     expected = by_chance * len(low)
     if overlap < OVERLAP or by_chance < OUT_OF_ORDER or expected < EXPECTED or wrong > ODD_EXPECTED * expected:
         return False
-    # The differences must begin suddenly at 0, or at the next possible one.
     unit = max(a.unit, b.unit)
     apart = np.sort(high - low)[wrong:]
-    if len(apart) < EDGE_ROWS or apart[EDGE_ROWS - 1] - apart[0] < 0:
+    if not _begins(apart, unit):
+        return False
+    size = np.abs(low) + np.abs(high)
+    if not a.dtype.is_numeric() or low.min() < 0 or len(np.unique(low)) <= FEW_SIZES:
+        return True
+    # Small numbers are close to each other whatever they are: some large ones have to be, too.
+    large = size >= np.median(size)
+    return _begins(np.sort((high - low)[large] / size[large])[wrong:], unit / float(np.median(size)))
+
+
+def _begins(apart: Floats, unit: float) -> bool:
+    """Whether differences, ascending, begin suddenly at 0, or at the next possible one."""
+    if len(apart) < 2 * EDGE_ROWS:
         return False
     start = unit if apart[0] > unit / 2 else 0.0
-    width = max(apart[EDGE_ROWS - 1] - start, 0.0) + unit / 2
-    first, second = (int(np.searchsorted(apart, start + k * width + unit / 4)) for k in (1, 2))
-    fall = min(1.0, first / max(second - first, 1))
-    return bool(fall == 1 or first * fall / (1 - fall) >= EDGE_EXPECTED)
+    half = max((apart[EDGE_ROWS - 1] - start) / 2, 0.0) + unit / 2
+    ends = np.searchsorted(apart, start + half * np.arange(1, 5) + unit / 4)
+    counts = np.diff(ends, prepend=0)
+    near, far = counts[0] / max(counts[1], 1), counts[:2].sum() / max(counts[2:].sum(), 1)
+    # Dates are given as the first or last of a month, so that one window alone says little.
+    fall = float(np.sqrt(min(near, 1.0) * min(far, 1.0)))
+    return fall >= 1 or float(counts[0]) * fall / (1 - fall) >= EDGE_EXPECTED

@@ -1,9 +1,9 @@
 """A table as a household survey gives it: every kind of column, missing codes, spikes, nested codes, planted relations.
 
 Thirty columns, any number of rows. Exactly the relations of ``PLANTED`` hold by construction, and what follows from
-them (``FOLLOWS``), or from ranges that do not overlap (nobody is taller than old in years and centimetres). Wherever
-another would hold by accident, some rows break it: 12-year-olds who work, married people who live alone, weights in
-pounds, and in most columns 3 % of answers that are another person's. In small tables a relation may still hold by chance.
+them (``FOLLOWS``), or from ranges that do not overlap (``hh_size`` is below ``age``). Wherever another would hold by
+accident, some rows break it: 12-year-olds who work, married people who live alone, weights in pounds, and in most
+columns 3 % of answers that are another person's. In small tables a relation may still hold by chance.
 
 Terms
 -----
@@ -52,7 +52,8 @@ PLANTED: tuple[Planted, ...] = (
     Planted("empty", ("tenure", "dwelling"), "no tenure owner with dwelling shelter"),
 )
 
-# Columns between which relations hold that follow from those above, and from the sizes of the units (bmi <= wgt).
+# Columns between which relations hold that follow from those above, and from the sizes of the units (bmi <= wgt). The
+# last ones: hardly ever do parts that are not 0 add up to 0.
 FOLLOWS: tuple[tuple[str, ...], ...] = (
     ("occ1", "occ3"),
     ("employed", "occ2"),
@@ -60,6 +61,7 @@ FOLLOWS: tuple[tuple[str, ...], ...] = (
     ("hgt", "bmi"),
     ("wgt", "bmi"),
     ("wage", "transfers", "capital", "income_month"),
+    *((part, whole) for part in ("wage", "transfers", "capital") for whole in ("total_income", "income_month")),
 )
 
 REGIONS = {
@@ -85,7 +87,7 @@ BOUNDS: dict[str, tuple[int | None, int | None]] = {
 
 # What computed columns are; survey, records and violations all use these.
 COMPUTED: dict[str, pl.Expr] = {
-    "region_name": pl.col("region").replace_strict(REGIONS, return_dtype=pl.String),
+    "region_name": pl.col("region").replace_strict(REGIONS, default=None, return_dtype=pl.String),
     "age_group": (pl.col("age").clip(10, 80) // 10 - 1).replace_strict(
         dict(enumerate(AGE_GROUPS)), return_dtype=pl.Enum(AGE_GROUPS)
     ),
