@@ -449,15 +449,19 @@ def _union(parts: Sequence[Event]) -> Event:
 
 
 def _write_never(found: list[Event], pairs: Pairs) -> Iterator[Candidate]:
-    """Pairs that never meet, those of one event and one column together."""
-    groups: dict[tuple[int, int], list[int]] = {}
+    """Pairs that never meet: those of one event together, and events that never meet the same ones."""
+    others: dict[tuple[int, int], set[int]] = {}
     for i, j in pairs:
-        groups.setdefault((i, found[j].column), []).append(j)
-    for (i, _), others in groups.items():
-        event, other = found[i], _union([found[j] for j in others])
-        both = event.condition.fill_null(False) & other.condition.fill_null(False)
-        names, text = (event.name, other.name), f"never {event.text} with {other.text}"
+        others.setdefault((i, found[j].column), set()).add(j)
+    groups: dict[tuple[int, bool | int, frozenset[int]], list[int]] = {}
+    for (i, _), of in others.items():
+        alone = found[i].outcome or i  # ranges are not put together
+        groups.setdefault((found[i].column, alone, frozenset(of)), []).append(i)
+    for (*_, of_both), same in groups.items():
+        event, other = _union([found[i] for i in same]), _union([found[j] for j in sorted(of_both)])
         speaks = event.condition.fill_null(False)
+        both = speaks & other.condition.fill_null(False)
+        names, text = (event.name, other.name), f"never {event.text} with {other.text}"
         yield Candidate("empty", names, text, speaks, both, forbid=both, by_chance=0)
 
 

@@ -32,7 +32,7 @@ from fastsynth.plan import Column
 from fastsynth.source import Source, open_source, parse_memory, spread_rows
 
 # Rows in which candidates are looked for.
-SAMPLE_ROWS = 20_000
+SAMPLE_ROWS = 50_000
 # A function has more mistakes than this share, of those expected by chance, only if it is none.
 SAMPLE_SLACK = 4
 # A function of a number with at most so many steps is written by their borders, else value by value.
