@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -25,12 +25,17 @@ FIRST_ROWS, POWER_ROWS = 10, 60
 # Share of rows that may not fit: errors of the data.
 ODD_SHARE = 0.005
 MOST_PARTS = 6
+# Columns that are tried as parts of a sum, and as factors: of more, those that go with it most.
+MOST_TERMS, MOST_FACTORS = 100, 40
 MOST_DIGITS = 6
 # A column of fewer steps of its last digit between its least and greatest value fits too much.
 FEWEST_STEPS = 20
 POWERS = (-3, -2, -1, 1, 2, 3)
 # A straight line or power of longer numbers than this, both together, is taken for an accident.
 MOST_FIGURES = 9
+
+
+Key = TypeVar("Key", int, str)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -226,11 +231,24 @@ def sums(numbers: Mapping[str, Number], names: Sequence[str]) -> Iterator[Formul
         ]
         if len(rows) < FEWEST_ROWS or len(others) < 2 or len(np.unique(y.values[rows])) < 3:
             continue
+        others = _most_alike(y.values[rows], {name: numbers[name].values[rows] for name in others}, MOST_TERMS)
         signs = _signs(y, np.column_stack([numbers[name].values[rows] for name in others]), y.values[rows])
         parts = {name: int(sign) for name, sign in zip(others, signs, strict=True) if sign}
         if 2 <= len(parts) <= MOST_PARTS:
             ways = tuple(_write_sum(y, {name: numbers[name] for name in parts}, parts))
             yield Formula("sum", target, tuple(parts), ways, min(parts.values()) > 0)
+
+
+def _most_alike(y: Floats, others: Mapping[Key, Floats], most: int) -> list[Key]:
+    """At most so many columns, those that go with y most, in their order: wide tables have too many to try all."""
+    if len(others) <= most:
+        return list(others)
+    given = np.stack(list(others.values()))
+    given = np.where(np.isfinite(given), given, np.nanmean(given, axis=1, keepdims=True))
+    given = given - given.mean(axis=1, keepdims=True)
+    alike = np.abs(given @ (y - y.mean())) / np.maximum(np.linalg.norm(given, axis=1), 1e-300)
+    kept = set(np.argsort(-alike, kind="stable")[:most].tolist())
+    return [key for i, key in enumerate(others) if i in kept]
 
 
 def _signs(y: Number, given: Floats, wanted: Floats) -> Floats:
@@ -320,6 +338,7 @@ def _powers(y: Number, logs: Floats, slot: int) -> Iterator[dict[int, int]]:
     others = [i for i in range(len(logs)) if i != slot and known[i].any() and np.ptp(logs[i, rows[known[i]]]) > 0.02]
     if np.std(logs[slot][rows]) < 5 * np.median(wide):
         return
+    others = _most_alike(logs[slot, rows], {i: logs[i, rows] for i in others}, MOST_FACTORS)
     alone: list[tuple[int, int | None, int, int]] = [(i, None, p, 0) for i in others for p in (-3, -2, -1, 2, 3)]
     pairs: list[tuple[int, int | None, int, int]] = [
         (i, j, p, q) for i, j in itertools.combinations(others, 2) for p in POWERS for q in POWERS

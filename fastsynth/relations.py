@@ -27,7 +27,7 @@ from fastsynth.errors import check_count
 from fastsynth.execute import Executor, Threads
 from fastsynth.formulas import Formula, Number, number, simplest
 from fastsynth.passive import take_piece
-from fastsynth.patterns import EXPECTED, LEVEL_ROWS, ODD_EXPECTED, ODD_ROWS, RULE_ROWS, Candidate, Kind
+from fastsynth.patterns import EXPECTED, FIRST_ROWS, LEVEL_ROWS, ODD_EXPECTED, ODD_ROWS, RULE_ROWS, Candidate, Kind
 from fastsynth.plan import Column
 from fastsynth.source import Source, open_source, parse_memory, spread_rows
 
@@ -356,6 +356,8 @@ def _copies(sample: Sample) -> Iterator[tuple[str, str]]:
             continue
         if one.dtype != other.dtype:
             one, other = one.cast(pl.Float64), other.cast(pl.Float64)
+        if one.head(FIRST_ROWS).ne_missing(other.head(FIRST_ROWS)).sum() > LEVEL_ROWS:
+            continue
         wrong = int(one.ne_missing(other).sum())
         if wrong <= SAMPLE_SLACK * ODD_ROWS * len(one):
             expected = int(one.gather(shuffled).ne_missing(other).sum())
@@ -385,7 +387,10 @@ def _functions(sample: Sample) -> list[tuple[str, str]]:
         recurs = (counts == 1).sum() <= MOST_ALONE * len(rows)
         if not recurs and name not in sample.numbers:
             continue
-        for y in range(len(names)):
+        same = np.flatnonzero(np.diff(codes[x][rows]) == 0)[:FIRST_ROWS]
+        clashes = (codes[:, rows[same]] != codes[:, rows[same + 1]]).sum(axis=1)
+        few = max(LEVEL_ROWS, 4 * SAMPLE_SLACK * ODD_ROWS * len(rows))
+        for y in np.flatnonzero(clashes <= few).tolist():
             if y != x and (_recurs_alike if recurs else _is_stepped)(codes[x][rows], codes[y][rows], counts):
                 found.append((int((counts > 0).sum()), x, y))
     both = {(x, y) for _, x, y in found}
