@@ -26,7 +26,7 @@ FIRST_ROWS, POWER_ROWS = 10, 60
 ODD_SHARE = 0.005
 MOST_PARTS = 6
 # Columns that are tried as parts of a sum, and as factors: of more, those that go with it most.
-MOST_TERMS, MOST_FACTORS = 100, 40
+MOST_TERMS, MOST_FACTORS = 300, 40
 MOST_DIGITS = 6
 # A column of fewer steps of its last digit between its least and greatest value fits too much.
 FEWEST_STEPS = 20
