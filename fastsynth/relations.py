@@ -189,8 +189,9 @@ def find_relations(data: Any, *, threads: int | None = None, memory_limit: int |
 
 
 def _is_known(field: pa.Field) -> bool:
-    """Whether polars has the type: not decimals of 256 bits."""
-    return not pa.types.is_decimal256(field.type)
+    """Whether polars has the type (not decimals of 256 bits), and reads the name as one, not as a pattern of names."""
+    pattern = field.name == "*" or (field.name.startswith("^") and field.name.endswith("$"))
+    return not pattern and not pa.types.is_decimal256(field.type)
 
 
 def _merge(a: Column, b: Column) -> Column:
@@ -209,6 +210,11 @@ def _find(source: Source, executor: Executor) -> Iterator[Relation]:
     targets = {relation.column for relation in computed if relation.column is not None}
     rest = sample.without(targets)
     candidates = [*patterns.rules_and_gaps(rest.frame, rest.plain), *patterns.orders(rest.frame, rest.numbers)]
+    # Of two columns of which one is told to be computed from the other no more is said.
+    told = [set(relation.columns) for relation in computed]
+    candidates = [
+        candidate for candidate in candidates if candidate.kind != "order" or set(candidate.columns) not in told
+    ]
     order = ("rule", "order", "empty")
     found = sorted(_verify(source, executor, candidates), key=lambda relation: order.index(relation.kind))
     yield from (_with_children(relation, computed, sample.frame) for relation in found)
@@ -342,7 +348,9 @@ def _differ(expression: pl.Expr, target: str, floating: bool) -> pl.Expr:
     column = pl.col(target)
     differ = expression.ne_missing(column)
     if floating:
-        differ &= ~((expression - column).abs() <= 1e-9 * column.abs()).fill_null(False)
+        off = (expression - column).abs()
+        # To polars NaN is at most NaN.
+        differ &= ~((off <= 1e-9 * column.abs()) & off.is_not_nan()).fill_null(False)
     return differ
 
 
@@ -549,7 +557,7 @@ def _choose(sample: Sample, targets: Targets, given: Iterator[Formula]) -> Itera
         if target in targets.parents or frozenset((target, *parents)) in targets.sets:
             continue
         floating, tried = sample.frame.schema[target].is_float(), []
-        known = pl.all_horizontal(pl.col(name).is_not_null() for name in (target, *parents))
+        known = pl.all_horizontal(_is_given(name, sample.frame.schema[name]) for name in (target, *parents))
         for expression, text in formula.ways:
             wrong = _differ(expression, target, floating)
             counts = sample.frame.select(all=wrong.sum(), known=(wrong & known).sum()).row(0)
@@ -570,6 +578,11 @@ def _choose(sample: Sample, targets: Targets, given: Iterator[Formula]) -> Itera
         if candidate.columns[-1] not in targets.parents and columns not in targets.sets:
             targets.sets.add(columns)
             yield candidate
+
+
+def _is_given(name: str, dtype: Any) -> pl.Expr:
+    """Whether a number is neither null nor NaN."""
+    return pl.col(name).is_not_nan().fill_null(False) if dtype.is_float() else pl.col(name).is_not_null()
 
 
 # All rows

@@ -449,6 +449,28 @@ def test_misuse(frame, options, error):
         find_relations(frame, **options)
 
 
+def test_nan_is_not_what_it_would_be(rng):
+    x = rng.normal(50, 9, N)
+    found = found_in(x=x, y=np.where(rng.random(N) < 0.2, np.nan, x), k=rng.integers(0, 3, N))
+    assert found.columns == {}
+
+
+def test_names_that_are_patterns_are_left_alone(rng):
+    x = rng.integers(0, 9, N)
+    assert kinds(found_in(**{"^x.*$": x, "a b": x, "c": x * 10, "*": x})) == [("copy", ("a b", "c"))]
+
+
+def test_dummies_of_a_category(rng):
+    c = rng.choice(list("xyz"), N)
+    found = found_in(c=pl.Series(c, dtype=pl.Categorical), **{f"is_{v}": (c == v).astype(int) for v in "xyz"})
+    assert kinds(found) == [("function", ("c", f"is_{v}")) for v in "xyz"]
+
+
+def test_sums_of_small_types_do_not_overflow(rng):
+    a, b = (rng.integers(0, 120, N).astype(np.uint8) for _ in "ab")
+    assert kinds(found_in(a=a, b=b, s=a + b)) == [("sum", ("a", "b", "s"))]
+
+
 def test_dates_are_not_added_to_numbers(rng):
     day = [dt.date(2020, 1, 1) + dt.timedelta(days=int(d)) for d in rng.integers(0, 900, N)]
     assert not found_in(day=day, x=rng.integers(0, 900, N), y=rng.integers(0, 900, N)).found
