@@ -294,6 +294,7 @@ class Targets:
 
     parents: dict[str, tuple[str, ...]]
     sets: set[frozenset[str]]
+    told: set[str]  # of which a formula is known, though it has nulls of its own
 
     def take(self, target: str, parents: Sequence[str]) -> bool:
         """Note a column as computed, unless it is already, or its parents are computed from it."""
@@ -311,7 +312,7 @@ class Targets:
 
 def _computed(sample: Sample, source: Source, executor: Executor) -> list[Candidate]:
     """Copies, functions, sums and ratios; each column once, by the simplest of them."""
-    targets, found = Targets({}, set()), []
+    targets, found = Targets({}, set(), set()), []
     names = sample.frame.columns
     for a, b in _copies(sample):
         if targets.take(b, [a]):
@@ -574,9 +575,10 @@ def _choose(sample: Sample, targets: Targets, given: Iterator[Formula]) -> Itera
             untold.append(Candidate(formula.kind, (*parents, target), text, known, wrong))
     # A column with nulls of its own, which no expression knows, is told, but not computed.
     for candidate in untold:
-        columns = frozenset(candidate.columns)
-        if candidate.columns[-1] not in targets.parents and columns not in targets.sets:
+        columns, target = frozenset(candidate.columns), candidate.columns[-1]
+        if target not in targets.parents and target not in targets.told and columns not in targets.sets:
             targets.sets.add(columns)
+            targets.told.add(target)
             yield candidate
 
 

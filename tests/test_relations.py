@@ -453,6 +453,7 @@ def test_nan_is_not_what_it_would_be(rng):
     x = rng.normal(50, 9, N)
     found = found_in(x=x, y=np.where(rng.random(N) < 0.2, np.nan, x), k=rng.integers(0, 3, N))
     assert found.columns == {}
+    assert [r.text for r in found.found] == ["y = x, where all are known"]
 
 
 def test_names_that_are_patterns_are_left_alone(rng):
