@@ -576,7 +576,8 @@ def _choose(sample: Sample, targets: Targets, given: Iterator[Formula]) -> Itera
     # A column with nulls of its own, which no expression knows, is told, but not computed.
     for candidate in untold:
         columns, target = frozenset(candidate.columns), candidate.columns[-1]
-        if target not in targets.parents and target not in targets.told and columns not in targets.sets:
+        circle = any(target in targets.before(parent) for parent in candidate.columns[:-1])
+        if not circle and target not in {*targets.parents, *targets.told} and columns not in targets.sets:
             targets.sets.add(columns)
             targets.told.add(target)
             yield candidate
