@@ -46,6 +46,8 @@ FLOORS = {
     "dask": 9,
     "partition": 9,
     "model_file": 9,
+    "formulas": 3,
+    "patterns": 6,
     "relations": 9,
     "synthesis": 10,
     "report": 11,
