@@ -6,6 +6,7 @@ from fastsynth.estimators import correlation, mean, proportion, quantile, std, t
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
 from fastsynth.plan import Column, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
+from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import plot_coefficients
 from fastsynth.synthesis import Synthesis, Synthesizer, synthesize
 from fastsynth.version import __version__
@@ -20,12 +21,15 @@ __all__ = [
     "Identifier",
     "Nested",
     "Pooled",
+    "Relation",
+    "Relations",
     "Rule",
     "Sample",
     "Synthesis",
     "Synthesizer",
     "__version__",
     "correlation",
+    "find_relations",
     "load_boys",
     "mean",
     "plot_coefficients",

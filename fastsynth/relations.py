@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from fastsynth.execute import Executor, Threads
 from fastsynth.formulas import Formula, Number, number, simplest
 from fastsynth.rowwise import take_piece
 from fastsynth.patterns import EXPECTED, FIRST_ROWS, LEVEL_ROWS, ODD_EXPECTED, ODD_ROWS, RULE_ROWS, Candidate, Kind
-from fastsynth.plan import Column
+from fastsynth.plan import Column, Rule
 from fastsynth.source import Source, open_source, parse_memory, spread_rows
 
 # Rows in which candidates are looked for.
@@ -127,6 +127,28 @@ class Relations:
             orient="row",
         )
 
+    def usable(self, free: Collection[str], order: Sequence[str] | None) -> Relations:
+        """What can be kept where only ``free`` columns are drawn, in an order that may be the caller's.
+
+        A rule about a column that is drawn before those of its condition becomes something forbidden.
+        """
+        left = []
+        for relation in self.found:
+            of, record = relation.column, relation.record
+            if of is not None and record is not None:
+                early = order is not None and any(
+                    order.index(name) > order.index(of) for name in relation.columns if name in order and of in order
+                )
+                if record.rules and early:
+                    forbid = _broken(of, record.rules[0])
+                    relation = replace(relation, column=None, record=None, forbid=forbid)
+                elif of not in free or (early and record.passive is not None):
+                    continue
+            if relation.forbid is not None and not set(relation.forbid.meta.root_names()) & set(free):
+                continue
+            left.append(relation)
+        return Relations(tuple(left))
+
     def __repr__(self) -> str:
         if not self.found:
             return "No relations found."
@@ -179,13 +201,22 @@ def find_relations(data: Any, *, threads: int | None = None, memory_limit: int |
     True
     """
     executor = Threads(None if threads is None else check_count("threads", threads))
-    source = open_source(data, parse_memory(memory_limit))
+    return relations_of(open_source(data, parse_memory(memory_limit)), executor)
+
+
+def relations_of(source: Source, executor: Executor) -> Relations:
+    """Relations of a source; as in ``find_relations``."""
     check_size(source.starts[-1], len(source.frame.schema))
     for field in source.frame.schema:
         Tally(field.name, field.type)  # refuses types that cannot be synthesised
     source = source.without([field.name for field in source.frame.schema if not _is_known(field)])
     with threadpool_limits(1, user_api="blas"):
         return Relations(tuple(_find(source, executor)))
+
+
+def _broken(name: str, rule: Rule) -> pl.Expr:
+    """True for the rows that break a rule about a column of this name."""
+    return rule.expression() & pl.col(name).ne_missing(pl.lit(rule.value))
 
 
 def _is_known(field: pa.Field) -> bool:

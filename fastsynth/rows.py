@@ -126,7 +126,7 @@ def read_where(source: Source, where: Any, executor: Executor) -> dict[str, Mask
     """
     if where is None:
         return None
-    given = _where_by_name(where)
+    given = where_by_name(where)
     n, masks, expressions = source.starts[-1], {}, {}
     unknown = [name for name in given if name not in source.frame.schema.names]
     if unknown:
@@ -149,7 +149,8 @@ def read_where(source: Source, where: Any, executor: Executor) -> dict[str, Mask
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def _where_by_name(where: Any) -> Mapping[str, Any]:
+def where_by_name(where: Any) -> Mapping[str, Any]:
+    """What ``where`` says of each column that it names."""
     if isinstance(where, Mapping):
         return where
     try:

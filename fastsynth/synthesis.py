@@ -33,6 +33,7 @@ from fastsynth.partition import partitions, write_partitions
 from fastsynth.model import Model
 from fastsynth.plan import Column, Plan, Predictors, Step, check_columns, make_plan
 from fastsynth.pooling import Analyses
+from fastsynth.relations import Relations, relations_of
 from fastsynth.rowwise import check_rows
 from fastsynth.rules import Design
 from fastsynth.run import (
@@ -56,7 +57,14 @@ from fastsynth.source import (
     open_source,
     parse_memory,
 )
-from fastsynth.rows import find_identifiers, read_given, read_weights, read_where, replaced_cells
+from fastsynth.rows import (
+    find_identifiers,
+    read_given,
+    read_weights,
+    read_where,
+    replaced_cells,
+    where_by_name,
+)
 from fastsynth.version import __version__
 
 # Rows of each copy with ``fresh_rows`` alone: what a bootstrap sample holds.
@@ -84,6 +92,7 @@ def synthesize(
     where: Any = None,
     strata: Sequence[str] = (),
     weights: str | None = None,
+    relations: Relations | str | None = None,
     given: Any = None,
     fit_rows: int | None = None,
     fresh_rows: bool = False,
@@ -145,6 +154,10 @@ def synthesize(
         Column of survey weights. Leaves and shares count rows by their weight, so that copies represent the population;
         the column itself is not in them, and ``n`` of the result is the number of rows that the sample is worth (Kish).
         A weight that is not named here is synthesised like any other column.
+    relations : "auto" or Relations, optional
+        "auto" finds relations between columns (``find_relations``) and keeps those that hold in every row: columns
+        computed from others become passive, rules, orders and empty combinations are kept. Relations that were found
+        before, and edited, may be given as well. What ``columns`` says of a column comes first.
     given : table, optional
         As in ``Synthesizer.sample``.
     fit_rows : int, optional
@@ -244,6 +257,7 @@ def synthesize(
         where=where,
         strata=strata,
         weights=weights,
+        relations=relations,
         fit_rows=fit_rows,
         fresh_rows=fresh_rows,
         random_state=random_state,
@@ -310,8 +324,8 @@ class Synthesizer:
 
     Parameters
     ----------
-    m, method, columns, visit_sequence, predictors, proper, forbid, where, strata, weights, fit_rows, fresh_rows, \
-    random_state, threads, client, memory_limit, progress
+    m, method, columns, visit_sequence, predictors, proper, forbid, where, strata, weights, relations, \
+    fit_rows, fresh_rows, random_state, threads, client, memory_limit, progress
         As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper`` or ``fresh_rows``
         the number of fits. ``random_state`` is the default of ``sample``.
 
@@ -325,6 +339,8 @@ class Synthesizer:
     differences_ : dict of str to int
         For each column that is passive, has rules or bounds, or is the last one of something forbidden, the number of
         real rows that hold something else, or break a limit.
+    relations_ : Relations
+        Those that are kept, beside what ``columns`` and ``forbid`` say.
     dropped_ : list of str
         Columns of free text, which are not in the copies.
     rare_levels_ : dict of str to int
@@ -352,6 +368,7 @@ class Synthesizer:
         where: Any = None,
         strata: Sequence[str] = (),
         weights: str | None = None,
+        relations: Relations | str | None = None,
         fit_rows: int | None = None,
         fresh_rows: bool = False,
         random_state: RandomState = None,
@@ -370,6 +387,7 @@ class Synthesizer:
         self.where = where
         self.strata = strata
         self.weights = weights
+        self.relations = relations
         self.fit_rows = fit_rows
         self.fresh_rows = fresh_rows
         self.random_state = random_state
@@ -430,22 +448,25 @@ class Synthesizer:
         weights = None if self.weights is None else read_weights(source, self.weights, self.columns, executor)
         if self.weights is not None:
             source = source.without([self.weights])
-        cont_na = check_columns(self.columns, source.frame.schema.names)
+        names = source.frame.schema.names
+        cont_na = check_columns(self.columns, names)
+        self.relations_ = self._relations(source, executor)
+        columns, forbid = self._special()
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick, cont_na)
-        patterns, self.dropped_ = find_identifiers(learned, self.columns or {})
+        patterns, self.dropped_ = find_identifiers(learned, columns)
         learned = learned.without(self.dropped_).without_values(patterns).with_calendars()
         where = read_where(learned.source, self.where, executor)
         plan = make_plan(
             learned.variables,
             learned.n_rows,
             method=self.method,
-            columns={name: column for name, column in (self.columns or {}).items() if name not in self.dropped_},
+            columns={name: column for name, column in columns.items() if name not in self.dropped_},
             visit_sequence=self.visit_sequence,
             predictors=self.predictors,
             proper=self.proper,
             strongest=partial(strongest_predictors, learned, executor),
-            forbid=self.forbid,
+            forbid=forbid,
             strata=self.strata,
             where=where,
             patterns=patterns,
@@ -457,6 +478,27 @@ class Synthesizer:
             if v.kind != "numeric" and v.name not in patterns and v.calendar is None
         }
         return learned, plan, Cells(replaced_cells(plan, where), weights)
+
+    def _relations(self, source: Source, executor: Executor) -> Relations:
+        """Relations to be kept, of columns that are drawn and that the caller says nothing else of."""
+        if self.relations is None:
+            return Relations(())
+        if self.relations != "auto" and not isinstance(self.relations, Relations):
+            raise OptionError(f"relations={self.relations!r}: must be 'auto' or what find_relations gives.")
+        found = self.relations if isinstance(self.relations, Relations) else relations_of(source, executor).exact
+        fixed = {*(self.columns or {}), *self.strata}
+        drawn = source.frame.schema.names if self.where is None else where_by_name(self.where)
+        return found.usable(
+            [name for name in drawn if name not in fixed],
+            self.visit_sequence if isinstance(self.visit_sequence, Sequence) and self.visit_sequence != "auto" else None,
+        )
+
+    def _special(self) -> tuple[dict[str, Column], Sequence[pl.Expr | str]]:
+        """Records of columns and what is forbidden, with what relations say."""
+        found = self.relations_
+        if not found.found:
+            return dict(self.columns or {}), self.forbid
+        return found.columns | dict(self.columns or {}), [*self.forbid, *found.forbid]
 
     def sample(
         self,
@@ -640,6 +682,7 @@ class Synthesizer:
         self.random_state_ = state["random_state"]
         self.differences_ = state["differences"]
         self.dropped_ = state["dropped"]
+        self.relations_ = Relations(())
         self.rare_levels_ = state["rare_levels"]
         return self
 
