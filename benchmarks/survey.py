@@ -68,6 +68,7 @@ def _synthesise(real: pl.DataFrame, options: argparse.Namespace, **more: object)
         m=options.m,
         method=options.method,
         visit_sequence="auto" if options.auto else None,
+        relations="auto" if options.relations else None,
         threads=options.threads,
         random_state=1,
         **more,
@@ -137,13 +138,15 @@ def relations(options: argparse.Namespace) -> None:
     reported = [(row, _columns(row["columns"])) for row in rows]
     known = {frozenset(p.columns) for p in PLANTED}
     for planted in PLANTED:
-        same = [row for row, columns in reported if columns == frozenset(planted.columns)]
+        # A rule may name columns that are null with the one it is about.
+        same = [row for row, columns in reported if columns >= frozenset(planted.columns)]
         exact = [row for row in same if row["kind"] == planted.kind and not row["n_exceptions"]]
         what = exact[0]["text"] if exact else "as " + ", ".join(f"{r['kind']}: {r['text']}" for r in same[:3])
         state = "found" if exact else "OTHERWISE" if same else "MISSED"
         print(f"  {state} {planted.kind} {planted.text}" + (f" [{what}]" if same else ""))
-    follows = [row for row, columns in reported if columns not in known and _follows(real, row["kind"], columns)]
-    false = [row for row, columns in reported if columns not in known and not _follows(real, row["kind"], columns)]
+    reported = [(row, columns) for row, columns in reported if not any(columns >= planted for planted in known)]
+    follows = [row for row, columns in reported if _follows(real, row["kind"], columns)]
+    false = [row for row, columns in reported if not _follows(real, row["kind"], columns)]
     print(f"  {len(follows)} follow from these: " + "; ".join(row["text"] for row in follows))
     print(f"  {len(false)} false")
     for row in false:
@@ -175,6 +178,7 @@ def main() -> None:
     common.add_argument("-m", type=int, default=5)
     common.add_argument("--method", choices=["cart", "calibrated"], default="calibrated")
     common.add_argument("--auto", action="store_true", help="visit sequence auto instead of table order")
+    common.add_argument("--relations", action="store_true", help="keep relations that are found")
     common.add_argument("--threads", type=int)
     command = commands.add_parser("copies", parents=[common])
     command.add_argument("-n", type=int, default=100_000)

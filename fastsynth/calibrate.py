@@ -383,9 +383,7 @@ class _Normal:
         return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 36)), exponent - 36))
 
 
-def _regress(
-    job: Job, numbers: Floats, grid: Grid, logarithm: bool
-) -> tuple[Tree, Tree, Shift, int, float] | str:
+def _regress(job: Job, numbers: Floats, grid: Grid, logarithm: bool) -> tuple[Tree, Tree, Shift, int, float] | str:
     """Regression, tree of means, regression within its leaves, tree of spread with its donors, or why they do harm.
 
     The last item is the share of draws outside the range.

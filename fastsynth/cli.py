@@ -111,7 +111,9 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "visit_sequence": click.option("--auto", "visit_sequence", flag_value="auto", help="Visit sequence by kind."),
         "strata": click.option("--strata", multiple=True, metavar="COLUMN", help="Models for each of its values."),
         "weights": click.option("--weights", metavar="COLUMN", help="Survey weights: copies represent the population."),
-        "relations": click.option("--relations", type=click.Choice(["auto"]), help="Find exact relations and keep them."),
+        "relations": click.option(
+            "--relations", type=click.Choice(["auto"]), help="Find exact relations and keep them."
+        ),
         "given": click.option("--given", metavar="FILE", help="Columns that are fixed; the rest is drawn given them."),
         "proper": click.option("--proper", is_flag=True, default=None, help="Fit each copy to a bootstrap sample."),
         "fit_rows": click.option("--fit-rows", type=int, help="Rows that models are fitted on (all)."),
@@ -410,8 +412,10 @@ def _column(name: str, record: Any) -> Column:
 
 def _rules(records: Any) -> list[Rule]:
     """A list of tables with when and value; TOML has no null, so that a rule without a value sets it."""
-    if not isinstance(records, list) or not all(isinstance(r, dict) and {"when"} <= {*r} <= {"when", "value"} for r in records):
-        raise OptionError(f"rules={records!r}: must be a list such as [{{when = \"age < 16\", value = \"single\"}}].")
+    if not isinstance(records, list) or not all(
+        isinstance(r, dict) and {"when"} <= {*r} <= {"when", "value"} for r in records
+    ):
+        raise OptionError(f'rules={records!r}: must be a list such as [{{when = "age < 16", value = "single"}}].')
     return [Rule(when=record["when"], value=record.get("value")) for record in records]
 
 

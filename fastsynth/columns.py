@@ -377,9 +377,7 @@ def missing_codes(name: str, dtype: pa.DataType, given: Sequence[Any]) -> pa.Arr
     return codes.take(pc.sort_indices(codes))
 
 
-def _encode_column(
-    name: str, column: pa.ChunkedArray, missing: pa.Array, keep_unused: bool
-) -> tuple[Variable, Ranks]:
+def _encode_column(name: str, column: pa.ChunkedArray, missing: pa.Array, keep_unused: bool) -> tuple[Variable, Ranks]:
     if pa.types.is_dictionary(column.type):
         return _encode_dictionary(name, column, keep_unused)
     if pa.types.is_null(column.type):

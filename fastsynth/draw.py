@@ -306,5 +306,3 @@ def _of_rows(words: NDArray[np.uint64], rows: Rows) -> NDArray[np.uint64]:
 def _parts(rows: Rows) -> Iterator[Rows]:
     """The rows, so many at a time that their codes stay in the cache."""
     return (rows[low : low + BLOCK_ROWS] for low in range(0, len(rows), BLOCK_ROWS))
-
-

@@ -101,7 +101,9 @@ class Learned:
         return replace(self, variables=tuple(variables), rows=tuple(rows), table=table)
 
 
-def learn(source: Source, executor: Executor, tick: Tick, cont_na: Mapping[str, Sequence[Any]] | None = None) -> Learned:
+def learn(
+    source: Source, executor: Executor, tick: Tick, cont_na: Mapping[str, Sequence[Any]] | None = None
+) -> Learned:
     """Learn what every column holds, from all rows: one pass over files; a table in memory is coded at once.
 
     ``cont_na`` are values that are kinds of missing, by column.

@@ -205,9 +205,7 @@ REFILL_ROWS = 65_536
 SPREAD_LEAVES, SPREAD_ROWS = 100, 50
 # Nodes of more than this many times minbucket rows are split at any gain.
 FREE = 50
-METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Cart, Sample, Calibrated, Nested, Identifier)
-}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Cart, Sample, Calibrated, Nested, Identifier)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -428,9 +426,7 @@ class ColumnModel:
         self.values.draw(codes, rows, words, donors)
         return self.expected(codes, rows, words), donors[rows].view(np.float32)
 
-    def expected(
-        self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64]
-    ) -> NDArray[np.float64]:
+    def expected(self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64]) -> NDArray[np.float64]:
         """What the regression and the leaves of means say of some rows."""
         assert self.shift is not None
         assert self.means is not None

@@ -374,7 +374,9 @@ def make_plan(
     needed = _needed(names, columns, expressions)
     order = _order(variables, visit_sequence, columns, kept, [name for name in strata if name not in kept], needed)
     position = {name: i for i, name in enumerate(order)}
-    limits = _limits(columns, forbid, names, expressions, order, [n for n in order if n not in {*kept, *patterns, *strata}])
+    limits = _limits(
+        columns, forbid, names, expressions, order, [n for n in order if n not in {*kept, *patterns, *strata}]
+    )
     narrow = predictors == "auto" and len(names) > AUTO_COLUMNS and strongest is not None
     steps: list[Step] = []
     open_slots = []

@@ -26,9 +26,9 @@ from fastsynth.columns import Tally, check_size
 from fastsynth.errors import check_count
 from fastsynth.execute import Executor, Threads
 from fastsynth.formulas import Formula, Number, number, simplest
-from fastsynth.rowwise import take_piece
 from fastsynth.patterns import EXPECTED, FIRST_ROWS, LEVEL_ROWS, ODD_EXPECTED, ODD_ROWS, RULE_ROWS, Candidate, Kind
 from fastsynth.plan import Column, Rule
+from fastsynth.rowwise import take_piece
 from fastsynth.source import Source, open_source, parse_memory, spread_rows
 
 # Rows in which candidates are looked for.
@@ -136,8 +136,14 @@ class Relations:
         for relation in self.found:
             of, record = relation.column, relation.record
             if of is not None and record is not None:
+                asked = [rule.expression() for rule in record.rules] + [record.expression()] * (
+                    record.passive is not None
+                )
+                needed = {
+                    name for expression in asked if expression is not None for name in expression.meta.root_names()
+                }
                 early = order is not None and any(
-                    order.index(name) > order.index(of) for name in relation.columns if name in order and of in order
+                    order.index(name) > order.index(of) for name in needed if name in order and of in order
                 )
                 if record.rules and early:
                     forbid = _broken(of, record.rules[0])

@@ -165,9 +165,7 @@ def where_by_name(where: Any) -> Mapping[str, Any]:
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
-def _where_of_piece(
-    shared: tuple[Source, dict[str, pl.Expr]], piece: int, *held: Any
-) -> dict[str, Mask]:
+def _where_of_piece(shared: tuple[Source, dict[str, pl.Expr]], piece: int, *held: Any) -> dict[str, Mask]:
     source, expressions = shared
     batches = list(source.batches(piece, *held))
     return {

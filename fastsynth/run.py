@@ -526,5 +526,3 @@ def _slopes_of(names: tuple[str, ...], part: pa.Table | str) -> Slopes:
         system, inside = filesystem(part)
         part = pq.ParquetFile(inside, filesystem=system).read(columns=list(names))
     return Slopes.of(part, names)
-
-

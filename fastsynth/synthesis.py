@@ -28,12 +28,20 @@ from fastsynth.execute import Executor, Threads, Tick
 from fastsynth.identifiers import check_space
 from fastsynth.learn import Learned, learn, strongest_predictors
 from fastsynth.methods import Calibrated, Cart, Method
+from fastsynth.model import Model
 from fastsynth.output import Output, copy_name, read_folder
 from fastsynth.partition import partitions, write_partitions
-from fastsynth.model import Model
 from fastsynth.plan import Column, Plan, Predictors, Step, check_columns, make_plan
 from fastsynth.pooling import Analyses
 from fastsynth.relations import Relations, relations_of
+from fastsynth.rows import (
+    find_identifiers,
+    read_given,
+    read_weights,
+    read_where,
+    replaced_cells,
+    where_by_name,
+)
 from fastsynth.rowwise import check_rows
 from fastsynth.rules import Design
 from fastsynth.run import (
@@ -56,14 +64,6 @@ from fastsynth.source import (
     filesystem,
     open_source,
     parse_memory,
-)
-from fastsynth.rows import (
-    find_identifiers,
-    read_given,
-    read_weights,
-    read_where,
-    replaced_cells,
-    where_by_name,
 )
 from fastsynth.version import __version__
 
@@ -283,10 +283,17 @@ def synthesize(
         raise OptionError("fit='partition' keeps no models: say with out= where the copies are to be written.")
     if fit_rows is not None or fresh_rows:
         raise OptionError("fit='partition' fits every partition on all its rows: leave out fit_rows and fresh_rows.")
-    whole = {"where": where is not None, "strata": len(strata) > 0, "weights": weights is not None, "given": given is not None}
+    whole = {
+        "where": where is not None,
+        "strata": len(strata) > 0,
+        "weights": weights is not None,
+        "given": given is not None,
+    }
     if any(whole.values()):
         named = ", ".join(name for name, is_given in whole.items() if is_given)
-        raise OptionError(f"fit='partition' sees a part of the rows at a time: leave out {named}, or fit them as a whole.")
+        raise OptionError(
+            f"fit='partition' sees a part of the rows at a time: leave out {named}, or fit them as a whole."
+        )
     return _by_partition(synthesizer, data, k, output)
 
 
@@ -490,7 +497,9 @@ class Synthesizer:
         drawn = source.frame.schema.names if self.where is None else where_by_name(self.where)
         return found.usable(
             [name for name in drawn if name not in fixed],
-            self.visit_sequence if isinstance(self.visit_sequence, Sequence) and self.visit_sequence != "auto" else None,
+            self.visit_sequence
+            if isinstance(self.visit_sequence, Sequence) and self.visit_sequence != "auto"
+            else None,
         )
 
     def _special(self) -> tuple[dict[str, Column], Sequence[pl.Expr | str]]:

@@ -46,7 +46,9 @@ def test_ancestors_hold_the_donors_of_their_leaves(method):
     ways, of_leaves = (climb.Ascent.of(tree, by_leaf=by_leaf) for by_leaf in (False, True))
     for node in range(len(tree.nodes)):
         leaves = below(tree, node)
-        wanted = [p for leaf in leaves for p in range(tree.nodes["left"][leaf], tree.nodes["left"][leaf] + tree.count[leaf])]
+        wanted = [
+            p for leaf in leaves for p in range(tree.nodes["left"][leaf], tree.nodes["left"][leaf] + tree.count[leaf])
+        ]
         assert ways.order[ways.first[node] :][: ways.size[node]].tolist() == wanted
         assert of_leaves.order[of_leaves.first[node] :][: of_leaves.size[node]].tolist() == leaves
         if node:
@@ -126,7 +128,10 @@ def test_rows_without_anything_admissible_are_given_back():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.lists(st.sampled_from([0.0, 1e-9, 0.3, 2.0]), max_size=5), min_size=1, max_size=8), st.integers(0, 2**64 - 1))
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 1e-9, 0.3, 2.0]), max_size=5), min_size=1, max_size=8),
+    st.integers(0, 2**64 - 1),
+)
 def test_picks_are_candidates_with_weight(weights, word):
     of = np.repeat(np.arange(len(weights)), [len(w) for w in weights])
     flat = np.array([x for w in weights for x in w])

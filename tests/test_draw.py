@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -28,9 +27,7 @@ def jobs():
     income = np.where(rng.random(n) < 0.2, 0, income)
     income = np.where(age < 20, -8, np.where(rng.random(n) < 0.1, -9, income)).astype(int)
     score = np.clip(np.round(50 + age / 3 + 20 * rng.normal(size=n)), 0, 98).astype(int)
-    frame = pl.DataFrame(
-        {"age": age, "start": start, "end": end, "married": married, "income": income, "score": score}
-    )
+    frame = pl.DataFrame({"age": age, "start": start, "end": end, "married": married, "income": income, "score": score})
     return frame.with_columns(end=pl.when(pl.col("age") > 80).then(None).otherwise("end"))
 
 
@@ -74,7 +71,9 @@ def test_missing_codes_tell_later_columns_apart():
             assert abs(copy.filter(pl.col("x") == code)["y"].mean() - mean) < 0.2
 
 
-@pytest.mark.parametrize("dtype", [pl.Int16, pl.Float32, pl.Float64, pl.Decimal(10, 2), pl.Date, pl.Datetime("ms"), pl.Time])
+@pytest.mark.parametrize(
+    "dtype", [pl.Int16, pl.Float32, pl.Float64, pl.Decimal(10, 2), pl.Date, pl.Datetime("ms"), pl.Time]
+)
 def test_missing_codes_of_every_type_with_null_and_nan(dtype, tmp_path):
     rng = np.random.default_rng(1)
     days = pl.Series(rng.integers(100, 400, 800))
@@ -82,7 +81,13 @@ def test_missing_codes_of_every_type_with_null_and_nan(dtype, tmp_path):
     code = values[0]
     place, nan = pl.int_range(pl.len()), pl.lit(float("nan") if dtype.is_float() else None).cast(dtype)
     frame = pl.DataFrame({"z": rng.normal(size=800), "x": values}).with_columns(
-        x=pl.when(place % 3 == 0).then(pl.lit(code)).when(place % 100 == 1).then(None).when(place == 50).then(nan).otherwise("x")
+        x=pl.when(place % 3 == 0)
+        .then(pl.lit(code))
+        .when(place % 100 == 1)
+        .then(None)
+        .when(place == 50)
+        .then(nan)
+        .otherwise("x")
     )
     frame = frame.with_columns(pl.col("x").cast(dtype))
     columns = {"x": fs.Column(cont_na=[code])}
@@ -165,7 +170,9 @@ def test_numbers_in_groups(jobs, method, tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_rows_under_a_rule_are_set(jobs, method):
-    broken = jobs.with_columns(married=pl.when(pl.int_range(pl.len()) < 30).then(pl.lit("divorced")).otherwise("married"))
+    broken = jobs.with_columns(
+        married=pl.when(pl.int_range(pl.len()) < 30).then(pl.lit("divorced")).otherwise("married")
+    )
     n_broken = broken.filter((pl.col("age") < 16) & (pl.col("married") != "single")).height
     columns = {
         "married": fs.Column(rules=[fs.Rule(pl.col("age") < 16, "single"), fs.Rule("age > 85", None)]),
@@ -224,7 +231,7 @@ def test_bad_rules_are_refused(jobs, rule, message):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "bounds", [pl.col("start") <= pl.col("end"), "start <= \"end\"", (pl.col("start"), None), ("start", 2100)]
+    "bounds", [pl.col("start") <= pl.col("end"), 'start <= "end"', (pl.col("start"), None), ("start", 2100)]
 )
 def test_orders_hold(jobs, method, bounds):
     syn = twice(jobs, columns={"end": fs.Column(bounds=bounds)}, method=method)
@@ -268,7 +275,9 @@ def test_limits_reach_through_passive_columns(jobs):
     columns = {"length": fs.Column(passive=pl.col("end") - pl.col("start"))}
     frame = jobs.with_columns(length=pl.col("end") - pl.col("start"))
     for method in ("calibrated", "cart"):
-        copy = fs.synthesize(frame, m=1, columns=columns, forbid=["length > 5 or length < 0"], method=method, random_state=1)[0]
+        copy = fs.synthesize(
+            frame, m=1, columns=columns, forbid=["length > 5 or length < 0"], method=method, random_state=1
+        )[0]
         assert copy["length"].drop_nulls().is_between(0, 5).all()
         assert (copy["end"] - copy["start"]).equals(copy["length"], null_equal=True, check_names=False)
 

@@ -93,7 +93,12 @@ def test_own_methods_and_predictors():
         ),
         (OptionError, "must be a Column", {"a": "cart"}, {}),
         (OptionError, "must be a dict", ["a"], {}),
-        (OptionError, "method='card': allowed are 'cart', 'sample', 'calibrated', 'nested', 'identifier', 'keep'", None, {"method": "card"}),
+        (
+            OptionError,
+            "method='card': allowed are 'cart', 'sample', 'calibrated', 'nested', 'identifier', 'keep'",
+            None,
+            {"method": "card"},
+        ),
         (OptionError, "nothing", None, {"method": "keep"}),
         (OptionError, "nothing would be", {name: Column(method="keep") for name in "abcd"}, {}),
         (OptionError, "predictors='some': must be 'auto' or 'all'", None, {"predictors": "some"}),

@@ -56,7 +56,9 @@ def test_leaves_hold_different_people_whatever_they_weigh(people):
     assert leaves[0] == leaves[1]
 
 
-@pytest.mark.parametrize("options", [{"proper": True}, {"fit_rows": 1_000}, {"fresh_rows": True}, {"strata": ["region"]}])
+@pytest.mark.parametrize(
+    "options", [{"proper": True}, {"fit_rows": 1_000}, {"fresh_rows": True}, {"strata": ["region"]}]
+)
 def test_weights_with_other_options(people, options):
     syn = fs.synthesize(people, m=3, weights="w", random_state=2, **options)
     w = people["w"].to_numpy()
