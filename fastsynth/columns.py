@@ -39,6 +39,8 @@ Ranks = NDArray[np.unsignedinteger[Any]]
 
 # Code of a value that the column never had; no tree knows it.
 UNSEEN = MAX_CODES
+# Text of which at least this share of the rows has a value of its own names people.
+IDENTIFIER_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +119,8 @@ class Variable:
         DataError
             A value that the column did not have when it was learned.
         """
-        if pa.types.is_null(self.dtype):
+        if not self.n_used and len(self.values) == 1:
+            # Nothing but null, or identifiers, of which nothing is kept.
             return np.zeros(len(column), self.rank_dtype)
         if pa.types.is_dictionary(self.dtype):
             coded = column.unify_dictionaries().combine_chunks()
@@ -433,11 +436,15 @@ def _plain_variable(
     n_values = len(distinct) - has_nan
     first = 1 + has_nan + n_missing
     kind = _kind(dtype)
-    if kind == "unordered" and n_values > MAX_CODES - 1:
-        raise _too_many_levels(name, n_values)
     values = pa.concat_arrays([pa.nulls(1, distinct.type), distinct])
     bins = None
-    if n_values > MAX_CODES - 1:
+    if kind == "unordered" and n_values > MAX_CODES - 1:
+        assert rows is not None
+        if n_values < IDENTIFIER_SHARE * rows.sum():
+            raise too_many_levels(name, n_values)
+        # It names people: nothing is learned from it, and trees see one code.
+        bins = np.zeros(len(values), np.uint16)
+    elif n_values > MAX_CODES - 1:
         assert rows is not None
         bins = _bins(rows, _numbers(values), first)
         bins[first:] += n_missing
@@ -536,7 +543,7 @@ def _dictionary_variable(
         by_value = pc.sort_indices(storage_of(dictionary)).to_numpy()
         levels = by_rank = by_value[counts[by_value] > 0]
     if len(levels) > MAX_CODES - 1:
-        raise _too_many_levels(name, len(levels))
+        raise too_many_levels(name, len(levels))
     if kind == "unordered" and not keep_unused:
         kept = np.flatnonzero(counts)  # in the order they had
         dictionary = storage_of(dictionary).take(pa.array(kept)).cast(dictionary.type)
@@ -610,8 +617,9 @@ class Tally:
         if len(self._parts) > 1:
             self._parts = [_add_up(pa.concat_tables(self._parts))]
         _refuse_infinite(self.name, self.n_infinite)
-        if _kind(self.dtype) == "unordered" and self._parts and len(self._parts[0]) > 8 * MAX_CODES:
-            raise _too_many_levels(self.name, len(self._parts[0]))
+        n_values = len(self._parts[0]) if self._parts else 0
+        if _kind(self.dtype) == "unordered" and 8 * MAX_CODES < n_values < IDENTIFIER_SHARE * self.n_rows / 2:
+            raise too_many_levels(self.name, n_values)
 
     def variable(self, keep_unused: bool) -> tuple[Variable, NDArray[np.int64]]:
         """What was learned of the column, and the rows of each rank."""
@@ -659,7 +667,8 @@ def _add_up(counts: pa.Table) -> pa.Table:
     return frame.to_arrow().cast(counts.schema)
 
 
-def _too_many_levels(name: str, n_levels: int) -> DataError:
+def too_many_levels(name: str, n_levels: int) -> DataError:
+    """An error for a column of more categories than there are codes."""
     return DataError(
         f"Column {name!r} has {n_levels:,} categories; at most {MAX_CODES - 1:,} are possible. "
         "Group the rare ones, or drop the column."

@@ -11,7 +11,8 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth.columns import numbers_of
+from fastsynth._tree import MAX_CODES
+from fastsynth.columns import numbers_of, too_many_levels
 from fastsynth.errors import DataError, DataWarning, OptionError, PlanError
 from fastsynth.execute import Executor
 from fastsynth.expressions import parse
@@ -43,6 +44,8 @@ def find_identifiers(learned: Learned, columns: Mapping[str, Column]) -> tuple[d
     for variable in learned.variables:
         column = columns.get(variable.name, Column())
         if column.passive is not None or (column.method is not None and not _is_identifier(column)):
+            if variable.kind == "unordered" and variable.n_used > MAX_CODES - 1 and column.method != "keep":
+                raise too_many_levels(variable.name, variable.n_used)
             continue
         looks = "identifier" if column.method is not None else looks_like_identifier(variable, learned.n_rows)
         if looks is None:

@@ -738,3 +738,24 @@ def test_v_is_near_zero_for_calibrated_trees_and_pool_says_where_it_is_not():
     assert "cover about" in str(fs.pool(plain.analyse(fs.mean("y"))))
     assert "cover about" not in str(fs.pool(calibrated.analyse(fs.mean("y"))))
     assert "cover about" not in str(fs.pool(plain.analyse(fs.mean("y")), target="sample"))
+
+
+def test_more_identifiers_than_there_are_codes(tmp_path):
+    """Identifiers are no categories, so that their number has no limit; real ones live on nowhere."""
+    n = 70_000
+    frame = pl.DataFrame({"id": pl.int_range(n, eager=True).shuffle(1), "x": np.arange(n) % 50, "y": np.arange(n) % 7})
+    frame = frame.with_columns(id=pl.format("DE-{}", pl.col("id").cast(pl.String).str.zfill(7)))
+    columns = {"id": fs.Column(method="identifier")}
+    s = fs.Synthesizer(columns=columns, method="cart", random_state=1).fit(frame)
+    copy = s.sample(m=1)[0]
+    assert copy["id"].n_unique() == n
+    assert copy["id"].str.contains(r"^DE-\d{7}$").all()
+    s.save(tmp_path / "m.fsyn")
+    assert fs.Synthesizer.load(tmp_path / "m.fsyn").sample(m=1)[0].equals(copy)
+    frame.write_parquet(tmp_path / "x.parquet", row_group_size=20_000)
+    options = {"columns": columns, "method": "cart", "random_state": 1, "memory_limit": 3_000_000}
+    assert fs.synthesize(tmp_path / "x.parquet", m=1, **options)[0].equals(copy)
+    with pytest.raises(DataError, match="'id' has 70,000 categories"):
+        fs.synthesize(frame, columns={"id": fs.Column(method="cart")})
+    with pytest.raises(DataError, match="'id' has 66,000 categories"):
+        fs.synthesize(pl.DataFrame({"id": np.arange(80_000) % 66_000, "x": np.arange(80_000)}).cast({"id": pl.String}))
