@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 
+import polars as pl
+
 import fastsynth as fs
-from fastsynth.cli import CONFIG_KEYS
+from fastsynth.cli import CONFIG_KEYS, _read_config
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +34,19 @@ def test_examples_of_inference_run(capsys):
     assert "Lack of fit" in capsys.readouterr().out
 
 
-def test_configuration_example_has_known_keys():
-    (text,) = blocks("toml")
-    assert set(tomllib.loads(text)) <= set(CONFIG_KEYS)
+def test_examples_of_real_tables_run():
+    names: dict[str, object] = {}
+    for block in blocks("python", "docs/data.md"):
+        exec(block, names)
+    frame, copy = names["df"], names["copy"]
+    assert set(names["s"].differences_.values()) == {0, frame.filter(region="west", job1="A").height}
+    assert copy.filter(pl.col("start") > pl.col("end")).height == 0
+    assert copy.filter(region="west", job1="A").height == 0
+    assert copy["length"].equals(copy["end"] - copy["start"])
+
+
+def test_configuration_examples_are_read(tmp_path):
+    for page in ("README.md", "docs/data.md"):
+        (text,) = blocks("toml", page)
+        (tmp_path / "options.toml").write_text(text)
+        assert set(_read_config(tmp_path / "options.toml")) <= set(CONFIG_KEYS)
