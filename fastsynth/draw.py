@@ -6,6 +6,7 @@ meanings (copy, column, block of rows), so threads, their number and their timin
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 
@@ -151,9 +152,10 @@ class _Draw:
 
     def _words(self, kind: int, slot: int, n_words: int, attempt: int) -> NDArray[np.uint64]:
         """Random words (n_words, n): each block of rows has a stream of its own, and so has each further attempt."""
-        parts = []
-        for low in range(0, len(self.numbers), BLOCK_ROWS):
-            n, block = min(BLOCK_ROWS, len(self.numbers) - low), int(self.numbers[low]) // BLOCK_ROWS
+        parts, blocks = [], self.numbers // BLOCK_ROWS
+        starts = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(blocks)]
+        for low, high in itertools.pairwise(starts):
+            n, block = high - low, int(blocks[low])
             key = (kind, self.copy, slot, block) + ((attempt,) if attempt else ())
             parts.append(random_words(self.entropy, key, n * n_words).reshape(n_words, n))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
