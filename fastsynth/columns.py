@@ -68,7 +68,8 @@ class Variable:
         Distinct values that occur; fewer than declared where an ordered category has unused levels.
     calendar : tuple of (int, str), or None
         Of what is no column of the table but a part ("weekday", "month", "hour") of the dates in the column of a slot,
-        which later columns are predicted from: this slot, and the part. ``bins`` has the code of each rank of the dates.
+        which later columns are predicted from: this slot, and the part. ``bins`` has the code of each rank of the
+        dates.
     """
 
     name: str
@@ -373,8 +374,8 @@ def missing_codes(name: str, dtype: pa.DataType, given: Sequence[Any]) -> pa.Arr
     nan = pa.types.is_floating(codes.type) and bool(pc.any(pc.is_nan(codes)).as_py())
     if codes.null_count or nan:
         raise OptionError(
-            f"cont_na={list(given)!r} of {name!r}: must be values of the column's type {dtype}; null and NaN are kinds of "
-            "missing without being named."
+            f"cont_na={list(given)!r} of {name!r}: must be values of the column's type {dtype}; null and NaN are kinds "
+            "of missing without being named."
         )
     codes = codes.unique()
     return codes.take(pc.sort_indices(codes))

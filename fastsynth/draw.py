@@ -25,7 +25,8 @@ from fastsynth.rowwise import evaluate, table_of, under_rules, within_limit
 
 # Rows that share a stream of random numbers. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
-# Times that a row is drawn again in its leaf, where all admissible candidates of the rest are looked up; and as a whole.
+# Times that a row is drawn again in its leaf, where all admissible candidates of the rest are looked up; and as a
+# whole.
 TRIES, WHOLE_TRIES = 8, 50
 
 # First entry of a random stream's key.

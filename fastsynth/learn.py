@@ -71,9 +71,10 @@ class Learned:
         table = self.table
         if table is not None:
             p, room = len(self.variables), table.codes.base
-            has_room = isinstance(room, np.ndarray) and room.ndim == 2 and len(room) >= len(variables)
-            codes = room[: len(variables)] if has_room else np.empty((len(variables), table.n_rows), np.uint16)
-            if not has_room:
+            if isinstance(room, np.ndarray) and room.ndim == 2 and len(room) >= len(variables):
+                codes = room[: len(variables)]
+            else:
+                codes = np.empty((len(variables), table.n_rows), np.uint16)
                 codes[:p] = table.codes
             for slot, part in enumerate(parts, p):
                 assert part.calendar is not None
@@ -211,7 +212,8 @@ def code(
 
 
 def _is_ruled(step: Step, rows: pa.Table) -> NDArray[np.bool_]:
-    return np.any([under for _, under in under_rules(step, rows)], axis=0)
+    ruled: NDArray[np.bool_] = np.any([under for _, under in under_rules(step, rows)], axis=0)
+    return ruled
 
 
 @dataclass(frozen=True, slots=True, eq=False)

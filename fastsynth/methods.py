@@ -205,7 +205,9 @@ REFILL_ROWS = 65_536
 SPREAD_LEAVES, SPREAD_ROWS = 100, 50
 # Nodes of more than this many times minbucket rows are split at any gain.
 FREE = 50
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Cart, Sample, Calibrated, Nested, Identifier)}
+METHODS: dict[str, Callable[..., Method]] = {
+    method.name: method for method in (Cart, Sample, Calibrated, Nested, Identifier)
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -457,7 +459,7 @@ def leaves_of(table: EncodedTable, tree: Tree, rows: NDArray[np.uint32], words: 
 def kinds_of_ranks(
     n_ranks: int, first: int, spikes: tuple[int, ...] | NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], int]:
-    """Kind of each rank: kinds of missing and spikes are their own, all else is of one kind; and what this is called."""
+    """Kind of each rank: kinds of missing and spikes are their own, all else is of one; and what this one is called."""
     present = n_ranks if len(spikes) else first
     kinds = np.full(n_ranks, present)
     kinds[:first] = np.arange(first)
@@ -505,7 +507,8 @@ def fit_column(
         of_kind[kinds[occurs]] = True
         y, n_classes = class_ids(of_kind)
         tree = fit(rows, y[kinds], n_classes)
-        missing = replace(tree, donors=kinds.astype(variable.rank_dtype)[tree.donors])
+        as_ranks: Ranks = kinds.astype(variable.rank_dtype)
+        missing = replace(tree, donors=as_ranks[tree.donors])
         rows = rows[kinds[ranks[rows]] == present]
     if len(rows):
         values = fit(rows, scaled(np.where(kinds == present, variable.numbers(), np.nan), len(rows)), 0)
@@ -544,7 +547,8 @@ def refill(
         return replace(model, values=values, pools=pools.refilled(ranks[rows], kinds == present))
     if missing is not None:
         kinds, present = kinds_of_ranks(len(variable.values), model.first, spikes)
-        of_rows = kinds.astype(variable.rank_dtype)[ranks]
+        as_ranks: Ranks = kinds.astype(variable.rank_dtype)
+        of_rows = as_ranks[ranks]
         missing = refill_tree(table, missing, of_rows, rows, words)
         rows = rows[of_rows[rows] == present]
     if values is not None:

@@ -327,7 +327,8 @@ def _read_step(record: dict[str, Any], n_slots: int) -> Step:
         )
         for limit in record["limits"]
     )
-    slots = [record["slot"], *record["predictors"], *(slot for of in (*rules, *limits) for slot in of.parents)]
+    conditions: tuple[Fixed | Limit, ...] = (*rules, *limits)
+    slots = [record["slot"], *record["predictors"], *(slot for of in conditions for slot in of.parents)]
     if not all(0 <= slot < n_slots for slot in slots):
         raise _unfit(name)
     return Step(
@@ -351,8 +352,8 @@ def _write_expression(name: str, expression: pl.Expr | None) -> Any:
     written = json.loads(expression.meta.serialize(format="json"))
     if not _is_safe(written):
         raise OptionError(
-            f"An expression of {name!r} calls Python code or a plugin, which a model file does not carry. Write it with "
-            "polars' own expressions only."
+            f"An expression of {name!r} calls Python code or a plugin, which a model file does not carry. Write it "
+            "with polars' own expressions only."
         )
     return written
 

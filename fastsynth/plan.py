@@ -302,7 +302,6 @@ class Plan:
 
 def make_plan(
     variables: Sequence[Variable],
-    n_rows: int,
     *,
     method: str | Method = "calibrated",
     columns: Mapping[str, Column] | None = None,
@@ -321,7 +320,6 @@ def make_plan(
     ----------
     variables : sequence of Variable
         The columns, in table order, and behind them parts of dates.
-    n_rows : int
     method, columns, visit_sequence, predictors, proper, forbid, strata
         As in ``synthesize``.
     strongest : callable, optional
@@ -483,8 +481,8 @@ def _check_strata(
         column = columns.get(name, PLAIN)
         if name in patterns or column.method not in (None, "keep") or column.passive is not None or column.rules:
             raise OptionError(
-                f"strata: {name!r} is drawn as part of the strata, or kept with Column(method='keep'); it takes no other "
-                "method and no rules."
+                f"strata: {name!r} is drawn as part of the strata, or kept with Column(method='keep'); it takes no "
+                "other method and no rules."
             )
 
 
@@ -525,8 +523,8 @@ def _fixed(rule: Rule, variable: Variable, slot: Mapping[str, int], position: Ma
     rank = variable.rank_of(rule.value)
     if rank is None:
         raise OptionError(
-            f"Rule(value={rule.value!r}) of {variable.name!r}: the column has no such value. Give one that occurs in it, "
-            "or None for missing."
+            f"Rule(value={rule.value!r}) of {variable.name!r}: the column has no such value. Give one that occurs in "
+            "it, or None for missing."
         )
     return Fixed(expression, tuple(slot[name] for name in parents), rank)
 
@@ -592,7 +590,8 @@ def _limits(
         drawn = [name for name in order if name in behind and name in free and name not in expressions]
         if not drawn:
             raise PlanError(
-                f"{what}: {', '.join(map(repr, roots))} are not drawn (kept, strata, or identifiers), so nothing can be excluded."
+                f"{what}: {', '.join(map(repr, roots))} are not drawn (kept, strata, or identifiers), so nothing can "
+                "be excluded."
             )
         last = drawn[-1]
         later = set(order[order.index(last) :])

@@ -69,8 +69,8 @@ def find_identifiers(learned: Learned, columns: Mapping[str, Column]) -> tuple[d
         )
     if texts:
         warnings.warn(
-            f"{', '.join(map(repr, texts))} hold free text, different for nearly everybody: not in the copies. Drop them "
-            "from the table to agree, or give them a method.",
+            f"{', '.join(map(repr, texts))} hold free text, different for nearly everybody: not in the copies. Drop "
+            "them from the table to agree, or give them a method.",
             DataWarning,
             stacklevel=2,
         )
@@ -213,8 +213,8 @@ def read_given(given: Any, model: Model) -> pa.Table:
     if late:
         first = ", ".join(map(repr, [n for n in order if n in table.column_names]))
         raise OptionError(
-            f"given: {', '.join(map(repr, late))} would be drawn before given columns, and not depend on them. Fit with a "
-            f"visit_sequence that begins with {first}."
+            f"given: {', '.join(map(repr, late))} would be drawn before given columns, and not depend on them. Fit "
+            f"with a visit_sequence that begins with {first}."
         )
     by_name = {step.name: step for step in model.plan.steps}
     fixed = [name for name in table.column_names if by_name[name].action in ("passive", "keep")]
@@ -224,7 +224,7 @@ def read_given(given: Any, model: Model) -> pa.Table:
         )
     wanted = pa.schema([schema.field(name) for name in table.column_names])
     try:
-        table = pl.DataFrame(table).cast(dict(pl.DataFrame(wanted.empty_table()).schema)).to_arrow().cast(wanted)
+        table = pl.DataFrame(table).cast(pl.DataFrame(wanted.empty_table()).schema).to_arrow().cast(wanted)
     except Exception:
         raise DataError("given: a column holds values that its type in the original cannot hold.") from None
     for name in table.column_names:

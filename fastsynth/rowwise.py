@@ -1,9 +1,10 @@
-"""Expressions evaluated row by row: passive columns, rules and limits; tried on the real rows before anything is fitted."""
+"""Expressions evaluated row by row: passive columns, rules and limits. Tried on real rows before any fit."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,8 @@ def holds(what: str, expression: pl.Expr, table: pa.Table, null: bool = False) -
         raise PlanError(f"{what}: the expression cannot be evaluated ({type(error).__name__}).") from None
     if found.dtype not in (pl.Boolean, pl.Null) or len(found) != table.num_rows:
         raise PlanError(
-            f"{what}: the expression gives {len(found)} values of {found.dtype} for {table.num_rows} rows; it must say for "
-            "each row whether it holds."
+            f"{what}: the expression gives {len(found)} values of {found.dtype} for {table.num_rows} rows; it must say "
+            "for each row whether it holds."
         )
     mask: Mask = found.cast(pl.Boolean).fill_null(null).to_numpy()
     return mask
@@ -257,12 +258,15 @@ def _expressions(
         )
     for rule in step.rules:
         what = f"rule of {step.name!r}"
-        yield what, lambda rows, what=what, rule=rule: pl.Series(holds(what, rule.expression, rows))
+        yield what, partial(_rule_holds, what, rule.expression)
     for limit in step.limits:
         whole = Limit(limit.expression, limit.parents, (), limit.values_only)
-        yield (
-            f"limit of {step.name!r}",
-            lambda rows, whole=whole: pl.Series(
-                within_limit(step.name, whole, _columns(rows, variables), plan, variables, rows.schema)
-            ),
-        )
+        yield f"limit of {step.name!r}", partial(_limit_holds, step.name, whole, plan, variables)
+
+
+def _rule_holds(what: str, expression: pl.Expr, rows: pa.Table) -> pl.Series:
+    return pl.Series(holds(what, expression, rows))
+
+
+def _limit_holds(name: str, limit: Limit, plan: Plan, variables: Sequence[Variable], rows: pa.Table) -> pl.Series:
+    return pl.Series(within_limit(name, limit, _columns(rows, variables), plan, variables, rows.schema))

@@ -1,7 +1,7 @@
 """Fit a plan, write copies drawn from the fitted model.
 
-Flat maps over an executor: one task for each (fit, stratum, column), each (copy, block of rows). A task needs nothing of
-another task.
+Flat maps over an executor: one task for each (fit, stratum, column), each (copy, block of rows). A task needs nothing
+of another task.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from fastsynth.methods import (
 )
 from fastsynth.model import Model, Strata
 from fastsynth.output import Output, Part, part_name, write_part
-from fastsynth.plan import Plan, Step
+from fastsynth.plan import Fixed, Limit, Plan, Step
 from fastsynth.slopes import Slopes, add_up, excess_variance
 from fastsynth.source import filesystem
 
@@ -299,8 +299,8 @@ def _refuse_small_strata(setting: Setting, drawn: list[Step]) -> None:
     small = int((sizes < least).sum())
     if small:
         raise DataError(
-            f"strata: {small} of {setting.n_strata} strata have fewer than {least} rows to fit models on. Use coarser strata, "
-            "more fit_rows, or a smaller minbucket."
+            f"strata: {small} of {setting.n_strata} strata have fewer than {least} rows to fit models on. Use coarser "
+            "strata, more fit_rows, or a smaller minbucket."
         )
 
 
@@ -417,8 +417,8 @@ def fingerprint(*what: Any) -> str:
             digest.update(repr(what).encode())
             for rule in item.rules:
                 digest.update(repr((rule.rank, rule.parents)).encode())
-            of_step = [item.expression, *(of.expression for of in (*item.rules, *item.limits))]
-            for expression in of_step:
+            conditions: tuple[Fixed | Limit, ...] = (*item.rules, *item.limits)
+            for expression in (item.expression, *(of.expression for of in conditions)):
                 digest.update(b"" if expression is None else expression.meta.serialize())
         elif isinstance(item, Iterable) and not isinstance(item, str):
             digest.update(fingerprint(*item).encode())

@@ -129,8 +129,9 @@ def synthesize(
         What is special about single columns: method, predictors, missing codes, spikes, rules, bounds, ...
     visit_sequence : list of str or "auto", optional
         Order in which columns are drawn. The default is table order, kept columns first, then strata; passive columns,
-        columns with rules and nested codes after those that they need. "auto" draws numbers first, then categories by rising number of levels, and columns with
-        ``outcome=True`` last: relations of categories are kept better than where they come first.
+        columns with rules and nested codes after those that they need. "auto" draws numbers first, then categories by
+        rising number of levels, and columns with ``outcome=True`` last: relations of categories are kept better than
+        where they come first.
     predictors : {"auto", "all"}, default "auto"
         What each column is predicted from: all earlier ones, or with "auto" in a table of more than 60 columns the 20
         earlier ones that are most associated with it (as mice's ``quickpred``; here between groups of values, so that
@@ -466,7 +467,6 @@ class Synthesizer:
         where = read_where(learned.source, self.where, executor)
         plan = make_plan(
             learned.variables,
-            learned.n_rows,
             method=self.method,
             columns={name: column for name, column in columns.items() if name not in self.dropped_},
             visit_sequence=self.visit_sequence,
@@ -604,13 +604,13 @@ class Synthesizer:
         Returns
         -------
         polars.DataFrame
-            column, action ("draw", "keep", "passive", "identifier", "stratum"), method, n_predictors, predictors (a list of names), n_leaves and
-            smallest_leaf (of the tree for the values), n_rare_levels (categories: levels that fewer than 10 rows have,
-            a disclosure risk), leaf_spread (of each predictor the share of its variance that is left within leaves, by
-            which slopes of plain trees are too small; null for categories), decision (calibrated columns: what was
-            fitted, or why not), n_missing_kinds (null, NaN and missing codes), n_spikes (values on which a number piles up,
-            drawn as classes), n_differ (real rows that hold something other than the passive expression or the rules
-            say, or break a limit).
+            column, action ("draw", "keep", "passive", "identifier", "stratum"), method, n_predictors, predictors (a
+            list of names), n_leaves and smallest_leaf (of the tree for the values), n_rare_levels (categories: levels
+            that fewer than 10 rows have, a disclosure risk), leaf_spread (of each predictor the share of its variance
+            that is left within leaves, by which slopes of plain trees are too small; null for categories), decision
+            (calibrated columns: what was fitted, or why not), n_missing_kinds (null, NaN and missing codes), n_spikes
+            (values on which a number piles up, drawn as classes), n_differ (real rows that hold something other than
+            the passive expression or the rules say, or break a limit).
         """
         return _summary(_describe(self._fitted(), self.rare_levels_, self.differences_))
 
@@ -1055,7 +1055,7 @@ def _check_identifiers(plan: Plan, variables: Sequence[Any], k: int) -> None:
 
 def _rows_of_given(model: Model, k: int | None) -> int:
     assert model.given is not None
-    n = model.given.num_rows
+    n: int = model.given.num_rows
     if k is not None and k != n:
         raise OptionError(f"k={k}: given has {n} rows, so k must be {n}, or left out.")
     return n

@@ -26,8 +26,8 @@ def variable(name, kind="numeric", n_values=5):
 ABCD = [variable(name) for name in "abcd"]
 
 
-def plan(columns=None, n_rows=100, variables=ABCD, **options):
-    return make_plan(variables, n_rows, columns=columns, **options)
+def plan(columns=None, variables=ABCD, **options):
+    return make_plan(variables, columns=columns, **options)
 
 
 def names(made, variables=ABCD):
@@ -224,9 +224,9 @@ def test_numbers_first_then_categories_by_levels():
     )
     encoded = encode(*read_table(frame))
     special = {"p": Column(passive=pl.col("two").cast(pl.Categorical).to_physical())}
-    plan = make_plan(encoded.variables, 20, visit_sequence="auto")
+    plan = make_plan(encoded.variables, visit_sequence="auto")
     assert [step.name for step in plan.steps] == ["b", "a", "p", "two", "many"]
-    plan = make_plan(encoded.variables, 20, visit_sequence="auto", columns=special)
+    plan = make_plan(encoded.variables, visit_sequence="auto", columns=special)
     assert [step.name for step in plan.steps] == ["b", "a", "two", "p", "many"]
 
 
