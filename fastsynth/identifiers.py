@@ -69,7 +69,7 @@ def looks_like_identifier(variable: Variable, n_rows: int) -> Literal["identifie
     Examples
     --------
     >>> codes = pa.array([None] + [f"P{i:03}" for i in range(50)])
-    >>> looks_like_identifier(Variable("id", "unordered", codes, pa.string(), 1, None, False, 50), n_rows=51)
+    >>> looks_like_identifier(Variable("id", "unordered", codes, pa.string(), 1, False, None, False, 50), n_rows=51)
     'identifier'
     """
     if variable.kind == "numeric":
