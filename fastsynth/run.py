@@ -513,6 +513,8 @@ def draw_part(model: Model, entropy: int, copy: int, start: int, stop: int, fold
 def find_v(model: Model, copies: list[list[pa.Table | str]], executor: Executor) -> float | None:
     """Find v of copies, each given as tables or paths of files."""
     names = model.slopes.names
+    if len(names) < 2:
+        return None
     jobs = [(part,) for parts in copies for part in parts]
     found = executor.map(_slopes_of, names, jobs, lambda _, part: part)
     ends = np.cumsum([len(parts) for parts in copies])

@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 from polars.testing import assert_frame_equal
 
 import fastsynth as fs
-from fastsynth import draw, output, run
+from fastsynth import draw, output, partition, run
 from fastsynth.dask import Cluster, DaskSource
 from fastsynth.errors import ClusterError, DataError, OptionError
 
@@ -63,6 +63,67 @@ def test_the_same_bytes_from_files(tmp_path, client, people, options, limit, mon
     fs.synthesize(people, **options, out=tmp_path / "threads")
     fs.synthesize(people, **options, out=tmp_path / "cluster", client=client)
     assert files(tmp_path / "cluster") == files(tmp_path / "threads")
+
+
+SPECIAL = {
+    "rules": {
+        "columns": {
+            "id": fs.Column(method="identifier"),
+            "income": fs.Column(
+                cont_na=[0.0], bounds=(1, 10**6), rules=[fs.Rule(pl.col("age") < 16, None), fs.Rule("age > 88", 0.0)]
+            ),
+            "end": fs.Column(bounds='start <= "end"'),
+        },
+        "forbid": ["job = 'a' and age > 80"],
+        "k": 3_000,
+    },
+    "strata": {"strata": ["job"], "columns": {"id": fs.Column(method="sample")}},
+    "weights": {"weights": "w", "columns": {"id": fs.Column(method="sample")}},
+    "where": {"where": {"income": "age > 30", "end": "age < 50"}, "columns": {"id": fs.Column(method="keep")}},
+}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("limit", [None, 20_000])
+def test_rules_and_cells_on_a_cluster(tmp_path, client, people, name, limit):
+    """What stands in rules, limits, cells and weights is the same from pieces, from memory, and on workers."""
+    whole = pl.read_parquet(people / "*.parquet").with_row_index("id", 1_000)
+    start = pl.col("age") % 7
+    whole = whole.with_columns(
+        id=pl.format("P{}", "id"), start=start, end=start + pl.col("id") % 3, w=pl.col("age") + 1.0
+    )
+    whole = whole.with_columns(income=pl.when(pl.col("age") > 88).then(0.0).otherwise("income"))
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        whole.slice(i * 600, 600).write_parquet(tmp_path / "in" / f"{i}.parquet", row_group_size=200)
+    options = SPECIAL[name] | {"m": 2, "random_state": 1, "memory_limit": limit}
+    fs.synthesize(tmp_path / "in", **options, out=tmp_path / "threads")
+    syn = fs.synthesize(tmp_path / "in", **options, out=tmp_path / "cluster", client=client)
+    assert files(tmp_path / "cluster") == files(tmp_path / "threads")
+    inside = fs.synthesize(whole, **options | {"memory_limit": None})
+    assert all(a.equals(b) for a, b in zip(inside, syn, strict=True))
+    if name == "rules":
+        for copy in syn:
+            assert copy.filter(pl.sql_expr("job = 'a' and age > 80 or start > \"end\"")).height == 0
+            assert copy["id"].n_unique() == 3_000
+
+
+def test_partitions_keep_rules_and_fresh_identifiers(tmp_path, client, people, monkeypatch):
+    monkeypatch.setattr(partition, "LEAST_PARTITION", 500)
+    whole = pl.read_parquet(people / "*.parquet").with_row_index("id", 1_000).with_columns(id=pl.format("P{}", "id"))
+    for i in range(3):
+        whole.slice(i * 600, 600).write_parquet(tmp_path / f"{i}.parquet")
+    paths = [tmp_path / f"{i}.parquet" for i in range(3)]
+    columns = {"id": fs.Column(method="identifier"), "income": fs.Column(rules=[fs.Rule(pl.col("age") < 16, None)])}
+    options = {"m": 2, "random_state": 1, "fit": "partition", "columns": columns, "forbid": ["job = 'd' and age > 60"]}
+    fs.synthesize(paths, **options, out=tmp_path / "threads")
+    syn = fs.synthesize(paths, **options, out=tmp_path / "cluster", client=client)
+    assert files(tmp_path / "cluster") == files(tmp_path / "threads")
+    assert syn._partitions == 2
+    for copy in syn:
+        assert copy["id"].n_unique() == copy.height
+        assert copy.filter((pl.col("job") == "d") & (pl.col("age") > 60)).height == 0
+        assert copy.filter(pl.col("age") < 16)["income"].null_count() == copy.filter(pl.col("age") < 16).height
 
 
 def test_partitions_of_a_cluster(tmp_path, client, people):
