@@ -45,6 +45,7 @@ CONFIG_KEYS = (
     "strata",
     "weights",
     "relations",
+    "given",
     "fit_rows",
     "fresh_rows",
     "random_state",
@@ -150,7 +151,7 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 @main.command("synthesize")
 @click.argument("source", metavar="IN...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, help="New or empty folder for the copies, or its URI.")
-@_options(*FIT_OPTIONS, "k", "fit", "format", "resume")
+@_options(*FIT_OPTIONS, "k", "given", "fit", "format", "resume")
 def synthesize_command(
     source: tuple[str, ...], out: str, config: Path | None, suffix: str | None, resume: bool, **given: Any
 ) -> None:
@@ -181,7 +182,7 @@ def fit(source: tuple[str, ...], out: Path, config: Path | None, **given: Any) -
     """Fit files (as in synthesize) and save the model. It holds real values: keep it like the data."""
     check_new_file(out)
     options = _read_options(config, given)
-    for name in ("k", "fit"):  # options of synthesize
+    for name in ("k", "fit", "given"):  # options of synthesize
         options.pop(name, None)
     table = _open(source, options)
     synthesizer = Synthesizer(**options).fit(table)

@@ -21,6 +21,7 @@ from fastsynth import _tree
 from fastsynth.calibration import Tilt
 from fastsynth.columns import Codes, Ranks
 from fastsynth.methods import ColumnModel, Tree
+from fastsynth.streams import unit
 
 Places = NDArray[np.int64]
 # Candidates of some rows: number of the row (ascending), rank, number, weight; each (n_candidates,).
@@ -123,7 +124,7 @@ def climb(
             ranks[done], numbers[done] = rank[picked], number[picked]
             left.append(here[~found])
         todo = np.concatenate(left)
-        n_climbed = max(n_climbed, len(todo))
+        n_climbed = n_climbed or len(todo)  # the first round is that of the leaves
         lost.append(todo[node[todo] == 0])
         todo = todo[node[todo] > 0]
         node[todo] = tree.ascent.parent[node[todo]]
@@ -158,7 +159,7 @@ class _Climber:
         i = np.arange(len(of)) - np.repeat(ends - size, size)
         # All donors of a small node; of a large one some, spread evenly from a random place on.
         whole = self.ascent.size[node].astype(np.float64)
-        offset = np.where(size < whole, (words >> np.uint64(11)).astype(np.float64) / 2.0**53, 0.0)
+        offset = np.where(size < whole, unit(words), 0.0)
         place = self.ascent.first[node][of] + np.floor((i + offset[of]) * (whole / size)[of]).astype(np.int64)
         donors = self.tree.donors[self.ascent.order[place]]
         if shift is None:

@@ -22,6 +22,7 @@ from fastsynth.methods import ColumnModel
 from fastsynth.model import Model
 from fastsynth.plan import Step
 from fastsynth.rowwise import evaluate, table_of, under_rules, within_limit
+from fastsynth.streams import DRAW, IDENTIFIER, STRATUM, random_words
 
 # Rows that share a stream of random numbers. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
@@ -29,15 +30,7 @@ BLOCK_ROWS = 65_536
 # whole.
 TRIES, WHOLE_TRIES = 8, 50
 
-# First entry of a random stream's key.
-BOOTSTRAP, DRAW, SUBSAMPLE, REFILL, PARTITION, STRATUM, IDENTIFIER, WEIGHT = range(8)
-
 Rows = NDArray[np.uint32]
-
-
-def random_words(entropy: int, key: tuple[int, ...], n: int) -> NDArray[np.uint64]:
-    """Raw 64-bit words of one stream: numpy keeps raw streams stable between versions, not what is made of them."""
-    return np.random.PCG64DXSM(np.random.SeedSequence(entropy, spawn_key=key)).random_raw(n)
 
 
 def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> tuple[pa.RecordBatch, Counter[str]]:
@@ -73,7 +66,7 @@ def _concat(a: pa.Array, b: pa.Array) -> pa.Array:
     return (whole.unify_dictionaries() if pa.types.is_dictionary(a.type) else whole).combine_chunks()
 
 
-def mixed(a: pa.Array, b: pa.Array, take_b: NDArray[np.bool_]) -> pa.Array:
+def _mixed(a: pa.Array, b: pa.Array, take_b: NDArray[np.bool_]) -> pa.Array:
     """Values of b where wanted, else of a."""
     if take_b.all():
         return b
@@ -191,7 +184,7 @@ class _Draw:
         where = self.model.where.get(step.slot)
         if where is not None:
             original = self.model.variables[step.slot].decode(self.model.kept[step.slot][self.numbers])
-            array = mixed(original, array, where[self.numbers])
+            array = _mixed(original, array, where[self.numbers])
         self._set(step, array)
 
     def _identify(self, step: Step) -> None:

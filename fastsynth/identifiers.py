@@ -19,11 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fastsynth.columns import Variable, storage_of
+from fastsynth.columns import IDENTIFIER_SHARE, Variable, storage_of
 from fastsynth.errors import OptionError
+from fastsynth.streams import hashed
 
 # Text of so many values, and of more than this share distinct, names people; so do whole numbers of so many rows.
-IDENTIFIER_SHARE, IDENTIFIER_LEVELS, IDENTIFIER_NUMBERS = 0.9, 10, 1_000
+IDENTIFIER_LEVELS, IDENTIFIER_NUMBERS = 10, 1_000
 # A position has the first of these that all its characters are in.
 PURE = (digits, ascii_uppercase, ascii_lowercase)
 MIXED = (*(digits + some for some in ("ABCDEF", "abcdef", *PURE[1:])), ascii_letters, digits + ascii_letters)
@@ -128,7 +129,7 @@ def fresh(pattern: Pattern, copy_key: int, start: int, stop: int, k: int, dtype:
     if not 0 <= start <= stop <= k:
         raise OptionError(f"start={start}, stop={stop}: must be 0 <= start <= stop <= k={k}.")
     check_space(pattern, k, dtype, "?")  # beyond it the shuffles would not end
-    keys = _hash(np.arange(1 + len(pattern.forms), dtype=np.uint64), np.uint64(copy_key % 2**64))
+    keys = hashed(np.arange(1 + len(pattern.forms), dtype=np.uint64), np.uint64(copy_key % 2**64))
     places = np.arange(start, stop, dtype=np.uint64)
     if len(pattern.forms) != 1:
         places = _shuffle(places, k, keys[-1])
@@ -176,7 +177,7 @@ def _pattern(texts: pa.Array, limit: str) -> Pattern | None:
     forms = []
     for length in counts:
         form = [digits] * length if limit else _form(texts, lengths == length, length)
-        # NDArray[np.uint64] of a few lengths are names rather than codes.
+        # Words of a few lengths are names rather than codes.
         if not all(form) or (len(counts) > 1 and not any(one[0] == "0" and len(one) > 1 for one in form)):
             return None
         if numbers and form[n_stem] == digits:
@@ -215,8 +216,8 @@ def _write(form: tuple[str, ...], places: NDArray[np.uint64], key: np.uint64) ->
     # The first word makes all different. Further ones, as a UUID has, need not and are hashes.
     for start in range(0, len(varying), PER_WORD):
         some = varying[start : start + PER_WORD]
-        key = _hash(np.array([start], np.uint64), key)[0]
-        left = _hash(places, key) if start else _shuffle(places, math.prod(len(form[i]) for i in some), key)
+        key = hashed(np.array([start], np.uint64), key)[0]
+        left = hashed(places, key) if start else _shuffle(places, math.prod(len(form[i]) for i in some), key)
         for i in some:
             left, digit = np.divmod(left, np.uint64(len(form[i])))
             written[:, i] = np.frombuffer(form[i].encode(), np.uint8)[digit]
@@ -224,19 +225,11 @@ def _write(form: tuple[str, ...], places: NDArray[np.uint64], key: np.uint64) ->
     return pa.Array.from_buffers(pa.large_string(), len(places), [None, pa.py_buffer(offsets), pa.py_buffer(written)])
 
 
-def _hash(rows: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
-    """Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators: the finaliser of SplitMix64."""
-    z = rows * np.uint64(0x9E3779B97F4A7C15) + key
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def _shuffle(places: NDArray[np.uint64], size: int, key: np.uint64) -> NDArray[np.uint64]:
     """A permutation of range(size) at some places: on as many bits, repeated while the result is not within."""
     bits = max((size - 1).bit_length(), 1)
     mask, half = np.uint64(2**bits - 1), np.uint64((bits + 1) // 2)
-    words = _hash(np.arange(8, dtype=np.uint64), key).reshape(4, 2)
+    words = hashed(np.arange(8, dtype=np.uint64), key).reshape(4, 2)
     shuffled, outside = places.copy(), np.arange(len(places))
     while len(outside):
         z = shuffled[outside]

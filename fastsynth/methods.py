@@ -21,6 +21,7 @@ from fastsynth import _tree
 from fastsynth.calibration import Shift, Tilt
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.errors import OptionError, check_count
+from fastsynth.streams import below
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +314,8 @@ class Pools:
         if not len(self.lowest):
             return drawn
         place = np.minimum(np.searchsorted(self.lowest, drawn), len(self.lowest) - 1)
-        size = (self.offset[place + 1] - self.offset[place]).astype(np.uint64)
-        chosen = self.offset[place] + ((words >> np.uint64(32)) * size >> np.uint64(32)).astype(np.int64)
+        size = self.offset[place + 1] - self.offset[place]
+        chosen = self.offset[place] + below(words, size)
         stands = (self.lowest[place] == drawn) & (size > 0)
         replaced: Ranks = np.where(stands, self.donors[np.where(stands, chosen, 0)], drawn)
         return replaced

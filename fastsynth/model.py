@@ -13,6 +13,7 @@ from fastsynth.methods import ColumnModel, Nested
 from fastsynth.plan import Plan
 from fastsynth.slopes import Slopes
 from fastsynth.source import Frame
+from fastsynth.streams import below
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,8 +52,7 @@ class Strata:
     def draw(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
         """A stratum for each random word, in proportion to its rows."""
         ends = np.cumsum(self.rows)
-        picked = (words >> np.uint64(32)) * np.uint64(ends[-1]) >> np.uint64(32)
-        return np.searchsorted(ends, picked.astype(np.int64), side="right")
+        return np.searchsorted(ends, below(words, int(ends[-1])), side="right")
 
 
 def _keys(ranks: list[Ranks], sizes: list[int]) -> NDArray[np.int64]:

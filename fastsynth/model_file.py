@@ -247,7 +247,7 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
     variables = []
     kept, where = {}, {}
     for slot, record in enumerate(manifest["variables"]):
-        ranks, replaced = _array(parts, f"kept_{slot:04}.arrow"), _mask(parts, f"where_{slot:04}.arrow")
+        ranks, replaced = _array(parts, f"kept_{slot:04}.arrow"), _array(parts, f"where_{slot:04}.arrow")
         if ranks is not None:
             kept[slot] = ranks
         if replaced is not None:
@@ -552,10 +552,6 @@ def _ipc(table: pa.Table) -> bytes:
 
 def _table(part: bytes) -> pa.Table:
     return pa.ipc.open_file(pa.BufferReader(part)).read_all()
-
-
-def _mask(parts: dict[str, bytes], name: str) -> Any:
-    return None if name not in parts else _table(parts[name]).column(0).to_numpy()
 
 
 def _array(parts: dict[str, bytes], name: str) -> Any:

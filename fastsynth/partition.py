@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from fastsynth.columns import EncodedTable, Variable
-from fastsynth.draw import PARTITION
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code_piece
 from fastsynth.methods import ColumnModel
@@ -21,6 +20,7 @@ from fastsynth.plan import Plan
 from fastsynth.run import FIT_BYTES, Setting, choose_rows, draw_part, fit_step, fits_at_once
 from fastsynth.slopes import Slopes
 from fastsynth.source import Source
+from fastsynth.streams import PARTITION
 
 # Pieces are put together to partitions of at least this many rows: models of a few rows would give them away.
 LEAST_PARTITION = 10_000

@@ -74,9 +74,9 @@ class Column:
 
     Parameters
     ----------
-    method : str, Calibrated, Cart or Sample, optional
-        "calibrated", "cart", "sample", a method object with its own options, or "keep" to leave the column as it is.
-        The default is the method of the whole synthesis.
+    method : str, Calibrated, Cart, Sample, Nested or Identifier, optional
+        "calibrated", "cart", "sample", "identifier", a method object with its own options, or "keep" to leave the
+        column as it is. The default is the method of the whole synthesis.
     predictors : list of str, optional
         Columns to predict from; they must come earlier in the visit sequence. The default is what the whole synthesis
         says.
@@ -105,7 +105,8 @@ class Column:
     Raises
     ------
     OptionError
-        An unknown method, passive together with one of the others, a kept column with anything else.
+        An unknown method; passive, "keep" or "identifier" together with what they exclude; limits that contradict each
+        other; fewer than 2 groups; something of another type.
 
     Examples
     --------
@@ -141,8 +142,7 @@ class Column:
             raise OptionError(f"outcome={self.outcome!r}: must be True or False.")
         if self.numtocat is not None and check_count("numtocat", self.numtocat) < 2:
             raise OptionError("numtocat=1: at least 2 groups are needed.")
-        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat")
-        special = [n for n in lists if getattr(self, n)] + [n for n in others if getattr(self, n) is not None]
+        special = self.special()
         self.limits("")
         if self.passive is not None:
             parse("passive", self.passive)
@@ -154,6 +154,13 @@ class Column:
                 )
         if self.method == "keep" and special:
             raise OptionError(f"A kept column is not drawn: it takes no {', '.join(special)}.")
+        if special and self.method is not None and self.method != "keep":
+            _check_alone(find_method(self.method), special)
+
+    def special(self) -> list[str]:
+        """Fields that say how the column is drawn, beside its method, and are set."""
+        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat")
+        return [n for n in lists if getattr(self, n)] + [n for n in others if getattr(self, n) is not None]
 
     def expression(self) -> pl.Expr | None:
         """The passive expression, parsed."""
@@ -184,6 +191,15 @@ class Column:
 PLAIN = Column()
 
 
+def _check_alone(method: Method, special: list[str]) -> None:
+    """Refuse fields that a method has no use for."""
+    if isinstance(method, Identifier):
+        raise OptionError(f"Identifiers are made anew: method='identifier' takes no {', '.join(special)}.")
+    useless = [name for name in special if name in ("semicont", "numtocat")]
+    if isinstance(method, Nested) and useless:
+        raise OptionError(f"Nested codes are classes: they take no {', '.join(useless)}.")
+
+
 def find_method(method: Any) -> Method:
     """A method from its name or itself."""
     if isinstance(method, Method):
@@ -192,7 +208,7 @@ def find_method(method: Any) -> Method:
         raise OptionError("method='nested': say within which column, as in Nested(within='occupation1').")
     if isinstance(method, str) and method in METHODS:
         return METHODS[method]()
-    allowed = ", ".join(map(repr, [*METHODS, "keep"]))
+    allowed = ", ".join(repr(name) for name in [*METHODS, "keep"] if name != Nested.name)
     raise OptionError(f"method={method!r}: allowed are {allowed}, or a method object such as Calibrated(minbucket=20).")
 
 
@@ -479,7 +495,7 @@ def _check_strata(
     _check_known("strata", strata, names)
     for name in strata:
         column = columns.get(name, PLAIN)
-        if name in patterns or column.method not in (None, "keep") or column.passive is not None or column.rules:
+        if name in patterns or column.method not in (None, "keep") or column.passive is not None or column.special():
             raise OptionError(
                 f"strata: {name!r} is drawn as part of the strata, or kept with Column(method='keep'); it takes no "
                 "other method and no rules."

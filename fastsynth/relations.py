@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,7 +148,7 @@ class Relations:
                     order.index(name) > order.index(of) for name in needed if name in order and of in order
                 )
                 if record.rules and early:
-                    forbid = _broken(of, record.rules[0])
+                    forbid = functools.reduce(operator.or_, (_broken(of, rule) for rule in record.rules))
                     relation = replace(relation, column=None, record=None, forbid=forbid)
                 elif of not in free or (early and record.passive is not None):
                     continue

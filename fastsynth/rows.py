@@ -65,14 +65,14 @@ def find_identifiers(learned: Learned, columns: Mapping[str, Column]) -> tuple[d
             f"{', '.join(map(repr, made))} identify people: fresh identifiers of the same pattern stand in the copies. "
             "Say Column(method='identifier') to agree, or give another method.",
             DataWarning,
-            stacklevel=2,
+            stacklevel=5,
         )
     if texts:
         warnings.warn(
             f"{', '.join(map(repr, texts))} hold free text, different for nearly everybody: not in the copies. Drop "
             "them from the table to agree, or give them a method.",
             DataWarning,
-            stacklevel=2,
+            stacklevel=5,
         )
     return patterns, texts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -201,14 +202,17 @@ def differing(step: Step, rows: pa.Table, plan: Plan, variables: Sequence[Variab
             wanted[under] = rank
         found = (wanted >= 0) & (ranks != wanted)
     for limit in step.limits:
-        # Passive columns are there already.
-        whole = Limit(limit.expression, limit.parents, (), limit.values_only)
-        found |= ~within_limit(step.name, whole, _columns(rows, variables), plan, variables, rows.schema)
+        found |= ~_held(step, limit, rows, plan, variables)
     return found
 
 
-def _columns(rows: pa.Table, variables: Sequence[Variable]) -> Callable[[int], pa.Array]:
-    return lambda slot: rows.column(variables[slot].name).combine_chunks()
+def _held(step: Step, limit: Limit, rows: pa.Table, plan: Plan, variables: Sequence[Variable]) -> Mask:
+    """Real rows that meet a limit; passive columns are there already."""
+
+    def column(slot: int) -> pa.Array:
+        return rows.column(variables[slot].name).combine_chunks()
+
+    return within_limit(step.name, replace(limit, passive=()), column, plan, variables, rows.schema)
 
 
 def take_piece(shared: tuple[Source, NDArray[np.int64]], piece: int, *held: Any) -> pa.Table:
@@ -260,13 +264,12 @@ def _expressions(
         what = f"rule of {step.name!r}"
         yield what, partial(_rule_holds, what, rule.expression)
     for limit in step.limits:
-        whole = Limit(limit.expression, limit.parents, (), limit.values_only)
-        yield f"limit of {step.name!r}", partial(_limit_holds, step.name, whole, plan, variables)
+        yield f"limit of {step.name!r}", partial(_limit_holds, step, limit, plan, variables)
 
 
 def _rule_holds(what: str, expression: pl.Expr, rows: pa.Table) -> pl.Series:
     return pl.Series(holds(what, expression, rows))
 
 
-def _limit_holds(name: str, limit: Limit, plan: Plan, variables: Sequence[Variable], rows: pa.Table) -> pl.Series:
-    return pl.Series(within_limit(name, limit, _columns(rows, variables), plan, variables, rows.schema))
+def _limit_holds(step: Step, limit: Limit, plan: Plan, variables: Sequence[Variable], rows: pa.Table) -> pl.Series:
+    return pl.Series(_held(step, limit, rows, plan, variables))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fastsynth import draw
 from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, fit_calibrated
 from fastsynth.columns import EncodedTable, Variable
-from fastsynth.draw import BOOTSTRAP, REFILL, SUBSAMPLE, WEIGHT, draw_rows, random_words
+from fastsynth.draw import draw_rows
 from fastsynth.errors import DataError
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code
@@ -44,6 +44,7 @@ from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.plan import Fixed, Limit, Plan, Step
 from fastsynth.slopes import Slopes, add_up, excess_variance
 from fastsynth.source import filesystem
+from fastsynth.streams import BOOTSTRAP, REFILL, SUBSAMPLE, WEIGHT, below, hashed, random_words, unit
 
 # Rows of a file. Part of the result: another size would give other bytes.
 PART_ROWS = 8 * draw.BLOCK_ROWS
@@ -118,7 +119,7 @@ def _places(among: NDArray[np.uint32], rows: NDArray[np.uint32]) -> NDArray[np.u
 def _bootstrap(n: int, size: int, copy: int, entropy: int) -> NDArray[np.uint32]:
     """Rows drawn with replacement: sorted, which does not change the sample and reads memory in order."""
     words = random_words(entropy, (BOOTSTRAP, copy), size)
-    return np.sort(((words >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.uint32))
+    return np.sort(below(words, n).astype(np.uint32))
 
 
 def _subsample(n: int, size: int, copy: int, entropy: int) -> NDArray[np.uint32]:
@@ -131,7 +132,7 @@ def _subsample(n: int, size: int, copy: int, entropy: int) -> NDArray[np.uint32]
         found_rows, found_hashes = [], []
         for start in range(0, n, 1 << 20):
             rows = np.arange(start, min(start + (1 << 20), n), dtype=np.uint64)
-            hashes = _hash(rows, key)
+            hashes = hashed(rows, key)
             low = hashes <= bound
             found_rows.append(rows[low])
             found_hashes.append(hashes[low])
@@ -142,14 +143,6 @@ def _subsample(n: int, size: int, copy: int, entropy: int) -> NDArray[np.uint32]
     # Hashes of different rows differ: the function is a bijection.
     smallest = np.argpartition(hashes, size - 1)[:size]
     return np.sort(np.concatenate(found_rows)[smallest]).astype(np.uint32)
-
-
-def _hash(rows: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Steele, Lea and Flood (2014), Fast splittable pseudorandom number generators: the finaliser of SplitMix64."""
-    z = rows * np.uint64(0x9E3779B97F4A7C15) + key
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -269,7 +262,7 @@ def weighted_rows(rows: Rows, weights: NDArray[np.float64], proper: bool, entrop
     """
     n = len(weights)
     total = n * max(1, min(WEIGHT_ROWS, MOST_WEIGHT_ROWS // n))
-    start = float(random_words(entropy, (WEIGHT,), 1)[0] >> np.uint64(11)) / 2.0**53
+    start = float(unit(random_words(entropy, (WEIGHT,), 1))[0])
     ends = np.floor(np.cumsum(weights) * (total / weights.sum()) + start).astype(np.int64)
     times = np.diff(np.append(0, ends))
     numbers = np.arange(n) if rows.coded is None else rows.coded
@@ -392,26 +385,28 @@ def _row_words(
 ) -> NDArray[np.uint64]:
     """A random word for each row that fills leaves, by its number in the table."""
     numbers = places if coded is None else coded[places]
-    return _hash(numbers.astype(np.uint64), key)
+    return hashed(numbers.astype(np.uint64), key)
 
 
 def fingerprint(*what: Any) -> str:
     """Eight digits that differ, but for chance, when something does; too few to tell anything of it.
 
-    Steps of a plan, variables, schemas, arrays, iterables of these, and whatever ``repr`` shows as it is.
+    Steps of a plan, variables, tables, schemas, arrays, bytes, iterables of these, and what ``repr`` shows as it is.
     """
     digest = hashlib.sha256()
     for item in what:
         if isinstance(item, np.ndarray):
             digest.update(np.ascontiguousarray(item).data)
+        elif isinstance(item, pa.Table):
+            digest.update(
+                fingerprint(item.schema, [_ipc(batch) for batch in item.combine_chunks().to_batches()]).encode()
+            )
+        elif isinstance(item, bytes):
+            digest.update(item)
         elif isinstance(item, pa.Schema):
             digest.update(item.serialize())
         elif isinstance(item, Variable):
-            sink = pa.BufferOutputStream()
-            batch = pa.record_batch([item.values], ["values"])
-            with pa.ipc.new_stream(sink, batch.schema) as stream:
-                stream.write_batch(batch)
-            digest.update(sink.getvalue())
+            digest.update(_ipc(pa.record_batch([item.values], ["values"])))
         elif isinstance(item, Step):
             what = (item.name, item.action, item.method, item.predictors, item.spikes, item.groups, item.pattern)
             digest.update(repr(what).encode())
@@ -425,6 +420,13 @@ def fingerprint(*what: Any) -> str:
         else:
             digest.update(repr(item).encode())
     return digest.hexdigest()[:8]
+
+
+def _ipc(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return bytes(sink.getvalue())
 
 
 def model_arrays(model: Model) -> Iterator[NDArray[Any]]:

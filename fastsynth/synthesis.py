@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import numbers
+import operator
 import os
 import sys
 from collections import Counter
@@ -31,7 +33,7 @@ from fastsynth.methods import Calibrated, Cart, Method
 from fastsynth.model import Model
 from fastsynth.output import Output, copy_name, read_folder
 from fastsynth.partition import partitions, write_partitions
-from fastsynth.plan import Column, Plan, Predictors, Step, check_columns, make_plan
+from fastsynth.plan import Column, Plan, Predictors, Rule, Step, check_columns, make_plan
 from fastsynth.pooling import Analyses
 from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
@@ -322,7 +324,7 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
         output.begin(synthesis._run(model, learned.rows) | cut)
         write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
         synthesis._compare(model, executor)
-        synthesis.redrawn = _count_redrawn(output)
+        synthesis.climbed = _count_climbed(output)
         output.finish(synthesis.audit)
     return synthesis
 
@@ -574,9 +576,9 @@ class Synthesizer:
         if output is None:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
             with _progress(self.progress, "draw", m * k, "row") as tick:
-                tables, redrawn = generate(model, range(m), k, entropy, executor, tick)
+                tables, climbed = generate(model, range(m), k, entropy, executor, tick)
             synthesis = Synthesis(tables, model.frame, design, entropy, records)
-            synthesis.redrawn = dict(sorted(redrawn.items()))
+            synthesis.climbed = dict(sorted(climbed.items()))
             synthesis._compare(model, executor, self._large_draw(m, entropy, executor))
             return synthesis
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
@@ -585,7 +587,7 @@ class Synthesizer:
             output.begin(synthesis._run(model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
             synthesis._compare(model, executor, self._large_draw(m, entropy, executor))
-            synthesis.redrawn = _count_redrawn(output)
+            synthesis.climbed = _count_climbed(output)
             output.finish(synthesis.audit)
         return synthesis
 
@@ -657,6 +659,8 @@ class Synthesizer:
     ) -> Synthesizer:
         """Read a saved model. Sampling from it needs no data and gives the same bytes.
 
+        Parameters of the constructor are those of the fit, but for ``where`` and ``weights``, which belong to the data.
+
         Raises
         ------
         ModelFileError
@@ -664,15 +668,7 @@ class Synthesizer:
         """
         model, state = model_file.load(Path(path))
         plan = model.plan
-        special = {
-            step.name: Column(method="keep")
-            if step.action == "keep"
-            else Column(passive=step.expression)
-            if step.action == "passive"
-            else _column_of(step, model)
-            for step in plan.steps
-            if step.action != "stratum"
-        }
+        special = {step.name: _column_of(step, model) for step in plan.steps if step.action != "stratum"}
         self = cls(
             m=state["m"],
             columns=special,
@@ -680,6 +676,7 @@ class Synthesizer:
             proper=plan.proper,
             fit_rows=model.fit_rows,
             fresh_rows=not plan.proper and model.n_fits > 1,
+            forbid=[~limit.expression for step in plan.steps for limit in step.limits if not limit.values_only],
             strata=[model.variables[slot].name for slot in plan.strata],
             random_state=state["random_state"],
             threads=threads,
@@ -788,9 +785,9 @@ class Synthesis(Sequence[Any]):
         How the copies were made, for ``pool``.
     random_state_ : int
         Give it as ``random_state`` to draw the same copies again.
-    redrawn : dict of str to int
+    climbed : dict of str to int
         By column, the rows in all copies for which no donor of the leaf met the limits, so that one from further up the
-        tree did; under "" rows that were drawn anew as a whole.
+        tree did; under "" rows that were drawn anew as a whole. None for some of the copies.
     """
 
     def __init__(
@@ -806,7 +803,7 @@ class Synthesis(Sequence[Any]):
         self._frame = frame
         self._records = records
         self._partitions = partitions
-        self.redrawn: dict[str, int] = {}
+        self.climbed: dict[str, int] | None = {}
         self.design = design
         self.random_state_ = random_state
 
@@ -848,7 +845,9 @@ class Synthesis(Sequence[Any]):
         if isinstance(i, slice):
             some = self._copies[i]
             design = replace(self.design, m=len(some))
-            return Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
+            part = Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
+            part.climbed = self.climbed if len(some) == len(self) else None
+            return part
         return self._frame.native(_whole(self._copies[i], self._frame))
 
     def __iter__(self) -> Iterator[Any]:
@@ -864,8 +863,8 @@ class Synthesis(Sequence[Any]):
         return f"Synthesis: m={self.m} {whole} synthetic copies of {size} (n={self.n}, {kind}{rows})"
 
     def summary(self) -> pl.DataFrame:
-        """One row for each column, as ``Synthesizer.summary``, and n_climbed, as ``redrawn``."""
-        limited = pl.col("column").replace_strict(self.redrawn, default=None, return_dtype=pl.Int64)
+        """One row for each column, as ``Synthesizer.summary``, and n_climbed, as ``climbed``."""
+        limited = pl.col("column").replace_strict(self.climbed or {}, default=None, return_dtype=pl.Int64)
         return _summary(self._records).with_columns(limited.alias("n_climbed"))
 
     @classmethod
@@ -895,7 +894,7 @@ class Synthesis(Sequence[Any]):
         schema = pq.read_schema(*_opened(copies[0].paths()[0]))
         frame = Frame("polars", False, schema)
         found = cls(copies, frame, design, audit["random_state"], audit["columns"], audit["partitions"])
-        found.redrawn = audit["redrawn"]
+        found.climbed = audit["climbed"]
         return found
 
     def arrow(self, i: int) -> pa.Table:
@@ -953,7 +952,7 @@ class Synthesis(Sequence[Any]):
             "v": self.design.v,
             "fit": "whole" if self._partitions is None else "partition",
             "partitions": self._partitions,
-            "redrawn": self.redrawn,
+            "climbed": self.climbed,
             "random_state": self.random_state_,
             "columns": self._records,
         }
@@ -966,6 +965,8 @@ class Synthesis(Sequence[Any]):
             run["data"] = fingerprint(model.frame.schema, model.variables, rows)
             run["options"] = fingerprint(model.plan.steps)
             run["models"] = fingerprint(trees)
+            if model.given is not None:
+                run["given"] = fingerprint(model.given)
         return run
 
     def write_parquet(self, folder: str | os.PathLike[str]) -> list[str]:
@@ -1061,7 +1062,7 @@ def _rows_of_given(model: Model, k: int | None) -> int:
     return n
 
 
-def _count_redrawn(output: Output) -> dict[str, int]:
+def _count_climbed(output: Output) -> dict[str, int]:
     """Rows that found nothing admissible where they should, of all parts."""
     total: Counter[str] = Counter()
     for part in output.finished.values():
@@ -1070,9 +1071,28 @@ def _count_redrawn(output: Output) -> dict[str, int]:
 
 
 def _column_of(step: Step, model: Model) -> Column:
-    """What can be said of a drawn column of a loaded model in the words of the constructor."""
+    """The record of a column of a loaded model."""
+    variable = model.variables[step.slot]
+
+    def value(rank: int) -> Any:
+        return variable.decode(np.array([rank], variable.rank_dtype))[0].as_py()
+
+    cont_na = [value(rank) for rank in range(1 + variable.has_nan, variable.first)]
+    if step.action in ("keep", "identifier"):
+        return Column(method=step.action, cont_na=cont_na)
+    if step.action == "passive":
+        return Column(passive=step.expression, cont_na=cont_na)
     names = [model.variables[slot].name for slot in step.predictors if model.variables[slot].calendar is None]
-    return Column(method=step.method, predictors=names or None)
+    bounds = [limit.expression for limit in step.limits if limit.values_only]
+    return Column(
+        method=step.method,
+        predictors=names or None,
+        cont_na=cont_na,
+        semicont=[value(rank) for rank in step.spikes],
+        rules=[Rule(rule.expression, value(rule.rank)) for rule in step.rules],
+        bounds=functools.reduce(operator.and_, bounds) if bounds else None,
+        numtocat=step.groups or None,
+    )
 
 
 def _refuse_few_rows(fit_rows: int | None, plan: Plan, share: bool) -> None:

@@ -287,10 +287,10 @@ def test_leaves_without_admissible_donors_are_counted(jobs):
     frame = pl.DataFrame({"x": np.repeat([0, 1], 500), "y": np.repeat([2, 3], 500), "z": np.arange(1_000) % 7})
     syn = fs.synthesize(frame, m=2, forbid=["x = 0 and y = 2"], method="cart", random_state=1)
     n_zero = sum((copy["x"] == 0).sum() for copy in syn)
-    assert syn.redrawn == {"y": n_zero}
+    assert syn.climbed == {"y": n_zero}
     assert all((copy["y"] == 3).all() for copy in syn)
     assert syn.summary().filter(pl.col("column") == "y")["n_climbed"].item() == n_zero
-    assert syn.audit["redrawn"] == {"y": n_zero}
+    assert syn.audit["climbed"] == {"y": n_zero}
 
 
 def test_rows_that_admit_nothing_are_drawn_anew(jobs):
@@ -298,7 +298,7 @@ def test_rows_that_admit_nothing_are_drawn_anew(jobs):
     frame = pl.DataFrame({"x": np.repeat([0, 1, 2], 500), "y": np.arange(1_500) % 5})
     syn = fs.synthesize(frame, m=1, forbid=["x = 0 and y >= 0"], method="cart", random_state=1)
     assert syn[0]["x"].is_in([1, 2]).all()
-    assert syn.redrawn[""] > 300
+    assert syn.climbed[""] > 300
     with pytest.raises(PlanError, match=r"1500 row\(s\) found no admissible values.*bounds of 'y'"):
         fs.synthesize(frame, m=1, forbid=["y >= 0 and x >= 0"], method="cart", random_state=1)
 
@@ -307,8 +307,8 @@ def test_redrawn_rows_are_counted_on_disk_and_after_a_stop(tmp_path):
     frame = pl.DataFrame({"x": np.repeat([0, 1, 2], 500), "y": np.arange(1_500) % 5})
     options = {"m": 2, "forbid": ["x = 0 and y >= 0"], "method": "cart", "random_state": 1}
     inside, written = fs.synthesize(frame, **options), fs.synthesize(frame, **options, out=tmp_path / "out")
-    assert written.redrawn == inside.redrawn
-    assert fs.Synthesis.read(tmp_path / "out").redrawn == inside.redrawn
+    assert written.climbed == inside.climbed
+    assert fs.Synthesis.read(tmp_path / "out").climbed == inside.climbed
     before = (tmp_path / "out" / "audit.json").read_bytes()
     (tmp_path / "out" / "copy_1.parquet").unlink()
     fs.synthesize(frame, **options, out=tmp_path / "out", resume=True)

@@ -17,6 +17,7 @@ FLOORS = {
     "version": 0,
     "datasets": 0,
     "execute": 0,
+    "streams": 0,
     "source": 1,
     "estimates": 1,
     "disclosure": 1,

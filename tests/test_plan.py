@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from fastsynth import Calibrated, Cart, Column, Rule, Sample
+from fastsynth import Calibrated, Cart, Column, Nested, Rule, Sample
 from fastsynth.columns import Variable, encode
 from fastsynth.errors import DataError, OptionError, PlanError
 from fastsynth.plan import AUTO_COLUMNS, AUTO_PREDICTORS, make_plan
@@ -95,7 +95,7 @@ def test_own_methods_and_predictors():
         (OptionError, "must be a dict", ["a"], {}),
         (
             OptionError,
-            "method='card': allowed are 'cart', 'sample', 'calibrated', 'nested', 'identifier', 'keep'",
+            "method='card': allowed are 'cart', 'sample', 'calibrated', 'identifier', 'keep'",
             None,
             {"method": "card"},
         ),
@@ -134,6 +134,8 @@ def test_contradictions_are_refused(error, message, columns, options):
         ({"numtocat": "5"}, "at least 1"),
         ({"method": "nested"}, "within which column"),
         ({"method": "keep", "rules": [Rule("a > 1", 0)]}, "takes no rules"),
+        ({"method": "identifier", "rules": [Rule("a > 1", 0)]}, "method='identifier' takes no rules"),
+        ({"method": Nested("b"), "numtocat": 3}, "they take no numtocat"),
         ({"method": "keep", "predictors": ["a"]}, "takes no predictors"),
     ],
 )

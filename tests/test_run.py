@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsynth import Column, Synthesizer, draw, execute, run
+from fastsynth import Column, Synthesizer, draw, execute, run, streams
 from fastsynth.errors import PlanError
 
 
@@ -61,8 +61,8 @@ def test_an_error_stops_the_rest(threads):
 
 
 def test_random_words_are_keyed_and_stable():
-    words = draw.random_words(1, (draw.DRAW, 0, 3, 2), 4)
-    assert not np.array_equal(words, draw.random_words(1, (draw.DRAW, 0, 2, 3), 4))
+    words = streams.random_words(1, (streams.DRAW, 0, 3, 2), 4)
+    assert not np.array_equal(words, streams.random_words(1, (streams.DRAW, 0, 2, 3), 4))
     # numpy promises raw streams for ever: a change here would change every synthesis.
     assert words.tolist() == [2641021994124631635, 16424254845567002781, 3012035837840884080, 7270281260882172597]
 
@@ -89,7 +89,9 @@ def test_subsamples(n, data, entropy):
     # All copies share one choice, or each has its own; every choice is the smallest hashes.
     rows = run.choose_rows(n, size, False, True, 3, entropy, run.FILL)
     for copy in range(3):
-        hashes = run._hash(np.arange(n, dtype=np.uint64), draw.random_words(entropy, (draw.SUBSAMPLE, copy), 1))
+        hashes = streams.hashed(
+            np.arange(n, dtype=np.uint64), streams.random_words(entropy, (streams.SUBSAMPLE, copy), 1)
+        )
         assert np.array_equal(rows.coded[rows.shapes[copy]], np.sort(np.argsort(hashes)[:size]))
         assert np.array_equal(rows.coded[rows.leaves[copy]], np.sort(np.argsort(hashes)[: run.FILL * size]))
 
