@@ -1,5 +1,6 @@
 """fastsynth: multiply imputed synthetic microdata from large tables, and valid inference from them."""
 
+from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
@@ -8,7 +9,7 @@ from fastsynth.plan import Column, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import plot_coefficients
-from fastsynth.synthesis import Synthesis, Synthesizer, synthesize
+from fastsynth.synthesis import Synthesizer, synthesize
 from fastsynth.version import __version__
 
 __all__ = [

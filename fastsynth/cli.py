@@ -16,6 +16,7 @@ from typing import Any
 import click
 import polars as pl
 
+from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
 from fastsynth.errors import ClusterError, FastsynthError, OptionError, OutputError
@@ -28,7 +29,7 @@ from fastsynth.report import plot_marginals
 from fastsynth.run import part_names
 from fastsynth.source import STAT_SUFFIXES, FileSource, TableSource, open_source, parse_memory, read_table
 from fastsynth.statfiles import WRITABLE, check_writable, read_statfile, write_statfile
-from fastsynth.synthesis import RARE_ROWS, Synthesis, Synthesizer, synthesize
+from fastsynth.synthesis import RARE_ROWS, Synthesizer, synthesize
 from fastsynth.version import __version__
 
 CONFIG_KEYS = (

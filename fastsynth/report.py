@@ -12,9 +12,9 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fastsynth.copies import Synthesis
 from fastsynth.errors import FastsynthError
 from fastsynth.pooling import Comparison
-from fastsynth.synthesis import Synthesis
 
 # Categories shown before the rest is summed up.
 MOST_LEVELS = 12

@@ -36,10 +36,10 @@ from fastsynth.methods import (
     fit_column,
     fit_groups,
     fit_margin,
-    fit_nested,
     refill,
 )
 from fastsynth.model import Model, Strata
+from fastsynth.nested import fit_nested
 from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.plan import Fixed, Limit, Plan, Step
 from fastsynth.slopes import Slopes, add_up, excess_variance

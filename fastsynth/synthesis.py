@@ -1,4 +1,4 @@
-"""The front end: ``synthesize`` in one call, or ``Synthesizer(...).fit(data).sample()``; and what they give back."""
+"""The front end: ``synthesize`` in one call, or ``Synthesizer(...).fit(data).sample()``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from fastsynth import model_file
+from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, summary_of
 from fastsynth.errors import NotFittedError, OptionError, check_count
-from fastsynth.estimates import Estimates, read_fit
-from fastsynth.estimators import Analysis
-from fastsynth.execute import Executor, Threads, Tick
+from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
 from fastsynth.learn import Learned, learn, strongest_predictors
 from fastsynth.methods import Calibrated, Cart, Method
 from fastsynth.model import Model
-from fastsynth.output import Output, copy_name, read_folder
+from fastsynth.output import Output
 from fastsynth.partition import partitions, write_partitions
 from fastsynth.plan import Column, Plan, Predictors, Rule, Step, check_columns, make_plan
-from fastsynth.pooling import Analyses
 from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
     find_identifiers,
@@ -48,26 +45,21 @@ from fastsynth.rowwise import check_rows
 from fastsynth.rules import Design
 from fastsynth.run import (
     Cells,
-    find_v,
     fingerprint,
     fit_plan,
     generate,
     model_arrays,
     part_names,
     write_copies,
-    write_table,
 )
 from fastsynth.source import (
     FileSource,
-    Frame,
     Source,
     TableSource,
     bytes_a_value,
-    filesystem,
     open_source,
     parse_memory,
 )
-from fastsynth.version import __version__
 
 # Rows of each copy with ``fresh_rows`` alone: what a bootstrap sample holds.
 FRESH_SHARE = 0.632
@@ -304,7 +296,7 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     """Divide and combine: models of each partition draw its share of every copy, and are forgotten."""
     m = check_count("m", synthesizer.m)
     entropy = _entropy(synthesizer.random_state)
-    executor = _executor(synthesizer.threads, synthesizer.client)
+    executor = executor_of(synthesizer.threads, synthesizer.client)
     memory = parse_memory(synthesizer.memory_limit)
     # Files are never read as a whole here: their pieces are what is fitted.
     learned, plan, _ = synthesizer._plan(data, executor, 0)
@@ -321,9 +313,9 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     synthesis = Synthesis(copies, model.frame, design, entropy, records, len(shares))
     with output, _progress(synthesizer.progress, "fit and draw", m * k, "row") as tick:
         cut = {"partitions": fingerprint([(share.n_rows, share.k) for share in shares])}
-        output.begin(synthesis._run(model, learned.rows) | cut)
+        output.begin(identity(synthesis, model, learned.rows) | cut)
         write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
-        synthesis._compare(model, executor)
+        compare(synthesis, model, executor)
         synthesis.climbed = _count_climbed(output)
         output.finish(synthesis.audit)
     return synthesis
@@ -428,7 +420,7 @@ class Synthesizer:
         m = check_count("m", self.m)
         entropy = _entropy(self.random_state)
         memory = parse_memory(self.memory_limit)
-        executor = _executor(self.threads, self.client)
+        executor = executor_of(self.threads, self.client)
         fit_rows = None if self.fit_rows is None else check_count("fit_rows", self.fit_rows)
         if not isinstance(self.fresh_rows, bool):
             raise OptionError(f"fresh_rows={self.fresh_rows!r}: must be True or False.")
@@ -571,7 +563,7 @@ class Synthesizer:
         n = self.n_rows_ if model.effective is None else max(round(model.effective), 2)
         partial = model.plan.partial or model.given is not None
         design = Design(n, k, m, model.plan.proper, partial, model.learned_rows, fresh)
-        executor = _executor(self.threads, self.client)
+        executor = executor_of(self.threads, self.client)
         records = _describe(model, self.rare_levels_, self.differences_)
         if output is None:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
@@ -579,14 +571,14 @@ class Synthesizer:
                 tables, climbed = generate(model, range(m), k, entropy, executor, tick)
             synthesis = Synthesis(tables, model.frame, design, entropy, records)
             synthesis.climbed = dict(sorted(climbed.items()))
-            synthesis._compare(model, executor, self._large_draw(m, entropy, executor))
+            compare(synthesis, model, executor, self._large_draw(m, entropy, executor))
             return synthesis
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, records)
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
-            output.begin(synthesis._run(model, trees=model_arrays(model)))
+            output.begin(identity(synthesis, model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
-            synthesis._compare(model, executor, self._large_draw(m, entropy, executor))
+            compare(synthesis, model, executor, self._large_draw(m, entropy, executor))
             synthesis.climbed = _count_climbed(output)
             output.finish(synthesis.audit)
         return synthesis
@@ -614,7 +606,7 @@ class Synthesizer:
             (values on which a number piles up, drawn as classes), n_differ (real rows that hold something other than
             the passive expression or the rules say, or break a limit).
         """
-        return _summary(_describe(self._fitted(), self.rare_levels_, self.differences_))
+        return summary_of(_describe(self._fitted(), self.rare_levels_, self.differences_))
 
     def save(self, path: str | os.PathLike[str], *, releasable: bool = False) -> None:
         """Write the fitted model to one file: a zip of a JSON manifest and Arrow tables, no pickle.
@@ -721,296 +713,6 @@ class Synthesizer:
         return self.model_
 
 
-@dataclass(frozen=True, slots=True)
-class FileCopy:
-    """A copy that was written to a folder."""
-
-    folder: str
-    names: list[str]
-
-    def paths(self) -> list[str]:
-        """Its files."""
-        return [f"{self.folder}/{name}" for name in self.names]
-
-    def read(self) -> pa.Table:
-        """Read all of it."""
-        system, inside = filesystem(self.folder)
-        return pa.concat_tables([pq.ParquetFile(f"{inside}/{name}", filesystem=system).read() for name in self.names])
-
-    def scan(self) -> pl.LazyFrame:
-        """All of it, not yet read."""
-        return pl.scan_parquet(self.paths(), glob=False)
-
-
-def _opened(path: str) -> tuple[str, Any]:
-    """Path within a file system, and the system."""
-    system, inside = filesystem(path)
-    return inside, system
-
-
-def _whole(copy: pa.Table | FileCopy, frame: Frame) -> pa.Table:
-    # Parquet forgets whether text in a dictionary is large.
-    return copy.read().cast(frame.schema) if isinstance(copy, FileCopy) else copy
-
-
-def _scan(copy: pa.Table | FileCopy) -> pl.LazyFrame:
-    if isinstance(copy, FileCopy):
-        return copy.scan()
-    frame = pl.from_arrow(copy)
-    assert isinstance(frame, pl.DataFrame)
-    return frame.lazy()
-
-
-def _analyse(copy: pa.Table | FileCopy, frame: Frame, function: Callable[[Any], Any]) -> Any:
-    if isinstance(function, Analysis):
-        return function(_scan(copy))
-    return function(frame.native(_whole(copy, frame)))
-
-
-def _estimate(function: Callable[[Any], Any], copy: pa.Table | FileCopy, frame: Frame) -> Estimates:
-    return read_fit(_analyse(copy, frame, function))
-
-
-class Synthesis(Sequence[Any]):
-    """m synthetic copies of a table, in memory or in files.
-
-    ``syn[0]`` is the first copy, the same kind of table as the original; ``len(syn)`` and iteration work as on a list,
-    and a slice is a Synthesis of some of the copies.
-
-    Attributes
-    ----------
-    m, k, n : int
-        Copies, rows of each, rows of the original.
-    design : Design
-        How the copies were made, for ``pool``.
-    random_state_ : int
-        Give it as ``random_state`` to draw the same copies again.
-    climbed : dict of str to int
-        By column, the rows in all copies for which no donor of the leaf met the limits, so that one from further up the
-        tree did; under "" rows that were drawn anew as a whole. None for some of the copies.
-    """
-
-    def __init__(
-        self,
-        copies: Sequence[pa.Table | FileCopy],
-        frame: Frame,
-        design: Design,
-        random_state: int,
-        records: list[dict[str, Any]],
-        partitions: int | None = None,
-    ) -> None:
-        self._copies = copies
-        self._frame = frame
-        self._records = records
-        self._partitions = partitions
-        self.climbed: dict[str, int] | None = {}
-        self.design = design
-        self.random_state_ = random_state
-
-    @property
-    def m(self) -> int:
-        """Number of copies."""
-        return self.design.m
-
-    @property
-    def k(self) -> int:
-        """Rows of each copy."""
-        return self.design.k
-
-    @property
-    def n(self) -> int:
-        """Rows of the original."""
-        return self.design.n
-
-    @property
-    def v(self) -> float | None:
-        """Variance of slopes of the copies around the original's beyond what drawing rows explains.
-
-        In units of the original's variance, the mean over all pairs of (the first 20) numeric columns. About 0 for
-        calibrated trees, .1 to .7 for plain ones, whose intervals are too short (docs/calibrated.md); above .15
-        ``pool`` says so. Few columns leave it uncertain by .1 or .2. None without two numeric columns.
-        """
-        return self.design.v
-
-    def _compare(self, model: Model, executor: Executor, copies: list[list[Any]] | None = None) -> None:
-        """Find v, of these copies unless others are given; rounded, because sums of pieces end in different bits."""
-        own = [copy.paths() if isinstance(copy, FileCopy) else [copy] for copy in self._copies]
-        v = find_v(model, own if copies is None else copies, executor)
-        self.design = replace(self.design, v=None if v is None else round(v, 3))
-
-    def __len__(self) -> int:
-        return len(self._copies)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            some = self._copies[i]
-            design = replace(self.design, m=len(some))
-            part = Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
-            part.climbed = self.climbed if len(some) == len(self) else None
-            return part
-        return self._frame.native(_whole(self._copies[i], self._frame))
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self._frame.native(_whole(copy, self._frame)) for copy in self._copies)
-
-    def __repr__(self) -> str:
-        kind = "proper" if self.design.proper else "simple"
-        whole = "partially" if self.design.partial else "fully"
-        size = f"k={self.k} rows x {len(self._frame.schema.names)} columns"
-        rows = (
-            f", models of {self.design.n_s} {'shared' if self.design.shared else 'fresh'} rows" * self.design.subsampled
-        )
-        return f"Synthesis: m={self.m} {whole} synthetic copies of {size} (n={self.n}, {kind}{rows})"
-
-    def summary(self) -> pl.DataFrame:
-        """One row for each column, as ``Synthesizer.summary``, and n_climbed, as ``climbed``."""
-        limited = pl.col("column").replace_strict(self.climbed or {}, default=None, return_dtype=pl.Int64)
-        return _summary(self._records).with_columns(limited.alias("n_climbed"))
-
-    @classmethod
-    def read(cls, folder: str | os.PathLike[str]) -> Synthesis:
-        """Open a folder of copies that ``synthesize(out=...)`` or ``write_parquet`` wrote, for analysis and ``pool``.
-
-        Copies are read when they are used, and given as polars DataFrames.
-
-        Raises
-        ------
-        OutputError
-            No finished copies in the folder.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import fastsynth as fs
-        >>> folder = tempfile.mkdtemp()
-        >>> _ = fs.synthesize(fs.load_boys(), m=2, random_state=1, out=folder)
-        >>> fs.Synthesis.read(folder)
-        Synthesis: m=2 fully synthetic copies of k=748 rows x 9 columns (n=748, simple)
-        """
-        place, audit, parts = read_folder(folder)
-        names = ("n", "k", "m", "proper", "partial", "fit_rows")
-        design = Design(**{name: audit[name] for name in names}, fresh=audit["fresh_rows"], v=audit.get("v"))
-        copies = [FileCopy(place, of_copy) for of_copy in parts]
-        schema = pq.read_schema(*_opened(copies[0].paths()[0]))
-        frame = Frame("polars", False, schema)
-        found = cls(copies, frame, design, audit["random_state"], audit["columns"], audit["partitions"])
-        found.climbed = audit["climbed"]
-        return found
-
-    def arrow(self, i: int) -> pa.Table:
-        """Copy i as a pyarrow Table with the exact schema of the original."""
-        return _whole(self._copies[i], self._frame)
-
-    def scan(self, i: int) -> pl.LazyFrame:
-        """Copy i as a polars LazyFrame; written copies are not read before they are needed."""
-        return _scan(self._copies[i])
-
-    def analyse(self, function: Callable[[Any], Any], client: Any = None) -> Analyses:
-        """Run an analysis on each copy; copies in files are read one at a time.
-
-        Parameters
-        ----------
-        function : callable
-            Gets one copy, in the caller's kind of table, and returns what ``pool`` can read. Functions such as
-            ``fs.mean("age")`` get a copy that is not read yet, and read what they need.
-        client : distributed.Client, optional
-            Workers of a Dask cluster each read and analyse a copy; what comes back are estimates, not fitted results.
-
-        Returns
-        -------
-        Analyses
-            A list that knows how the copies were made.
-
-        Examples
-        --------
-        >>> import fastsynth as fs
-        >>> syn = fs.synthesize(fs.load_boys(), m=3, random_state=1)
-        >>> fits = syn.analyse(lambda d: (d["hgt"].mean(), d["hgt"].var() / d.height))
-        >>> fs.pool(fits).rule
-        'raab2016'
-        """
-        if not callable(function):
-            raise OptionError(f"analyse needs a function of one copy, for example lambda d: ..., not {function!r}.")
-        if client is None:
-            return Analyses([_analyse(copy, self._frame, function) for copy in self._copies], self.design)
-        jobs = [(copy, self._frame) for copy in self._copies]
-        fits = _executor(None, client).map(_estimate, function, jobs, lambda _, estimates: estimates)
-        return Analyses(fits, self.design)
-
-    @property
-    def audit(self) -> dict[str, Any]:
-        """What was done, ready for JSON: counts, names and options, no values of the data."""
-        return {
-            "fastsynth": __version__,
-            "n": self.n,
-            "k": self.k,
-            "m": self.m,
-            "proper": self.design.proper,
-            "partial": self.design.partial,
-            "fit_rows": self.design.fit_rows,
-            "fresh_rows": self.design.fresh,
-            "v": self.design.v,
-            "fit": "whole" if self._partitions is None else "partition",
-            "partitions": self._partitions,
-            "climbed": self.climbed,
-            "random_state": self.random_state_,
-            "columns": self._records,
-        }
-
-    def _run(self, model: Model | None = None, rows: Any = (), trees: Any = ()) -> dict[str, Any]:
-        """What tells one run from another: options, counts, and digits of data, plan and models."""
-        names = ("fastsynth", "n", "k", "m", "random_state", "proper", "fit_rows", "fresh_rows", "fit")
-        run = {name: self.audit[name] for name in names}
-        if model is not None:
-            run["data"] = fingerprint(model.frame.schema, model.variables, rows)
-            run["options"] = fingerprint(model.plan.steps)
-            run["models"] = fingerprint(trees)
-            if model.given is not None:
-                run["given"] = fingerprint(model.given)
-        return run
-
-    def write_parquet(self, folder: str | os.PathLike[str]) -> list[str]:
-        """Write copies, manifest.json and audit.json into a new or empty folder, as ``synthesize(out=...)`` does.
-
-        Returns
-        -------
-        list of str
-            Paths of the copies: files, or folders of parts for more than 524,288 rows. After an error the folder is as
-            it was.
-
-        Raises
-        ------
-        OutputError
-            The folder is not empty, is a file, or cannot be written.
-        """
-        output = Output(folder)
-        names = part_names(self.m, self.k)
-        try:
-            output.begin(self._run())
-            for copy, of_copy in zip(self._copies, names, strict=True):
-                write_table(_whole(copy, self._frame), output, of_copy)
-            output.finish(self.audit)
-        except BaseException:
-            output.discard()
-            raise
-        return [f"{output.folder}/{copy_name(of_copy)}" for of_copy in names]
-
-
-def _summary(records: list[dict[str, Any]]) -> pl.DataFrame:
-    """Records of columns as a table."""
-    return pl.DataFrame(records, infer_schema_length=None).select(
-        "column",
-        "action",
-        pl.col("method").cast(pl.String),
-        pl.col("predictors").list.len().cast(pl.Int64).alias("n_predictors"),
-        pl.col("predictors").cast(pl.List(pl.String)),
-        pl.col("n_leaves", "smallest_leaf", "n_rare_levels").cast(pl.Int64),
-        pl.col("leaf_spread").cast(pl.List(pl.Float64)),
-        pl.col("decision").cast(pl.String),
-        pl.col("n_missing_kinds", "n_spikes", "n_differ").cast(pl.Int64),
-    )
-
-
 def _describe(model: Model, rare_levels: dict[str, int], differences: dict[str, int]) -> list[dict[str, Any]]:
     """One record for each column in visit sequence: names, options and counts, no values."""
     records = []
@@ -1111,14 +813,6 @@ def _refuse_beyond_memory(schema: pa.Schema, m: int, k: int, memory: int) -> Non
             f"m={m} copies of k={k:,} rows need at least {needed / 2**30:,.1f} GiB; the memory limit is "
             f"{memory / 2**30:,.1f} GiB. Write them to a folder with out=, or draw fewer rows or copies at a time."
         )
-
-
-def _executor(threads: int | None, client: Any) -> Executor:
-    if client is None:
-        return Threads(None if threads is None else check_count("threads", threads))
-    from fastsynth.dask import Cluster  # only who has a client has loaded Dask
-
-    return Cluster(client)
 
 
 def _open(data: Any, client: Any, memory: int) -> Source:

@@ -50,11 +50,13 @@ FLOORS = {
     "formulas": 3,
     "patterns": 6,
     "relations": 9,
-    "synthesis": 10,
-    "report": 11,
-    "cli": 12,
-    "__init__": 12,
-    "__main__": 13,
+    "nested": 5,
+    "copies": 10,
+    "synthesis": 11,
+    "report": 12,
+    "cli": 13,
+    "__init__": 13,
+    "__main__": 14,
 }
 
 
