@@ -87,6 +87,8 @@ OUTSIDE, MOST_OUTSIDE, BEYOND = 0.02, 0.05, 0.05
 # Share of draws that may be at another place of the distribution, beyond so many times what chance explains; classes of
 # values, and groups of what is fitted, that are looked at.
 UNLIKE, UNLIKE_CHANCE, UNLIKE_CLASSES, UNLIKE_GROUPS = 0.01, 1.2, 20, 5
+# Share of the rows at each end of the range that draws beyond it are replaced by, and quantiles that are kept of it.
+TAIL_SHARE, TAIL_QUANTILES = 0.02, 9
 # Plain donors attenuate slopes the more, the larger the leaf: theirs are smaller by this.
 DONORS_SHARE = 4
 NO_PREDICTORS = "no predictors: observed values"
@@ -319,9 +321,13 @@ def _shift(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> tupl
     """Tree of spread, tree of means, and what shifts donors, with a note; or why they would do harm."""
     variable, reason = job.table.variables[job.target], ""
     numbers = variable.numbers()
-    grid = _find_grid(numbers[values], _exact_to(variable), rows[values])
+    grid, tails = (
+        _find_grid(numbers[values], _exact_to(variable), rows[values]),
+        find_tails(numbers[values], rows[values]),
+    )
     for logarithm in (False, True)[: 1 + (grid.low > 0)]:
-        regressed = _regress(job, np.log(np.where(numbers > 0, numbers, 1)) if logarithm else numbers, grid, logarithm)
+        y = np.log(np.where(numbers > 0, numbers, 1)) if logarithm else numbers
+        regressed = _regress(job, y, grid, logarithm, tails)
         if isinstance(regressed, str):
             reason = regressed
             continue
@@ -383,7 +389,9 @@ class _Normal:
         return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 36)), exponent - 36))
 
 
-def _regress(job: Job, numbers: Floats, grid: Grid, logarithm: bool) -> tuple[Tree, Tree, Shift, int, float] | str:
+def _regress(
+    job: Job, numbers: Floats, grid: Grid, logarithm: bool, tails: Floats
+) -> tuple[Tree, Tree, Shift, int, float] | str:
     """Regression, tree of means, regression within its leaves, tree of spread with its donors, or why they do harm.
 
     The last item is the share of draws outside the range.
@@ -433,7 +441,7 @@ def _regress(job: Job, numbers: Floats, grid: Grid, logarithm: bool) -> tuple[Tr
     sd = float(r_shape.std())
     # Where nothing is left there is no spread to grow on.
     spread = _grow_numbers(job, np.log(np.abs(r_shape) + 0.1 * sd) if sd > 0 else r_shape, 0)
-    shift = Shift(regression, level, grid, logarithm)
+    shift = Shift(regression, level, grid, logarithm, tails)
     filled = _donors_by_leaf(job, spread, r)
     # Every row of the shape once with what is left of the next, which is of its leaf but for the last one of each.
     order = spread.donors
@@ -619,6 +627,13 @@ def _find_grid(values: Floats, exact_to: float | None, rows: NDArray[np.int64] |
             step = int(np.gcd.reduce(integers - integers[0])) or 1
             return Grid(step, int(integers[0]), digits, low, high)
     return Grid(0, 0, 0, low, high)
+
+
+def find_tails(values: Floats, rows: NDArray[np.int64]) -> Floats:
+    """Quantiles (2, n) of the lowest and of the highest share of rows, given ascending values and the rows of each."""
+    place = np.cumsum(rows) - rows / 2
+    wanted = np.linspace(0, TAIL_SHARE, TAIL_QUANTILES) * rows.sum()
+    return np.array([np.interp(wanted, place, values), np.interp(rows.sum() - wanted[::-1], place, values)])
 
 
 # Classes

@@ -21,11 +21,16 @@ from numpy.typing import NDArray
 
 from fastsynth import _calibrate
 from fastsynth.columns import Codes, Ranks
+from fastsynth.streams import Words, hashed, unit
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.uint32]
 # Largest factor by which a tilt may change odds, as a logarithm.
 CLIP = 3.0
+# Share of the range.
+LITTLE = 1e-3
+# Makes other words of those that chose donors.
+TAIL_WORDS = np.uint64(0x9D8F3C6A1B20E547)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,12 +153,12 @@ class Grid:
     low: float
     high: float
 
-    def nearest(self, y: Floats, clipped: bool = True) -> Floats:
-        """Values on the grid, and within the range if ``clipped``."""
+    def nearest(self, y: Floats) -> Floats:
+        """Values within the range and on the grid."""
         if self.step:
             unit = 10.0**self.digits
             y = (self.start + self.step * np.rint((y * unit - self.start) / self.step)) / unit
-        return np.clip(y, self.low, self.high) if clipped else y
+        return np.clip(y, self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,21 +177,33 @@ class Shift:
     grid : Grid
     logarithm : bool
         Whether all this is on the scale of log y.
+    tails : ndarray of shape (2, n), dtype=float64
+        Quantiles of the lowest and of the highest observed values, ascending. A draw beyond the range becomes one of
+        these, evenly between them: all of them at the end of the range would repeat the value of one person.
     """
 
     regression: Combination
     means: Floats
     grid: Grid
     logarithm: bool
+    tails: Floats
 
     def expected(self, codes: Codes, rows: Rows, leaf: Rows) -> Floats:
         """What is expected of some rows of codes (n_slots, n_rows) and their leaves of means (n,)."""
         return self.regression(codes, rows) + self.means[leaf]
 
-    def apply(self, expected: Floats, r: NDArray[np.float32], clipped: bool = True) -> Floats:
-        """Numbers from what is expected and r of donors, on the grid, and within the observed range if ``clipped``."""
+    def apply(self, expected: Floats, r: NDArray[np.float32], words: Words) -> Floats:
+        """Numbers (n,) from what is expected (n,), r of donors (n,) and random words (n,): on the grid, within the range."""
         y = expected + r
-        return self.grid.nearest(np.exp(np.minimum(y, 700)) if self.logarithm else y, clipped)
+        if self.logarithm:
+            y = np.exp(np.minimum(y, 700))
+        place = np.linspace(0, 1, self.tails.shape[1])
+        # What is beyond by little is moved to the end: so it is where a column follows from another one.
+        little = LITTLE * (self.grid.high - self.grid.low)
+        far = (y < self.grid.low - little, y > self.grid.high + little)
+        for beyond, tail in zip(far, self.tails, strict=True):
+            y[beyond] = np.interp(unit(hashed(words[beyond], TAIL_WORDS)), place, tail)
+        return self.grid.nearest(y)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ from fastsynth import _tree
 from fastsynth.calibration import Tilt
 from fastsynth.columns import Codes, Ranks
 from fastsynth.methods import ColumnModel, Tree
-from fastsynth.streams import unit
+from fastsynth.streams import hashed, unit
 
 Places = NDArray[np.int64]
 # Candidates of some rows: number of the row (ascending), rank, number, weight; each (n_candidates,).
@@ -165,7 +165,9 @@ class _Climber:
         if shift is None:
             return of, self._members(donors, words, of), np.full(len(of), np.nan), np.ones(len(of))
         expected = self.column.expected(codes, rows, words)
-        number = shift.apply(expected[of], donors.view(np.float32), clipped=False)
+        number = shift.apply(
+            expected[of], donors.view(np.float32), hashed(words[of], np.uint64(0)) + i.astype(np.uint64)
+        )
         return of, np.zeros(len(of), np.uint32), number, np.ones(len(of))
 
     def _classes(

@@ -206,11 +206,10 @@ class _Draw:
         else:
             ranks = model.kept[step.slot][self.numbers].copy()
         numbers = np.full(n if any(column.shift is not None for column in columns) else 0, np.nan)
-        clipped = not step.limits
         words = self._words_of(step, columns, 0)
         for column, rows in zip(columns, self.rows_of_strata, strict=True):
             for part in _parts(rows[replaced[rows]]):
-                column.draw(self.codes, part, _of_rows(words, part), ranks, numbers, clipped)
+                column.draw(self.codes, part, _of_rows(words, part), ranks, numbers)
         free = replaced
         if step.rules:
             free = replaced.copy()
@@ -242,34 +241,47 @@ class _Draw:
         replaced: NDArray[np.bool_],
         free: NDArray[np.bool_],
     ) -> None:
-        """Draw rows that break a limit again: in their leaves, and up the tree where these have nothing admissible."""
+        """Draw rows that break a limit again: in their leaves, and up the tree where these have nothing admissible.
+
+        A row that has a value keeps having one: limits do not move the share of what is missing or piles up.
+        """
 
         def admissible(rows: Rows, rank: Ranks, number: NDArray[np.float64]) -> NDArray[np.bool_]:
-            return self._within_limits(step, columns, rows, rank, number)
+            return self._within_limits(step, rows, rank, number)
 
-        everywhere = np.flatnonzero(replaced).astype(np.uint32)
         shifted = numbers if len(numbers) else np.full(len(ranks), np.nan)
-        bad = everywhere[~admissible(everywhere, ranks[everywhere], shifted[everywhere])]
-        self.dead[bad[~free[bad]]] = True  # a rule sets what is not admissible
-        bad = bad[free[bad]]
+        # What a rule sets need not be within the bounds, but must not be forbidden.
+        ruled = np.flatnonzero(replaced & ~free).astype(np.uint32)
+        self.dead[ruled[~self._within_limits(step, ruled, ranks[ruled], shifted[ruled], False)]] = True
+        bad = np.flatnonzero(free).astype(np.uint32)
+        bad = bad[~admissible(bad, ranks[bad], shifted[bad])]
+        if not len(bad):
+            return
+        first = self._words_of(step, columns, 0)
+        of_strata = list(zip(columns, self.rows_of_strata, strict=True))
         for attempt in range(1, TRIES + 1):
+            words = self._words_of(step, columns, attempt)
+            for column, rows in of_strata:
+                here = np.intersect1d(bad, rows, assume_unique=True)
+                again = _of_rows(words, here)
+                if len(again) > 1:
+                    before = _of_rows(first, here)[0]
+                    again[0] = np.where(column.has_value(self.codes, here, before, ranks.dtype), before, again[0])
+                column.draw(self.codes, here, again, ranks, numbers)
+            bad = bad[~admissible(bad, ranks[bad], shifted[bad])]
             if not len(bad):
                 return
-            words = self._words_of(step, columns, attempt)
-            for column, rows in zip(columns, self.rows_of_strata, strict=True):
-                here = np.intersect1d(bad, rows, assume_unique=True)
-                column.draw(self.codes, here, _of_rows(words, here), ranks, numbers, clipped=False)
-            bad = bad[~admissible(bad, ranks[bad], shifted[bad])]
         words = self._words_of(step, columns, TRIES + 1)
-        for column, rows in zip(columns, self.rows_of_strata, strict=True):
+        for column, rows in of_strata:
             here = np.intersect1d(bad, rows, assume_unique=True)
             lost, climbed = climb(column, self.codes, here, _of_rows(words, here)[-1], admissible, ranks, shifted)
             self.counts[step.name] += climbed
             self.dead[lost] = True
 
     def _within_limits(
-        self, step: Step, columns: list[ColumnModel], rows: Rows, rank: Ranks, number: NDArray[np.float64]
+        self, step: Step, rows: Rows, rank: Ranks, number: NDArray[np.float64], bounds: bool = True
     ) -> NDArray[np.bool_]:
+        """Whether rows with these values meet the limits of a column, or only what is forbidden."""
         model, variable = self.model, self.model.variables[step.slot]
         own = variable.compose(rank, number) if np.isfinite(number).any() else variable.decode(rank)
         whole = np.array_equal(rows, np.arange(len(self.numbers)))
@@ -280,13 +292,9 @@ class _Draw:
             return self.arrays[slot] if whole else self.arrays[slot].take(pa.array(rows))
 
         ok: NDArray[np.bool_] = np.ones(len(rows), bool)
-        grids = [of_stratum.shift.grid for of_stratum in columns if of_stratum.shift is not None]
-        if grids:
-            # Numbers beyond the observed range are drawn again, too, instead of moved to its end.
-            low, high = min(grid.low for grid in grids), max(grid.high for grid in grids)
-            ok &= ~((number < low) | (number > high))
-        for limit in step.limits:
-            ok &= within_limit(step.name, limit, column, model.plan, model.variables, model.frame.schema)
+        for limit in step.limits if len(rows) else ():
+            if bounds or not limit.values_only:
+                ok &= within_limit(step.name, limit, column, model.plan, model.variables, model.frame.schema)
         return ok
 
 

@@ -12,7 +12,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -385,7 +385,6 @@ class ColumnModel:
         words: NDArray[np.uint64],
         ranks: Ranks,
         numbers: NDArray[np.float64],
-        clipped: bool = True,
     ) -> None:
         """Draw some rows.
 
@@ -400,8 +399,6 @@ class ColumnModel:
             Set to the ranks drawn.
         numbers : ndarray of shape (n_rows,), dtype=float64
             With ``shift``, set to the numbers drawn, NaN where the rank counts.
-        clipped : bool
-            Whether numbers are kept within the range of the observed ones.
         """
         first, last = words[0], words[-1]
         if self.missing is not None:
@@ -414,20 +411,24 @@ class ColumnModel:
         if self.values is None or not len(rows):
             return
         if self.shift is not None and self.means is not None:
-            numbers[rows] = self.shift.apply(*self.shifted(codes, rows, last), clipped)
+            donors = np.zeros(len(codes), np.uint32)
+            self.values.draw(codes, rows, last, donors)
+            numbers[rows] = self.shift.apply(self.expected(codes, rows, last), donors[rows].view(np.float32), last)
             return
         _draw_part(self.values, self.tilt, codes, rows, first, ranks)
         if self.pools is not None:
             ranks[rows] = self.pools.draw(ranks[rows], last)
 
-    def shifted(
-        self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """What the regression and the leaves of means say of some rows, and what is left of their donors."""
-        assert self.values is not None
-        donors = np.zeros(len(codes), np.uint32)
-        self.values.draw(codes, rows, words, donors)
-        return self.expected(codes, rows, words), donors[rows].view(np.float32)
+    def has_value(
+        self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64], dtype: np.dtype[Any]
+    ) -> NDArray[np.bool_]:
+        """Which rows have a value by these words (n,), the first of ``draw``, and are of no other kind; ranks are of a type."""
+        if self.missing is None:
+            return np.ones(len(rows), bool)
+        kinds: Ranks = np.zeros(len(codes), dtype)
+        _draw_part(self.missing, self.tilt_missing, codes, rows, words, kinds)
+        value: NDArray[np.bool_] = kinds[rows] == (self.first if self.present is None else self.present)
+        return value
 
     def expected(self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64]) -> NDArray[np.float64]:
         """What the regression and the leaves of means say of some rows."""

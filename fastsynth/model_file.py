@@ -28,6 +28,7 @@ import polars as pl
 import pyarrow as pa
 
 from fastsynth import _calibrate, _tree
+from fastsynth.calibrate import find_tails
 from fastsynth.calibration import Combination, Grid, Linear, Shift, Tilt
 from fastsynth.columns import Ranks, Variable, storage_of
 from fastsynth.errors import ModelFileError, OptionError, OutputError
@@ -194,7 +195,9 @@ def _with_common_residuals(column: ColumnModel, variable: Variable) -> ColumnMod
     numbers = variable.numbers()[variable.first :]
     grid = replace(shift.grid, low=float(np.nanmin(numbers)), high=float(np.nanmax(numbers)))
     donors = new.astype(np.float32).view(np.uint32)
-    return replace(column, values=replace(tree, donors=donors), shift=replace(shift, grid=grid))
+    present = numbers[~np.isnan(numbers)]
+    shift = replace(shift, grid=grid, tails=find_tails(present, np.ones(len(present), np.int64)))
+    return replace(column, values=replace(tree, donors=donors), shift=shift)
 
 
 def check_new_file(path: Path) -> None:
@@ -449,7 +452,7 @@ def _calibration_parts(name: str, column: ColumnModel) -> dict[str, bytes]:
     arrays: dict[str, Any] = {}
     if column.shift is not None:
         arrays |= {f"shift_{key}": getattr(column.shift.regression, key).ravel() for key in COMBINATION}
-        arrays["shift_means"] = column.shift.means
+        arrays |= {"shift_means": column.shift.means, "shift_tails": column.shift.tails.ravel()}
     if column.pools is not None:
         arrays |= {f"pools_{key}": getattr(column.pools, key) for key in POOLS}
     for letter, tilt in (("tilt", column.tilt), ("kinds", column.tilt_missing)):
@@ -481,7 +484,10 @@ def _read_shift(parts: dict[str, bytes], name: str, record: dict[str, Any], vari
     if not whole or (len(pairs) and not 0 <= pairs.min() <= pairs.max() < len(arrays["slots"])):
         raise _unfit(name)
     regression = Combination(**(arrays | {"pairs": pairs}))
-    return Shift(regression, _array(parts, f"{name}_means.arrow"), Grid(**record["grid"]), record["logarithm"])
+    means, tails = _array(parts, f"{name}_means.arrow"), _array(parts, f"{name}_tails.arrow").reshape(2, -1)
+    if not tails.size or not np.isfinite(tails).all():
+        raise _unfit(name)
+    return Shift(regression, means, Grid(**record["grid"]), record["logarithm"], tails)
 
 
 def _read_tilt(parts: dict[str, bytes], name: str, variables: list[Variable]) -> Tilt | None:
