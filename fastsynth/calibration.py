@@ -193,7 +193,7 @@ class Shift:
         return self.regression(codes, rows) + self.means[leaf]
 
     def apply(self, expected: Floats, r: NDArray[np.float32], words: Words) -> Floats:
-        """Numbers (n,) from what is expected (n,), r of donors (n,) and random words (n,): on the grid, within the range."""
+        """Numbers from what is expected, r of donors and random words, each (n,): on the grid, within the range."""
         y = expected + r
         if self.logarithm:
             y = np.exp(np.minimum(y, 700))

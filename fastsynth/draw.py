@@ -22,7 +22,7 @@ from fastsynth.methods import ColumnModel
 from fastsynth.model import Model
 from fastsynth.plan import Step
 from fastsynth.rowwise import evaluate, table_of, under_rules, within_limit
-from fastsynth.streams import DRAW, IDENTIFIER, STRATUM, random_words
+from fastsynth.streams import DRAW, IDENTIFIER, STRATUM, random_words, unit
 
 # Rows that share a stream of random numbers. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
@@ -194,7 +194,10 @@ class _Draw:
         key = int(random_words(entropy, (IDENTIFIER, self.copy, step.slot), 1)[0])
         start, stop = int(self.numbers.min()), int(self.numbers.max()) + 1
         made = fresh(step.pattern, key, first + start, first + stop, k, field.type)
-        self.arrays[step.slot] = made.take(pa.array(self.numbers - start))
+        # A place that is null makes a value that is null.
+        place = self.numbers - start
+        missing = unit(self._words(DRAW, step.slot, 1, self.attempt * (TRIES + 2))[0]) < step.pattern.missing / 1e4
+        self.arrays[step.slot] = made.take(pa.array(place, mask=missing))
 
     def _draw(self, step: Step) -> None:
         model, variable = self.model, self.model.variables[step.slot]

@@ -28,6 +28,8 @@ IDENTIFIER_LEVELS, IDENTIFIER_NUMBERS = 10, 1_000
 # A position has the first of these that all its characters are in.
 PURE = (digits, ascii_uppercase, ascii_lowercase)
 MIXED = (*(digits + some for some in ("ABCDEF", "abcdef", *PURE[1:])), ascii_letters, digits + ascii_letters)
+# Share of whole numbers that are different; how far quartiles of even ones may be from a quarter, a half, ...
+DIFFERENT, EVEN = 0.99, 0.1
 # Values that a length must have to be kept; share of all that those kept must have; share of the numbers from the
 # first to the last that occur where they count, lower since fuller patterns would have no room for a copy.
 LEAST, COVERED, DENSE = 10, 0.9, 0.75
@@ -50,12 +52,15 @@ class Pattern:
         Identifiers of each form, in 10,000 real ones.
     stem, start : str, int
         Without forms, identifiers count from ``start``, after this text.
+    missing : int
+        Rows without one, in 10,000.
     """
 
     forms: tuple[tuple[str, ...], ...] = ()
     shares: tuple[int, ...] = ()
     stem: str = ""
     start: int = 0
+    missing: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "forms", tuple(map(tuple, self.forms)))  # JSON has lists only
@@ -65,7 +70,9 @@ class Pattern:
 def looks_like_identifier(variable: Variable, n_rows: int) -> Literal["identifier", "text"] | None:
     """Whether a column names people: by identifiers of some pattern, or by anything else ("text"), as free text does.
 
-    "text" are also whole numbers with negative ones, and ordered categories, whose type takes no fresh ones.
+    ``n_rows`` are those that have a value. "text" are also ordered categories, whose type takes no fresh ones. Whole
+    numbers are identifiers where nearly all are different and they are written with the same number of digits, or lie
+    evenly between the first and the last: amounts of money do neither.
 
     Examples
     --------
@@ -73,12 +80,24 @@ def looks_like_identifier(variable: Variable, n_rows: int) -> Literal["identifie
     >>> looks_like_identifier(Variable("id", "unordered", codes, pa.string(), 1, False, None, False, 50), n_rows=51)
     'identifier'
     """
-    if variable.kind == "numeric":
-        named = pa.types.is_integer(variable.dtype) and n_rows >= IDENTIFIER_NUMBERS and variable.n_used == n_rows
-    else:
-        named = variable.n_used >= IDENTIFIER_LEVELS and variable.n_used > IDENTIFIER_SHARE * n_rows
     values = variable.values[variable.first :]
-    return None if not named else "identifier" if find_pattern(values, variable.dtype) else "text"
+    if variable.kind == "numeric":
+        many = n_rows >= IDENTIFIER_NUMBERS and variable.n_used >= DIFFERENT * n_rows
+        counts = many and pa.types.is_integer(variable.dtype) and _number_people(variable.numbers()[variable.first :])
+        return "identifier" if counts and find_pattern(values, variable.dtype) else None
+    if variable.n_used < IDENTIFIER_LEVELS or variable.n_used <= IDENTIFIER_SHARE * n_rows:
+        return None
+    return "identifier" if find_pattern(values, variable.dtype) else "text"
+
+
+def _number_people(numbers: NDArray[np.float64]) -> bool:
+    """Whether ascending whole numbers have one number of digits, or lie evenly between the first and the last."""
+    if numbers[0] < 0:
+        return False
+    digits_of = np.floor(np.log10(np.maximum(numbers, 1)))
+    alike = np.bincount(digits_of.astype(np.int64)).max() >= DIFFERENT * len(numbers)
+    quartiles = (np.quantile(numbers, (0.25, 0.5, 0.75)) - numbers[0]) / max(numbers[-1] - numbers[0], 1)
+    return bool(alike or np.abs(quartiles - (0.25, 0.5, 0.75)).max() < EVEN)
 
 
 def find_pattern(values: pa.Array, dtype: pa.DataType) -> Pattern | None:

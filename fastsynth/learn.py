@@ -60,7 +60,7 @@ class Learned:
         if table is not None:
             ranks = tuple(table.ranks[slot] for slot in left)
             table = EncodedTable(variables, ranks, np.take(table.codes, left, axis=0), source.frame)
-        return Learned(source, variables, rows, table, self.slopes)
+        return Learned(source, variables, rows, table, self.slopes.without(names))
 
     def with_calendars(self) -> Learned:
         """The same with parts of dates as further variables, which later columns are predicted from."""
@@ -99,7 +99,8 @@ class Learned:
                 ranks[slot] = table.codes[slot]
                 table.codes[slot] = 0
             table = replace(table, variables=tuple(variables), ranks=tuple(ranks))
-        return replace(self, variables=tuple(variables), rows=tuple(rows), table=table)
+        slopes = self.slopes.without(names)
+        return replace(self, variables=tuple(variables), rows=tuple(rows), table=table, slopes=slopes)
 
 
 def learn(

@@ -422,7 +422,7 @@ class ColumnModel:
     def has_value(
         self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64], dtype: np.dtype[Any]
     ) -> NDArray[np.bool_]:
-        """Which rows have a value by these words (n,), the first of ``draw``, and are of no other kind; ranks are of a type."""
+        """Which rows have a value by these words (n,), the first of ``draw``, and are of no other kind."""
         if self.missing is None:
             return np.ones(len(rows), bool)
         kinds: Ranks = np.zeros(len(codes), dtype)

@@ -39,8 +39,9 @@ class Rule:
     when : polars.Expr or str
         True for the rows under the rule; text is read as SQL. It may use columns that come earlier in the visit
         sequence. Missing codes count as the numbers that they are.
-    value
-        What the column has in these rows: a value that occurs in the column, or None for missing.
+    value : optional
+        What the column has in these rows: a value that occurs in the column, or by default None for missing. It need
+        not be within the column's bounds.
 
     Raises
     ------
@@ -57,7 +58,7 @@ class Rule:
     """
 
     when: pl.Expr | str
-    value: Any
+    value: Any = None
 
     def __post_init__(self) -> None:
         if not self.expression().meta.root_names():
@@ -385,7 +386,7 @@ def make_plan(
     if len(kept) == len(names):
         raise OptionError("All columns are kept: nothing would be synthesised.")
     _check_strata(strata, names, columns, patterns)
-    needed = _needed(names, columns, expressions)
+    needed = {name: [n for n in before if n in slot] for name, before in needs(columns).items()}
     order = _order(variables, visit_sequence, columns, kept, [name for name in strata if name not in kept], needed)
     position = {name: i for i, name in enumerate(order)}
     limits = _limits(
@@ -518,14 +519,13 @@ def _kept_beside(
     return [name for name in names if name not in replaced]
 
 
-def _needed(
-    names: list[str], columns: Mapping[str, Column], expressions: Mapping[str, pl.Expr]
-) -> dict[str, list[str]]:
+def needs(columns: Mapping[str, Column]) -> dict[str, list[str]]:
     """Columns that have to come before others: parents of passive ones, conditions of rules, coarse codes."""
-    needed: dict[str, list[str]] = {name: of.meta.root_names() for name, of in expressions.items()}
+    needed: dict[str, list[str]] = {}
     for name, column in columns.items():
-        before = [root for rule in column.rules for root in rule.expression().meta.root_names()]
-        if isinstance(column.method, Nested) and column.method.within in names:
+        expressions = [column.expression(), *(rule.expression() for rule in column.rules)]
+        before = [root for expression in expressions if expression is not None for root in expression.meta.root_names()]
+        if isinstance(column.method, Nested):
             before.append(column.method.within)
         if before:
             needed[name] = before

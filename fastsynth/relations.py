@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,8 +28,9 @@ from fastsynth.columns import Tally, check_size
 from fastsynth.errors import check_count
 from fastsynth.execute import Executor, Threads
 from fastsynth.formulas import Formula, Number, number, simplest
+from fastsynth.methods import Identifier
 from fastsynth.patterns import EXPECTED, FIRST_ROWS, LEVEL_ROWS, ODD_EXPECTED, ODD_ROWS, RULE_ROWS, Candidate, Kind
-from fastsynth.plan import Column, Rule
+from fastsynth.plan import Column, Rule, needs
 from fastsynth.rowwise import take_piece
 from fastsynth.source import Source, open_source, parse_memory, spread_rows
 
@@ -129,33 +130,41 @@ class Relations:
             orient="row",
         )
 
-    def usable(self, free: Collection[str], order: Sequence[str] | None) -> Relations:
-        """What can be kept where only ``free`` columns are drawn, in an order that may be the caller's.
+    def beside(self, columns: Mapping[str, Column], free: Collection[str], order: Sequence[str] | None) -> Relations:
+        """Those that can be kept beside what the caller says of columns, in an order that may be the caller's.
 
-        A rule about a column that is drawn before those of its condition becomes something forbidden.
+        Parameters
+        ----------
+        columns : dict of str to Column
+            Records of the caller: a column with a method, predictors, groups or an expression of its own is not
+            computed; what needs a column that needs the other one, as codes within coarse ones do, is left out.
+        free : collection of str
+            Columns that are drawn, or computed.
+        order : list of str or None
+            A rule about a column that comes before those of its condition becomes something forbidden.
         """
-        left = []
+        needed, left = needs(columns), []
         for relation in self.found:
             of, record = relation.column, relation.record
             if of is not None and record is not None:
-                asked = [rule.expression() for rule in record.rules] + [record.expression()] * (
-                    record.passive is not None
-                )
-                needed = {
-                    name for expression in asked if expression is not None for name in expression.meta.root_names()
-                }
-                early = order is not None and any(
-                    order.index(name) > order.index(of) for name in needed if name in order and of in order
-                )
-                if record.rules and early:
+                own, needs_now = columns.get(of, Column()), needs({of: record}).get(of, [])
+                early = order is not None and any(order.index(n) > order.index(of) for n in needs_now if n in order)
+                if early and record.rules:
                     forbid = functools.reduce(operator.or_, (_broken(of, rule) for rule in record.rules))
                     relation = replace(relation, column=None, record=None, forbid=forbid)
-                elif of not in free or (early and record.passive is not None):
+                elif early or of not in free or not _can_join(own, record) or _depends(needs_now, of, needed):
                     continue
+                else:
+                    needed[of] = [*needed.get(of, []), *needs_now]
             if relation.forbid is not None and not set(relation.forbid.meta.root_names()) & set(free):
                 continue
             left.append(relation)
         return Relations(tuple(left))
+
+    def joined(self, columns: Mapping[str, Column]) -> dict[str, Column]:
+        """Records of the caller with what was found, for relations that ``beside`` has left."""
+        found = self.columns
+        return found | {name: _join(column, found.get(name)) for name, column in columns.items()}
 
     def __repr__(self) -> str:
         if not self.found:
@@ -222,6 +231,41 @@ def relations_of(source: Source, executor: Executor) -> Relations:
         return Relations(tuple(_find(source, executor)))
 
 
+def _can_join(own: Column, found: Column) -> bool:
+    """Whether a record of the caller leaves room for one that was found."""
+    if (
+        own.passive is not None
+        or own.method == "keep"
+        or isinstance(own.method, Identifier)
+        or own.method == "identifier"
+    ):
+        return False
+    return found.passive is None or (own.method is None and not own.special())
+
+
+def _join(own: Column, found: Column | None) -> Column:
+    """Both records together; what the caller says counts more."""
+    if found is None:
+        return own
+    if found.passive is not None:
+        return replace(found, cont_na=own.cont_na)
+    bounds = found.bounds if own.bounds is None else own.bounds
+    return replace(own, rules=[*found.rules, *own.rules], bounds=bounds)
+
+
+def _depends(names: Iterable[str], on: str, needed: Mapping[str, list[str]]) -> bool:
+    """Whether some of these columns need another one, directly or not."""
+    seen, todo = set[str](), list(names)
+    while todo:
+        name = todo.pop()
+        if name == on:
+            return True
+        if name not in seen:
+            seen.add(name)
+            todo += needed.get(name, [])
+    return False
+
+
 def _broken(name: str, rule: Rule) -> pl.Expr:
     """True for the rows that break a rule about a column of this name."""
     return rule.expression() & pl.col(name).ne_missing(pl.lit(rule.value))
@@ -256,7 +300,23 @@ def _find(source: Source, executor: Executor) -> Iterator[Relation]:
     ]
     order = ("rule", "order", "empty")
     found = sorted(_verify(source, executor, candidates), key=lambda relation: order.index(relation.kind))
+    found = _without_equal(found)
     yield from (_with_children(relation, computed, sample.frame) for relation in found)
+
+
+def _without_equal(found: list[Relation]) -> list[Relation]:
+    """Orders in both directions are an equality where both are known, which no draw would meet: it is only told."""
+    orders = {relation.columns for relation in found if relation.kind == "order"}
+    left = []
+    for relation in found:
+        a, *rest = relation.columns
+        if relation.kind == "order" and (*rest, a) in orders:
+            if a < rest[0]:
+                text = f"{rest[0]} == {a} where both are known"
+                left.append(replace(relation, kind="copy", text=text, column=None, record=None))
+            continue
+        left.append(relation)
+    return left
 
 
 # The rows that are looked at

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from fastsynth.learn import Learned
 from fastsynth.methods import Identifier
 from fastsynth.model import Model
 from fastsynth.plan import Column, Plan, find_method
-from fastsynth.rowwise import holds
+from fastsynth.rowwise import differing, holds
 from fastsynth.source import Source, read_table
 
 Mask = NDArray[np.bool_]
@@ -30,29 +31,38 @@ Mask = NDArray[np.bool_]
 # Identifiers
 
 
-def find_identifiers(learned: Learned, columns: Mapping[str, Column]) -> tuple[dict[str, Pattern], list[str]]:
+def find_identifiers(
+    learned: Learned, columns: Mapping[str, Column], replaced: Collection[str] | None = None
+) -> tuple[dict[str, Pattern], list[str]]:
     """Columns of identifiers with the pattern of fresh ones, and columns of free text, which are to be left out.
 
-    Columns with a method of their own, or passive ones, are what the caller says.
+    Columns with a method of their own, or passive ones, are what the caller says; where only some are ``replaced`` the
+    others are kept.
 
     Raises
     ------
     DataError
         method="identifier" for a column without a pattern.
     """
-    patterns, texts = {}, []
-    for variable in learned.variables:
+    patterns: dict[str, Pattern] = {}
+    texts, kept = [], []
+    for variable, rows in zip(learned.variables, learned.rows, strict=True):
+        n_missing = int(rows[: variable.first].sum())
         column = columns.get(variable.name, Column())
         if column.passive is not None or (column.method is not None and not _is_identifier(column)):
             if variable.kind == "unordered" and variable.n_used > MAX_CODES - 1 and column.method != "keep":
                 raise too_many_levels(variable.name, variable.n_used)
             continue
-        looks = "identifier" if column.method is not None else looks_like_identifier(variable, learned.n_rows)
+        own = column.method is not None
+        looks = "identifier" if own else looks_like_identifier(variable, learned.n_rows - n_missing)
         if looks is None:
+            continue
+        if replaced is not None and variable.name not in replaced:
+            kept.append(variable.name)
             continue
         pattern = find_pattern(variable.values[variable.first :], variable.dtype) if looks == "identifier" else None
         if pattern is not None:
-            patterns[variable.name] = pattern
+            patterns[variable.name] = replace(pattern, missing=round(1e4 * n_missing / learned.n_rows))
         elif column.method is not None:
             raise DataError(
                 f"Column {variable.name!r} has method='identifier', but its values follow no pattern. Drop the column."
@@ -64,6 +74,12 @@ def find_identifiers(learned: Learned, columns: Mapping[str, Column]) -> tuple[d
         warnings.warn(
             f"{', '.join(map(repr, made))} identify people: fresh identifiers of the same pattern stand in the copies. "
             "Say Column(method='identifier') to agree, or give another method.",
+            DataWarning,
+            stacklevel=5,
+        )
+    if kept:
+        warnings.warn(
+            f"{', '.join(map(repr, kept))} identify people, and are kept as they are because where= does not name them.",
             DataWarning,
             stacklevel=5,
         )
@@ -224,7 +240,8 @@ def read_given(given: Any, model: Model) -> pa.Table:
         )
     wanted = pa.schema([schema.field(name) for name in table.column_names])
     try:
-        table = pl.DataFrame(table).cast(pl.DataFrame(wanted.empty_table()).schema).to_arrow().cast(wanted)
+        before = pl.DataFrame(table)
+        table = before.cast(pl.DataFrame(wanted.empty_table()).schema).to_arrow().cast(wanted)
     except Exception:
         raise DataError("given: a column holds values that its type in the original cannot hold.") from None
     for name in table.column_names:
@@ -234,4 +251,10 @@ def read_given(given: Any, model: Model) -> pa.Table:
         lost = int((codes >= variable.n_codes).sum()) if variable.kind != "numeric" else 0
         if lost:
             raise DataError(f"given: {lost} row(s) of {name!r} hold categories that the original does not have.")
+    for step in model.plan.steps:
+        asked = {slot for of in (*step.rules, *step.limits) for slot in of.parents}
+        if step.name in table.column_names and all(model.variables[slot].name in table.column_names for slot in asked):
+            broken = int(differing(step, table, model.plan, model.variables).sum()) if asked else 0
+            if broken:
+                raise DataError(f"given: {broken} row(s) break a rule or a limit of {step.name!r}. Correct them.")
     return table

@@ -77,7 +77,7 @@ def holds(what: str, expression: pl.Expr, table: pa.Table, null: bool = False) -
     if found.dtype not in (pl.Boolean, pl.Null) or len(found) != table.num_rows:
         raise PlanError(
             f"{what}: the expression gives {len(found)} values of {found.dtype} for {table.num_rows} rows; it must say "
-            "for each row whether it holds."
+            "for each row whether it holds (true or false)."
         )
     mask: Mask = found.cast(pl.Boolean).fill_null(null).to_numpy()
     return mask
@@ -162,6 +162,7 @@ def check_rows(source: Source, plan: Plan, variables: Sequence[Variable], execut
     trial = pa.concat_tables(executor.map(take_piece, (slim, spread), slim.jobs(), lambda _, rows: rows))
     for step in steps:
         _refuse_other_rows(step, trial, plan, variables)
+        _refuse_impossible(step, trial, plan, variables)
     total: Counter[str] = Counter()
     executor.map(_count_piece, (slim, plan, tuple(variables), steps), slim.jobs(), lambda _, found: total.update(found))
     return {step.name: total[step.name] for step in steps}
@@ -228,12 +229,25 @@ def take_piece(shared: tuple[Source, NDArray[np.int64]], piece: int, *held: Any)
 
 def _differences(a: pl.Series, b: pl.Series) -> Mask:
     """Rows in which two columns of one type differ, floats by more than rounding."""
-    same = a.cast(pl.String).eq_missing(b.cast(pl.String))
+    # Categories of different origin are compared by name; durations have none.
+    same = a.eq_missing(b) if a.dtype == b.dtype and a.dtype.is_temporal() else _text(a).eq_missing(_text(b))
     if a.dtype.is_float():
         # NaN is not smaller than NaN anywhere but in polars.
         same |= ((a - b).abs() <= 1e-9 * a.abs()).fill_null(False) & a.is_not_nan() & b.is_not_nan()
     mask: Mask = (~same).to_numpy()
     return mask
+
+
+def _refuse_impossible(step: Step, rows: pa.Table, plan: Plan, variables: Sequence[Variable]) -> None:
+    """A limit that no real row meets is a mistake: values of another type, the wrong way round, ..."""
+    for limit in step.limits:
+        if not _held(step, limit, rows, plan, variables).any():
+            what = f"bounds, at {step.name!r}" if limit.values_only else f"forbid, at {step.name!r}"
+            raise PlanError(f"{what}: no row of the data meets it. Is it the wrong way round, or of another type?")
+
+
+def _text(column: pl.Series) -> pl.Series:
+    return column.cast(pl.String)
 
 
 def _refuse_other_rows(step: Step, rows: pa.Table, plan: Plan, variables: Sequence[Variable]) -> None:

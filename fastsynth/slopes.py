@@ -75,6 +75,12 @@ class Slopes:
             square = seen @ np.square(x).T - rows * mean**2
             return Slopes(self.names, rows, mean + centre, square, x @ x.T - rows * mean * mean.T)
 
+    def without(self, names: Container[str]) -> Slopes:
+        """The moments of the other columns."""
+        left = [i for i, name in enumerate(self.names) if name not in names]
+        some = (moment[np.ix_(left, left)] for moment in (self.rows, self.mean, self.square, self.product))
+        return Slopes(tuple(self.names[i] for i in left), *some)
+
     def __add__(self, other: Slopes) -> Slopes:
         """Chan, Golub and LeVeque (1983), Algorithms for computing the sample variance."""
         with np.errstate(all="ignore"):

@@ -462,7 +462,7 @@ def filesystem(path: str) -> tuple[pafs.FileSystem, str]:
 def _read_csv(path: Path) -> pa.Table:
     try:
         # All rows decide the types, so that the result does not depend on which come first.
-        frame = pl.read_csv(path, infer_schema_length=None, glob=False)
+        frame = pl.read_csv(path, infer_schema_length=None, glob=False, try_parse_dates=True)
         _check_csv(frame.lazy())
         return frame.to_arrow()
     except DataError:
@@ -475,7 +475,7 @@ def _convert_csv(paths: list[str]) -> FileSource:
     """CSV is read once, into temporary Parquet files: it has no types, and no piece of it can be read alone."""
     import pyarrow.dataset as ds
 
-    frame = pl.scan_csv(sorted(paths), infer_schema_length=None, glob=False)
+    frame = pl.scan_csv(sorted(paths), infer_schema_length=None, glob=False, try_parse_dates=True)
     _check_csv(frame)
     folder = tempfile.mkdtemp(prefix="fastsynth-")
     try:

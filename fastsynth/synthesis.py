@@ -8,6 +8,7 @@ import numbers
 import operator
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from tqdm.auto import tqdm
 
 from fastsynth import model_file
 from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, summary_of
-from fastsynth.errors import NotFittedError, OptionError, check_count
+from fastsynth.errors import DataWarning, NotFittedError, OptionError, check_count
 from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
 from fastsynth.learn import Learned, learn, strongest_predictors
@@ -65,6 +66,8 @@ from fastsynth.source import (
 FRESH_SHARE = 0.632
 # v is found from a draw of this many times the rows of the original, if that is not too much; else from the copies.
 V_ROWS, MOST_V_ROWS, MOST_V_CELLS = 20, 100_000, 5_000_000
+# Share of the rows that are drawn anew as a whole above which this is told.
+MANY_RESTARTS = 0.01
 # A level of fewer rows is a disclosure risk by itself.
 RARE_ROWS = 10
 
@@ -152,7 +155,8 @@ def synthesize(
     relations : "auto" or Relations, optional
         "auto" finds relations between columns (``find_relations``) and keeps those that hold in every row: columns
         computed from others become passive, rules, orders and empty combinations are kept. Relations that were found
-        before, and edited, may be given as well. What ``columns`` says of a column comes first.
+        before, and edited, may be given as well. What ``columns`` says of a column comes first: one with a method or
+        predictors of its own is not computed, rules are kept together. ``relations_`` has those that are kept.
     given : table, optional
         As in ``Synthesizer.sample``.
     fit_rows : int, optional
@@ -456,7 +460,8 @@ class Synthesizer:
         columns, forbid = self._special()
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick, cont_na)
-        patterns, self.dropped_ = find_identifiers(learned, columns)
+        named = None if self.where is None else where_by_name(self.where)
+        patterns, self.dropped_ = find_identifiers(learned, columns, named)
         learned = learned.without(self.dropped_).without_values(patterns).with_calendars()
         where = read_where(learned.source, self.where, executor)
         plan = make_plan(
@@ -481,27 +486,21 @@ class Synthesizer:
         return learned, plan, Cells(replaced_cells(plan, where), weights)
 
     def _relations(self, source: Source, executor: Executor) -> Relations:
-        """Relations to be kept, of columns that are drawn and that the caller says nothing else of."""
+        """Relations to be kept beside what the caller says of columns."""
         if self.relations is None:
             return Relations(())
         if self.relations != "auto" and not isinstance(self.relations, Relations):
             raise OptionError(f"relations={self.relations!r}: must be 'auto' or what find_relations gives.")
         found = self.relations if isinstance(self.relations, Relations) else relations_of(source, executor).exact
-        fixed = {*(self.columns or {}), *self.strata}
         drawn = source.frame.schema.names if self.where is None else where_by_name(self.where)
-        return found.usable(
-            [name for name in drawn if name not in fixed],
-            self.visit_sequence
-            if isinstance(self.visit_sequence, Sequence) and self.visit_sequence != "auto"
-            else None,
-        )
+        own = isinstance(self.visit_sequence, Sequence) and not isinstance(self.visit_sequence, str)
+        order = self.visit_sequence if own else None
+        return found.beside(self.columns or {}, [name for name in drawn if name not in self.strata], order)
 
     def _special(self) -> tuple[dict[str, Column], Sequence[pl.Expr | str]]:
         """Records of columns and what is forbidden, with what relations say."""
-        found = self.relations_
-        if not found.found:
-            return dict(self.columns or {}), self.forbid
-        return found.columns | dict(self.columns or {}), [*self.forbid, *found.forbid]
+        found, columns = self.relations_, dict(self.columns or {})
+        return (found.joined(columns), [*self.forbid, *found.forbid]) if found.found else (columns, self.forbid)
 
     def sample(
         self,
@@ -571,6 +570,7 @@ class Synthesizer:
                 tables, climbed = generate(model, range(m), k, entropy, executor, tick)
             synthesis = Synthesis(tables, model.frame, design, entropy, records)
             synthesis.climbed = dict(sorted(climbed.items()))
+            _warn_of_restarts(climbed, m * k)
             compare(synthesis, model, executor, self._large_draw(m, entropy, executor))
             return synthesis
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
@@ -580,6 +580,7 @@ class Synthesizer:
             write_copies(model, m, k, entropy, output, executor, tick)
             compare(synthesis, model, executor, self._large_draw(m, entropy, executor))
             synthesis.climbed = _count_climbed(output)
+            _warn_of_restarts(synthesis.climbed, m * k)
             output.finish(synthesis.audit)
         return synthesis
 
@@ -762,6 +763,18 @@ def _rows_of_given(model: Model, k: int | None) -> int:
     if k is not None and k != n:
         raise OptionError(f"k={k}: given has {n} rows, so k must be {n}, or left out.")
     return n
+
+
+def _warn_of_restarts(climbed: Mapping[str, int], n_rows: int) -> None:
+    """Rows drawn anew as a whole are no longer those of the models: what is forbidden took people away."""
+    n_anew = climbed.get("", 0)
+    if n_anew > MANY_RESTARTS * n_rows:
+        warnings.warn(
+            f"{n_anew:,} of {n_rows:,} rows had no admissible value in some column and were drawn anew as a whole, so that "
+            "the copies lack such rows. Do limits contradict each other, a rule, or the data (see differences_)?",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def _count_climbed(output: Output) -> dict[str, int]:
