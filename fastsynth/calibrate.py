@@ -127,6 +127,8 @@ class Job:
         Ranks of values on which a number piles up, as the caller says.
     groups : int
         Groups of quantiles that are drawn first; 0 for none.
+    weighted : bool
+        Whether ``leaves`` hold rows as often as they weigh.
     """
 
     table: EncodedTable
@@ -138,6 +140,7 @@ class Job:
     words: Words
     spikes: tuple[int, ...] = ()
     groups: int = 0
+    weighted: bool = False
 
     def only(self, wanted: NDArray[np.bool_]) -> Job:
         """The rows whose rank of the target is wanted."""
@@ -146,7 +149,7 @@ class Job:
         shape = leaves if self.shape is self.leaves else self.shape[wanted[ranks[self.shape]]]
         if len(shape) < 2 * self.minbucket:
             # Too few of these rows are among those that give the shape.
-            shape = leaves
+            shape = np.unique(leaves) if self.weighted else leaves
         return replace(self, shape=shape, leaves=leaves)
 
     @property
@@ -260,11 +263,11 @@ def _exact_to(variable: Variable) -> float | None:
 
 
 def _count(job: Job) -> NDArray[np.int64]:
-    """Rows of each rank."""
+    """Rows of each rank, each once whatever it weighs."""
     variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
-    rows = np.zeros(len(variable.values), np.int64)
-    for start in range(0, len(job.leaves), 1 << 20):
-        rows += np.bincount(ranks[job.leaves[start : start + (1 << 20)]], minlength=len(rows))
+    rows, people = np.zeros(len(variable.values), np.int64), np.unique(job.leaves) if job.weighted else job.leaves
+    for start in range(0, len(people), 1 << 20):
+        rows += np.bincount(ranks[people[start : start + (1 << 20)]], minlength=len(rows))
     return rows
 
 

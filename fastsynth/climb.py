@@ -131,6 +131,30 @@ def climb(
     return rows[np.concatenate(lost)], n_climbed
 
 
+def climb_kinds(
+    column: ColumnModel,
+    codes: Codes,
+    rows: NDArray[np.uint32],
+    words: NDArray[np.uint64],
+    admissible: Admissible,
+    ranks: Ranks,
+    numbers: NDArray[np.float64],
+) -> NDArray[np.uint32]:
+    """The same among the kinds of a column (missing ones, spikes); gives back the rows for which there is none."""
+    if column.missing is None:
+        return rows
+    present = column.first if column.present is None else column.present
+    kinds = ColumnModel(None, column.missing, column.first, tilt=column.tilt_missing)
+
+    def allowed(rows: NDArray[np.uint32], rank: Ranks, number: NDArray[np.float64]) -> NDArray[np.bool_]:
+        ok = admissible(rows, np.where(rank != present, rank, 0).astype(ranks.dtype), number)
+        ok &= rank != present
+        return ok
+
+    numbers[rows] = np.nan
+    return climb(kinds, codes, rows, words, allowed, ranks, numbers)[0]
+
+
 class _Climber:
     """What can be drawn at the nodes of a column's tree of values."""
 

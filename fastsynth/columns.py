@@ -742,6 +742,13 @@ def _plain(array: pa.Array) -> pa.Array:
     return storage_of(array.dictionary).take(array.indices) if pa.types.is_dictionary(array.type) else storage_of(array)
 
 
+def taken(array: pa.Array, places: Any) -> pa.Array:
+    """Values at some places, null where a place is; Arrow takes not from views of text."""
+    if pa.types.is_string_view(array.type):
+        return array.cast(pa.large_string()).take(pa.array(places)).cast(array.type)
+    return array.take(pa.array(places))
+
+
 def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     """Rows of a table; views of text, which Arrow cannot take from, become text."""
     for i, column in enumerate(table.schema):

@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth.climb import climb
-from fastsynth.columns import Ranks
+from fastsynth.climb import climb, climb_kinds
+from fastsynth.columns import Ranks, taken
 from fastsynth.errors import PlanError
 from fastsynth.identifiers import fresh
 from fastsynth.methods import ColumnModel
@@ -29,6 +29,8 @@ BLOCK_ROWS = 65_536
 # Times that a row is drawn again in its leaf, where all admissible candidates of the rest are looked up; and as a
 # whole.
 TRIES, WHOLE_TRIES = 8, 50
+# So many of the latter are enough if none has helped a single row.
+LEAST_WHOLE_TRIES = 3
 
 Rows = NDArray[np.uint32]
 
@@ -45,6 +47,7 @@ def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> t
     counts: Counter[str] = Counter()
     numbers = np.arange(start, stop, dtype=np.int64)
     arrays, dead = _Draw(model, entropy, copy, numbers, 0, counts).run()
+    n_dead = len(dead)
     for attempt in range(1, WHOLE_TRIES + 1):
         if not len(dead):
             return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema), counts
@@ -52,16 +55,20 @@ def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> t
         again, still = _Draw(model, entropy, copy, numbers[dead], attempt, counts).run()
         place = np.arange(len(numbers))
         place[dead] = len(numbers) + np.arange(len(dead))
-        arrays = [_concat(old, new).take(pa.array(place)) for old, new in zip(arrays, again, strict=True)]
+        arrays = [taken(_concat(old, new), place) for old, new in zip(arrays, again, strict=True)]
+        if len(still) == n_dead and attempt >= LEAST_WHOLE_TRIES:
+            break
         dead = dead[still]
     names = sorted({step.name for step in model.plan.steps if step.limits})
     raise PlanError(
-        f"{len(dead)} row(s) found no admissible values in {WHOLE_TRIES} tries. What is forbidden and the bounds of "
+        f"{len(dead)} row(s) found no admissible values in {attempt} tries. What is forbidden and the bounds of "
         f"{', '.join(map(repr, names))} leave them none: do they contradict each other, a rule, or kept columns?"
     )
 
 
 def _concat(a: pa.Array, b: pa.Array) -> pa.Array:
+    if pa.types.is_string_view(a.type):
+        return _concat(a.cast(pa.large_string()), b.cast(pa.large_string())).cast(a.type)
     whole = pa.chunked_array([a, b])
     return (whole.unify_dictionaries() if pa.types.is_dictionary(a.type) else whole).combine_chunks()
 
@@ -70,7 +77,7 @@ def _mixed(a: pa.Array, b: pa.Array, take_b: NDArray[np.bool_]) -> pa.Array:
     """Values of b where wanted, else of a."""
     if take_b.all():
         return b
-    return _concat(a, b).take(pa.array(np.arange(len(a)) + len(a) * take_b))
+    return taken(_concat(a, b), np.arange(len(a)) + len(a) * take_b)
 
 
 class _Draw:
@@ -110,7 +117,7 @@ class _Draw:
         strata = self.model.strata
         for step in self.model.plan.steps:
             if self.model.given is not None and step.name in self.model.given.column_names:
-                self._set(step, self.model.given.column(step.name).combine_chunks().take(pa.array(self.numbers)))
+                self._set(step, taken(self.model.given.column(step.name).combine_chunks(), self.numbers))
             elif step.action == "passive":
                 self._compute(step)
             elif step.action == "identifier":
@@ -129,6 +136,9 @@ class _Draw:
         self.arrays[step.slot] = array
         for slot in self.model.slots_of(step.slot):
             self.codes[:, slot] = self.model.variables[slot].nearest_codes(array)
+            if slot != step.slot:
+                # A missing code is no date.
+                self.codes[self.codes[:, step.slot] < self.model.variables[step.slot].first_code, slot] = 0
 
     def _set_ranks(self, step: Step, ranks: Ranks) -> None:
         variable = self.model.variables[step.slot]
@@ -197,7 +207,7 @@ class _Draw:
         # A place that is null makes a value that is null.
         place = self.numbers - start
         missing = unit(self._words(DRAW, step.slot, 1, self.attempt * (TRIES + 2))[0]) < step.pattern.missing / 1e4
-        self.arrays[step.slot] = made.take(pa.array(place, mask=missing))
+        self.arrays[step.slot] = taken(made, pa.array(place, mask=missing))
 
     def _draw(self, step: Step) -> None:
         model, variable = self.model, self.model.variables[step.slot]
@@ -277,7 +287,11 @@ class _Draw:
         words = self._words_of(step, columns, TRIES + 1)
         for column, rows in of_strata:
             here = np.intersect1d(bad, rows, assume_unique=True)
-            lost, climbed = climb(column, self.codes, here, _of_rows(words, here)[-1], admissible, ranks, shifted)
+            own = _of_rows(words, here)[-1]
+            lost, climbed = climb(column, self.codes, here, own, admissible, ranks, shifted)
+            if len(lost):
+                # Where no value will do, what is missing or piles up may.
+                lost = climb_kinds(column, self.codes, lost, words[-1][lost], admissible, ranks, shifted)
             self.counts[step.name] += climbed
             self.dead[lost] = True
 
@@ -292,7 +306,7 @@ class _Draw:
         def column(slot: int) -> pa.Array:
             if slot == step.slot:
                 return own
-            return self.arrays[slot] if whole else self.arrays[slot].take(pa.array(rows))
+            return self.arrays[slot] if whole else taken(self.arrays[slot], rows)
 
         ok: NDArray[np.bool_] = np.ones(len(rows), bool)
         for limit in step.limits if len(rows) else ():

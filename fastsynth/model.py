@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth.columns import Ranks, Variable
+from fastsynth.errors import OptionError
 from fastsynth.methods import ColumnModel, Nested
 from fastsynth.plan import Plan
 from fastsynth.slopes import Slopes
@@ -57,6 +59,8 @@ class Strata:
 
 def _keys(ranks: list[Ranks], sizes: list[int]) -> NDArray[np.int64]:
     """One number for each combination, in their order."""
+    if math.prod(sizes) >= 2**62:
+        raise OptionError("strata: the columns have too many different values together. Name fewer, or coarser ones.")
     keys = np.zeros(len(ranks[0]), np.int64)
     for of_slot, size in zip(ranks, sizes, strict=True):
         keys = keys * size + of_slot

@@ -151,6 +151,13 @@ def releasable(model: Model) -> Model:
     variables = list(model.variables)
     for slot, kept in spikes.items():
         variables[slot] = replace(variables[slot], values=_means_of_neighbours(variables[slot], kept))
+    for slot, part in enumerate(variables):
+        if part.calendar is not None and part.calendar[0] in spikes:
+            # Else weekday and month would tell which date was smoothed.
+            dates = variables[part.calendar[0]]
+            codes = part.nearest_codes(dates.decode(np.arange(len(dates.values)).astype(dates.rank_dtype)))
+            codes[(np.arange(len(codes)) < dates.first) | (codes >= part.n_codes)] = 0
+            variables[slot] = replace(part, bins=codes)
     fits = tuple(
         {slot: _with_common_residuals(column, variables[slot]) for slot, column in fit.items()} for fit in model.fits
     )
@@ -253,6 +260,8 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         ranks, replaced = _array(parts, f"kept_{slot:04}.arrow"), _array(parts, f"where_{slot:04}.arrow")
         if ranks is not None:
             kept[slot] = ranks
+        if not record["first"] > 0:
+            raise _unfit(record["name"])
         if replaced is not None:
             where[slot] = replaced
         values = _table(parts[f"column_{slot:04}.arrow"]).column(0).combine_chunks()
@@ -269,6 +278,14 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         }
         for copy in range(manifest["n_fits"])
     )
+    n_rows = manifest["n_rows"]
+    if any(len(array) != n_rows for array in (*kept.values(), *where.values())):
+        raise ModelFileError("Columns that are kept have other numbers of rows. The file is damaged; fit it again.")
+    if any(ranks.max(initial=0) >= len(variables[slot].values) for slot, ranks in kept.items()):
+        raise ModelFileError("Columns that are kept hold unknown values. The file is damaged; fit it again.")
+    for step in steps:
+        if any(not 0 <= rule.rank < len(variables[step.slot].values) for rule in step.rules):
+            raise _unfit(step.name)
     frame = Frame(manifest["backend"], manifest["lazy"], schema)
     names, sums = tuple(manifest["slopes"]), _table(parts["slopes.arrow"])
     slopes = Slopes(names, *(sums[name].to_numpy().reshape(len(names), len(names)) for name in SLOPES))
@@ -277,8 +294,14 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         table, slots = _table(parts["strata.arrow"]), tuple(manifest["strata"])
         ranks = np.column_stack([table[str(slot)].to_numpy() for slot in slots])
         strata = Strata(slots, ranks.astype(np.uint32), table["rows"].to_numpy())
+        known = all(
+            0 <= slot < len(variables) and (ranks[:, i] < len(variables[slot].values)).all()
+            for i, slot in enumerate(slots)
+        )
+        if not known or not len(strata.rows) or (strata.rows < 1).any() or len(fits) % len(strata.rows):
+            raise ModelFileError("Strata do not fit the columns. The file is damaged; fit it again.")
     plan = Plan(steps, manifest["proper"], tuple(manifest["strata"]), bool(where))
-    n_rows, fit_rows, effective = manifest["n_rows"], manifest["fit_rows"], manifest["effective"]
+    fit_rows, effective = manifest["fit_rows"], manifest["effective"]
     return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, kept, slopes, strata, where, effective)
 
 
@@ -527,6 +550,8 @@ def _is_sound(tree: Tree, n_slots: int, donors: bool) -> bool:
     leaf = feature == _tree.LEAF
     unordered = ~leaf & (feature & _tree.UNORDERED_SPLIT != 0)
     sound = len(count) == size and bool(size)
+    # Every node but the first one is the child of one other.
+    sound &= bool((np.sort(left[~leaf]) == np.arange(1, size, 2)).all()) and int((~leaf).sum()) == size // 2
     sound &= bool(((left > index) & (left < size - 1) & (feature & _tree.SLOT < n_slots) | leaf).all())
     if donors:
         whole = (left + count <= len(tree.donors)) & (count > 0) & (nodes["threshold"] == np.minimum(count, 0xFFFF))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastsynth import _tree
 from fastsynth.columns import Codes, EncodedTable
-from fastsynth.methods import Cart, ColumnModel, Tree, grow, one_leaf, with_donors
+from fastsynth.methods import Cart, ColumnModel, Tree, Words, grow, one_leaf, refill_tree
 
 
 def fit_nested(
@@ -19,6 +19,8 @@ def fit_nested(
     within: int,
     minbucket: int,
     rows: NDArray[np.uint32],
+    every: NDArray[np.uint32],
+    words: Words,
 ) -> ColumnModel:
     """Fit a tree for the rows of each coarse code, and put all under one that tells the coarse codes apart.
 
@@ -26,8 +28,16 @@ def fit_nested(
     ----------
     within : int
         Slot of the coarse codes.
+    rows : ndarray, dtype=uint32
+        Rows that the column is fitted on, as often as they weigh.
+    every : ndarray, dtype=uint32
+        All rows; a coarse code that the others lack has these, so that no pair is drawn that does not occur.
+    words : callable
+        Gives random words of rows: levels that a node has not seen go left or right by them.
     """
     others = tuple(slot for slot in predictors if slot != within)
+    lacking = ~np.isin(table.codes[within][every], table.codes[within][rows])
+    rows = np.concatenate([rows, every[lacking]])
     rows = rows[np.lexsort((table.ranks[target][rows], table.codes[within][rows]))]
     coarse, fine = table.codes[within][rows], table.ranks[target][rows]
     starts = np.flatnonzero(np.append(True, coarse[1:] != coarse[:-1]))
@@ -39,12 +49,14 @@ def fit_nested(
     trees = []
     for start, stop in zip(starts, np.append(starts[1:], len(rows)), strict=True):
         here = np.sort(rows[start:stop])
+        people = np.unique(here)
         n_classes = int(running[stop - 1] - running[start]) + 1
         y = np.arange(n_classes, dtype=np.int64)
-        usable = others if n_classes > 1 and len(here) >= 2 * minbucket else ()
+        usable = others if n_classes > 1 and len(people) >= 2 * minbucket else ()
         if usable:
-            tree = grow(table, usable, minbucket, Cart().cp, 0.0, here, local, y, n_classes if n_classes > 2 else 0)
-            trees.append(with_donors(replace(tree, spread=()), table.ranks[target], here))
+            # Leaves hold different people, as often as they weigh.
+            tree = grow(table, usable, minbucket, Cart().cp, 0.0, people, local, y, n_classes if n_classes > 2 else 0)
+            trees.append(refill_tree(table, replace(tree, spread=()), table.ranks[target], here, words))
         else:
             trees.append(one_leaf(table.ranks[target][here]))
     return ColumnModel(None, graft(trees, coarse[starts], within), table.variables[target].first)

@@ -17,7 +17,7 @@ from fastsynth.methods import ColumnModel
 from fastsynth.model import Model
 from fastsynth.output import Output, Part
 from fastsynth.plan import Plan
-from fastsynth.run import FIT_BYTES, Setting, choose_rows, draw_part, fit_step, fits_at_once
+from fastsynth.run import FIT_BYTES, Cells, Setting, choose_rows, draw_part, fit_step, fits_at_once
 from fastsynth.slopes import Slopes
 from fastsynth.source import Source
 from fastsynth.streams import PARTITION
@@ -111,7 +111,7 @@ def synthesise_partition(
     table = EncodedTable(variables, ranks, codes, source.frame, ruled)
     own = int(np.random.SeedSequence(entropy, spawn_key=(PARTITION, number)).generate_state(1, np.uint64)[0])
     rows = choose_rows(share.n_rows, None, plan.proper, False, m, own)
-    setting = Setting(table, rows, own, {slot: ~under for slot, under in ruled.items()})
+    setting = Setting.of(table, rows, own, Cells())
     fits: tuple[dict[int, ColumnModel], ...] = tuple(
         {step.slot: fit_step(setting, copy, step) for step in plan.steps if step.action == "draw"}
         for copy in range(len(rows.shapes))

@@ -382,6 +382,10 @@ def make_plan(
     kept = [name for name in names if columns.get(name, PLAIN).method == "keep"]
     if where is not None:
         _check_known("where", where, names)
+        if set(where) & set(strata):
+            raise OptionError(
+                f"where names {', '.join(map(repr, sorted(set(where) & set(strata))))}, which make strata."
+            )
         kept = _kept_beside(where, names, expressions, columns)
     if len(kept) == len(names):
         raise OptionError("All columns are kept: nothing would be synthesised.")
@@ -389,6 +393,7 @@ def make_plan(
     needed = {name: [n for n in before if n in slot] for name, before in needs(columns).items()}
     order = _order(variables, visit_sequence, columns, kept, [name for name in strata if name not in kept], needed)
     position = {name: i for i, name in enumerate(order)}
+    _refuse_limits_of(patterns, columns, forbid)
     limits = _limits(
         columns, forbid, names, expressions, order, [n for n in order if n not in {*kept, *patterns, *strata}]
     )
@@ -577,6 +582,24 @@ def _refuse_identifiers(name: str, others: Sequence[str], patterns: Mapping[str,
         raise PlanError(
             f"{', '.join(map(repr, fresh))} cannot predict {name!r}: identifiers are made anew and say nothing. Leave "
             "them out, or give them another method."
+        )
+
+
+def _refuse_limits_of(
+    patterns: Mapping[str, Pattern], columns: Mapping[str, Column], forbid: Sequence[pl.Expr | str]
+) -> None:
+    """Nothing can be said of identifiers that are made anew."""
+    asked = list(forbid) if isinstance(forbid, Sequence) and not isinstance(forbid, str) else []
+    expressions = [parse("forbid", given) for given in asked] + [
+        expression for name, column in columns.items() for expression in column.limits(name)
+    ]
+    for column in columns.values():
+        own = [column.expression(), *(rule.expression() for rule in column.rules)]
+        expressions += [expression for expression in own if expression is not None]
+    named = sorted({name for expression in expressions for name in expression.meta.root_names()} & patterns.keys())
+    if named:
+        raise PlanError(
+            f"{', '.join(map(repr, named))}: identifiers are made anew, so no rule, limit or expression can use them."
         )
 
 

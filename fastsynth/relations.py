@@ -233,12 +233,7 @@ def relations_of(source: Source, executor: Executor) -> Relations:
 
 def _can_join(own: Column, found: Column) -> bool:
     """Whether a record of the caller leaves room for one that was found."""
-    if (
-        own.passive is not None
-        or own.method == "keep"
-        or isinstance(own.method, Identifier)
-        or own.method == "identifier"
-    ):
+    if own.passive is not None or own.method in ("keep", Identifier.name) or isinstance(own.method, Identifier):
         return False
     return found.passive is None or (own.method is None and not own.special())
 

@@ -26,6 +26,7 @@ from fastsynth.rowwise import differing, holds
 from fastsynth.source import Source, read_table
 
 Mask = NDArray[np.bool_]
+LOSSY = "given: a column holds values that its type in the original cannot hold."
 
 
 # Identifiers
@@ -79,7 +80,7 @@ def find_identifiers(
         )
     if kept:
         warnings.warn(
-            f"{', '.join(map(repr, kept))} identify people, and are kept as they are because where= does not name them.",
+            f"{', '.join(map(repr, kept))} identify people, and are kept as they are: where= does not name them.",
             DataWarning,
             stacklevel=5,
         )
@@ -199,6 +200,8 @@ def replaced_cells(plan: Plan, where: Mapping[str, Mask] | None) -> dict[int, Ma
     for step in plan.steps if where else ():
         if where and step.name in where:
             replaced[step.slot] = where[step.name]
+            if step.action == "identifier" and not where[step.name].all():
+                raise OptionError(f"where: identifiers such as {step.name!r} are replaced in all rows, or in none.")
         elif step.action == "passive":
             parents = [replaced[slot] for slot in step.predictors if slot in replaced]
             replaced[step.slot] = np.any(parents, axis=0)
@@ -241,9 +244,12 @@ def read_given(given: Any, model: Model) -> pa.Table:
     wanted = pa.schema([schema.field(name) for name in table.column_names])
     try:
         before = pl.DataFrame(table)
+        lossy = [n for n in before.columns if before[n].dtype.is_float() and pa.types.is_integer(schema.field(n).type)]
+        if any((before[name].drop_nulls() % 1 != 0).any() for name in lossy):
+            raise DataError(LOSSY)
         table = before.cast(pl.DataFrame(wanted.empty_table()).schema).to_arrow().cast(wanted)
     except Exception:
-        raise DataError("given: a column holds values that its type in the original cannot hold.") from None
+        raise DataError(LOSSY) from None
     for name in table.column_names:
         variable = model.variables[by_name[name].slot]
         column = table.column(name).combine_chunks()
@@ -251,8 +257,21 @@ def read_given(given: Any, model: Model) -> pa.Table:
         lost = int((codes >= variable.n_codes).sum()) if variable.kind != "numeric" else 0
         if lost:
             raise DataError(f"given: {lost} row(s) of {name!r} hold categories that the original does not have.")
+    strata = model.strata
+    if strata is not None:
+        names = [model.variables[slot].name for slot in strata.slots]
+        if not set(names) <= set(table.column_names):
+            raise OptionError(f"given: {', '.join(map(repr, names))} make strata. Give all of them.")
+        try:
+            ranks = [model.variables[slot].rank(table.column(n)) for slot, n in zip(strata.slots, names, strict=True)]
+            lost = int((strata.numbers(ranks) < 0).sum())
+        except DataError:
+            raise DataError("given: a column that makes strata holds values that the original does not have.") from None
+        if lost:
+            raise DataError(f"given: {lost} row(s) are of strata that the original does not have.")
     for step in model.plan.steps:
-        asked = {slot for of in (*step.rules, *step.limits) for slot in of.parents}
+        asked = {slot for rule in step.rules for slot in rule.parents}
+        asked |= {slot for limit in step.limits for slot in limit.parents}
         if step.name in table.column_names and all(model.variables[slot].name in table.column_names for slot in asked):
             broken = int(differing(step, table, model.plan, model.variables).sum()) if asked else 0
             if broken:

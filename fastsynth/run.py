@@ -202,13 +202,15 @@ def fit_plan(
     with tempfile.TemporaryDirectory(prefix="fastsynth-", ignore_cleanup_errors=True) as folder:
         place = Path(folder) if mapped else None
         table, all_ranks = code(learned, rows.coded, sorted(kept), plan.steps, place, executor, lambda _: None)
-        setting = Setting(table, rows, entropy, _free(table, rows, cells))
         if plan.strata:
-            strata = Strata.of(plan.strata, [all_ranks[slot] for slot in plan.strata])
-            number = strata.numbers([all_ranks[slot] for slot in plan.strata])
-            own = [number if rows.coded is None else number[rows.coded]]
-            setting = replace(setting, stratum=own[0], n_strata=len(strata.rows))
+            of_strata = [all_ranks[slot] for slot in plan.strata]
+            strata = Strata.of(plan.strata, of_strata)
+            number = strata.numbers(of_strata)
+            own = number if rows.coded is None else number[rows.coded]
+            setting = Setting.of(table, rows, entropy, cells, own, len(strata.rows))
             _refuse_small_strata(setting, drawn)
+        else:
+            setting = Setting.of(table, rows, entropy, cells)
         fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in range(len(rows.shapes) * setting.n_strata))
         jobs = [(fit, step) for fit in range(len(fits)) for step in drawn]
         if fit_rows is not None and not plan.proper and cells.weights is None and not plan.strata:
@@ -267,10 +269,10 @@ def weighted_rows(rows: Rows, weights: NDArray[np.float64], proper: bool, entrop
     times = np.diff(np.append(0, ends))
     numbers = np.arange(n) if rows.coded is None else rows.coded
     shapes = [shape[times[numbers[shape]] > 0] for shape in rows.shapes]
-    if proper:
-        return Rows(rows.coded, shapes, [np.repeat(shape, times[numbers[shape]]) for shape in shapes], weighted=True)
-    every = np.repeat(np.arange(len(numbers), dtype=np.uint32), times[numbers])
-    return Rows(rows.coded, shapes, [every] * len(shapes), weighted=True)
+    leaves = [np.repeat(own, times[numbers[own]]) for own in rows.leaves or rows.shapes]
+    # A bootstrap sample holds rows twice: a tree of it is grown on each once, as of all others.
+    shapes = [np.unique(shape) for shape in shapes] if proper else shapes
+    return Rows(rows.coded, shapes, leaves, weighted=True)
 
 
 def _free(table: EncodedTable, rows: Rows, cells: Cells) -> dict[int, NDArray[np.bool_]]:
@@ -287,14 +289,37 @@ def _free(table: EncodedTable, rows: Rows, cells: Cells) -> dict[int, NDArray[np
 
 
 def _refuse_small_strata(setting: Setting, drawn: list[Step]) -> None:
-    least = STRATUM_LEAVES * max(getattr(step.method, "minbucket", 1) for step in drawn)
-    sizes = np.bincount(setting.stratum, minlength=setting.n_strata) if setting.stratum is not None else np.zeros(0)
-    small = int((sizes < least).sum())
-    if small:
+    least = STRATUM_LEAVES * max((getattr(step.method, "minbucket", 1) for step in drawn), default=1)
+    sizes = [len(np.unique(shape)) for shape, _ in setting.by_fit]
+    small = sum(size < least for size in sizes[: setting.n_strata])
+    if min(sizes) < least:
         raise DataError(
-            f"strata: {small} of {setting.n_strata} strata have fewer than {least} rows to fit models on. Use coarser "
-            "strata, more fit_rows, or a smaller minbucket."
+            f"strata: {small or 'some'} of {setting.n_strata} strata have fewer than {least} rows to fit models on. "
+            "Use coarser strata, more fit_rows, or a smaller minbucket."
         )
+
+
+def _by_stratum(
+    rows: Rows, stratum: NDArray[np.int64] | None, n_strata: int
+) -> list[tuple[NDArray[np.uint32], NDArray[np.uint32] | None]]:
+    """For each fit, and in it for each stratum, the rows of shapes and those that fill leaves if they are others."""
+    leaves: list[NDArray[np.uint32] | None] = (
+        list(rows.leaves) if rows.leaves is not None else [None] * len(rows.shapes)
+    )
+    if stratum is None:
+        return list(zip(rows.shapes, leaves, strict=True))
+    found = []
+    for shape, filling in zip(rows.shapes, leaves, strict=True):
+        shapes = _split(shape, stratum, n_strata)
+        fillings = [None] * n_strata if filling is None else _split(filling, stratum, n_strata)
+        found += list(zip(shapes, fillings, strict=True))
+    return found
+
+
+def _split(rows: NDArray[np.uint32], stratum: NDArray[np.int64], n_strata: int) -> list[NDArray[np.uint32]]:
+    order = np.argsort(stratum[rows], kind="stable")
+    ends = np.searchsorted(stratum[rows][order], np.arange(n_strata), side="right")
+    return np.split(rows[order], ends[:-1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -308,34 +333,42 @@ class Setting:
     entropy : int
     free : dict
         By slot, the rows of the table (n_coded,) that a column is fitted on, if not all.
-    stratum : ndarray of shape (n_coded,), dtype=int64, or None
     n_strata : int
+    by_fit : list of tuple
+        For each fit, and in it for each stratum, the rows of shapes and those that fill leaves if they are others.
     """
 
     table: EncodedTable
     rows: Rows
     entropy: int
-    free: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
-    stratum: NDArray[np.int64] | None = None
-    n_strata: int = 1
+    free: dict[int, NDArray[np.bool_]]
+    n_strata: int
+    by_fit: list[tuple[NDArray[np.uint32], NDArray[np.uint32] | None]]
 
-    def of(self, fit: int, step: Step) -> tuple[NDArray[np.uint32], NDArray[np.uint32] | None]:
+    @classmethod
+    def of(
+        cls,
+        table: EncodedTable,
+        rows: Rows,
+        entropy: int,
+        cells: Cells,
+        stratum: NDArray[np.int64] | None = None,
+        n_strata: int = 1,
+    ) -> Setting:
+        """``stratum`` is that of each row of the table."""
+        return cls(table, rows, entropy, _free(table, rows, cells), n_strata, _by_stratum(rows, stratum, n_strata))
+
+    def chosen(self, fit: int, step: Step) -> tuple[NDArray[np.uint32], NDArray[np.uint32] | None]:
         """Rows that give a column's trees their shape, and those that fill the leaves if they are others."""
-        copy, stratum = divmod(fit, self.n_strata)
-        shape, leaves = self.rows.shapes[copy], None if self.rows.leaves is None else self.rows.leaves[copy]
-        if self.stratum is not None:
-            shape, leaves = _among(self.stratum == stratum, shape, leaves)
-        if step.slot in self.free:
-            few = _among(self.free[step.slot], shape, leaves)
-            if len(few[0]) >= getattr(step.method, "minbucket", 1):
-                return few
-        return shape, leaves
-
-
-def _among(
-    wanted: NDArray[np.bool_], shape: NDArray[np.uint32], leaves: NDArray[np.uint32] | None
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32] | None]:
-    return shape[wanted[shape]], None if leaves is None else leaves[wanted[leaves]]
+        shape, leaves = self.by_fit[fit]
+        if step.slot not in self.free:
+            return shape, leaves
+        free, least = self.free[step.slot], getattr(step.method, "minbucket", 1)
+        few, filling = shape[free[shape]], None if leaves is None else leaves[free[leaves]]
+        if filling is not None and len(few) < 2 * least:
+            # Too few of the rows that the column is fitted on are among those that give the shape.
+            few = np.unique(filling)
+        return (few, filling) if len(few) >= least else (shape, leaves)
 
 
 def fits_at_once(memory: int, one_fit: int) -> int:
@@ -362,14 +395,15 @@ def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
     table, rows, method = setting.table, setting.rows, step.method
     copy = fit // setting.n_strata
     words = partial(_row_words, rows.coded, random_words(setting.entropy, (REFILL, copy, step.slot), 1))
-    shape, leaves = setting.of(fit, step)
+    shape, leaves = setting.chosen(fit, step)
     filling = shape if leaves is None else leaves
     if isinstance(method, Calibrated):
-        job = Job(table, step.slot, step.predictors, method.minbucket, shape, filling, words, step.spikes, step.groups)
-        return fit_calibrated(job)
+        special = (step.spikes, step.groups, rows.weighted)
+        return fit_calibrated(Job(table, step.slot, step.predictors, method.minbucket, shape, filling, words, *special))
     if isinstance(method, Nested):
         within = next(slot for slot in step.predictors if table.variables[slot].name == method.within)
-        return fit_nested(table, step.slot, step.predictors, within, method.minbucket, np.sort(filling))
+        every = [setting.rows.shapes[copy] if rows.leaves is None else rows.leaves[copy]]
+        return fit_nested(table, step.slot, step.predictors, within, method.minbucket, filling, every[0], words)
     assert isinstance(method, Cart | Sample)
     if step.groups:
         model = fit_groups(table, step.slot, step.predictors, method, shape, step.spikes, step.groups)
@@ -407,6 +441,7 @@ def fingerprint(*what: Any) -> str:
             digest.update(item.serialize())
         elif isinstance(item, Variable):
             digest.update(_ipc(pa.record_batch([item.values], ["values"])))
+            digest.update(repr((item.first, item.has_nan, item.calendar)).encode())
         elif isinstance(item, Step):
             what = (item.name, item.action, item.method, item.predictors, item.spikes, item.groups, item.pattern)
             digest.update(repr(what).encode())
@@ -450,6 +485,8 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
         yield model.kept[slot]
     for slot in sorted(model.where):
         yield model.where[slot]
+    if model.strata is not None:
+        yield from (model.strata.ranks, model.strata.rows)
 
 
 # Draw

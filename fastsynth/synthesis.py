@@ -401,6 +401,7 @@ class Synthesizer:
         self.client = client
         self.memory_limit = memory_limit
         self.progress = progress
+        self._bound_to_data = False
 
     def fit(self, data: Any, y: None = None) -> Synthesizer:  # noqa: ARG002
         """Fit the models of all columns.
@@ -422,6 +423,10 @@ class Synthesizer:
     def _fit(self, data: Any, k: int | None, in_memory: bool) -> Synthesizer:
         """Fit; what cannot be sampled afterwards is refused before."""
         m = check_count("m", self.m)
+        if self._bound_to_data:
+            raise OptionError(
+                "The loaded model had where= or weights=, which are not kept: make a new Synthesizer to fit."
+            )
         entropy = _entropy(self.random_state)
         memory = parse_memory(self.memory_limit)
         executor = executor_of(self.threads, self.client)
@@ -682,6 +687,7 @@ class Synthesizer:
         self.differences_ = state["differences"]
         self.dropped_ = state["dropped"]
         self.relations_ = Relations(())
+        self._bound_to_data = plan.where or model.effective is not None
         self.rare_levels_ = state["rare_levels"]
         return self
 
@@ -770,8 +776,8 @@ def _warn_of_restarts(climbed: Mapping[str, int], n_rows: int) -> None:
     n_anew = climbed.get("", 0)
     if n_anew > MANY_RESTARTS * n_rows:
         warnings.warn(
-            f"{n_anew:,} of {n_rows:,} rows had no admissible value in some column and were drawn anew as a whole, so that "
-            "the copies lack such rows. Do limits contradict each other, a rule, or the data (see differences_)?",
+            f"{n_anew:,} of {n_rows:,} rows had no admissible value in some column and were drawn anew as a whole: "
+            "copies lack such rows. Do limits contradict each other, a rule, or the data (see differences_)?",
             DataWarning,
             stacklevel=4,
         )

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 import fastsynth as fs
-from fastsynth.errors import OptionError, PlanError
+from fastsynth.errors import DataWarning, OptionError, PlanError
 from tests.survey import records, survey, violations
 
 METHODS = ["calibrated", "cart", "sample"]
@@ -296,15 +296,22 @@ def test_leaves_without_admissible_donors_are_counted(jobs):
 def test_rows_that_admit_nothing_are_drawn_anew(jobs):
     """Once x is 0 no y will do, so that x is drawn again; and where no row does, this is an error."""
     frame = pl.DataFrame({"x": np.repeat([0, 1, 2], 500), "y": np.arange(1_500) % 5})
-    syn = fs.synthesize(frame, m=1, forbid=["x = 0 and y >= 0"], method="cart", random_state=1)
+    with pytest.warns(DataWarning, match="rows had no admissible value in some column"):
+        syn = fs.synthesize(frame, m=1, forbid=["x = 0 and y >= 0"], method="cart", random_state=1)
     assert syn[0]["x"].is_in([1, 2]).all()
     assert syn.climbed[""] > 300
-    with pytest.raises(PlanError, match=r"1500 row\(s\) found no admissible values.*bounds of 'y'"):
+    with pytest.raises(PlanError, match="forbid, at 'y': no row of the data meets it"):
         fs.synthesize(frame, m=1, forbid=["y >= 0 and x >= 0"], method="cart", random_state=1)
+    given = pl.DataFrame({"x": [0] * 9})
+    s = fs.Synthesizer(forbid=["x = 0 and y >= 0"], method="cart", random_state=1).fit(frame)
+    with pytest.raises(PlanError, match=r"9 row\(s\) found no admissible values in 3 tries.*bounds of 'y'"):
+        s.sample(given=given)
 
 
 def test_redrawn_rows_are_counted_on_disk_and_after_a_stop(tmp_path):
     frame = pl.DataFrame({"x": np.repeat([0, 1, 2], 500), "y": np.arange(1_500) % 5})
+    # Of a few rows, so that there is no warning.
+    frame = pl.concat([frame, frame.filter(pl.col("x") > 0).sample(60_000, with_replacement=True, seed=1)])
     options = {"m": 2, "forbid": ["x = 0 and y >= 0"], "method": "cart", "random_state": 1}
     inside, written = fs.synthesize(frame, **options), fs.synthesize(frame, **options, out=tmp_path / "out")
     assert written.climbed == inside.climbed
