@@ -28,9 +28,9 @@ from fastsynth.streams import DRAW, IDENTIFIER, STRATUM, random_words, unit
 BLOCK_ROWS = 65_536
 # Times that a row is drawn again in its leaf, where all admissible candidates of the rest are looked up; and as a
 # whole.
-TRIES, WHOLE_TRIES = 8, 50
-# So many of the latter are enough if none has helped a single row.
-LEAST_WHOLE_TRIES = 3
+TRIES, WHOLE_TRIES = 8, 20
+# So many of the latter are enough if none of so many rows was helped.
+HOPELESS = (3, 100)
 
 Rows = NDArray[np.uint32]
 
@@ -47,21 +47,24 @@ def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> t
     counts: Counter[str] = Counter()
     numbers = np.arange(start, stop, dtype=np.int64)
     arrays, dead = _Draw(model, entropy, copy, numbers, 0, counts).run()
-    n_dead = len(dead)
-    for attempt in range(1, WHOLE_TRIES + 1):
-        if not len(dead):
-            return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema), counts
+    n_dead, attempt = len(dead), 0
+    while len(dead):
+        attempt += 1
         counts[""] += len(dead)
         again, still = _Draw(model, entropy, copy, numbers[dead], attempt, counts).run()
+        if len(still) and (attempt == WHOLE_TRIES or (len(still) == n_dead >= HOPELESS[1] and attempt == HOPELESS[0])):
+            raise _nothing_admissible(model, len(still), attempt)
         place = np.arange(len(numbers))
         place[dead] = len(numbers) + np.arange(len(dead))
         arrays = [taken(_concat(old, new), place) for old, new in zip(arrays, again, strict=True)]
-        if len(still) == n_dead and attempt >= LEAST_WHOLE_TRIES:
-            break
         dead = dead[still]
+    return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema), counts
+
+
+def _nothing_admissible(model: Model, n_rows: int, attempt: int) -> PlanError:
     names = sorted({step.name for step in model.plan.steps if step.limits})
-    raise PlanError(
-        f"{len(dead)} row(s) found no admissible values in {attempt} tries. What is forbidden and the bounds of "
+    return PlanError(
+        f"{n_rows} row(s) found no admissible values in {attempt} tries. What is forbidden and the bounds of "
         f"{', '.join(map(repr, names))} leave them none: do they contradict each other, a rule, or kept columns?"
     )
 
