@@ -255,7 +255,7 @@ def _refuse_other_rows(step: Step, rows: pa.Table, plan: Plan, variables: Sequen
     n = rows.num_rows
     half = max(n // 2, 1)
     order = np.random.default_rng(0).permutation(n)
-    mixed, cut = rows.take(pa.array(order)), [rows.slice(0, 1), rows.slice(1, half - 1), rows.slice(half)]
+    mixed, cut = take(rows, order), [rows.slice(0, 1), rows.slice(1, half - 1), rows.slice(half)]
     for what, apply in _expressions(step, plan, variables):
         whole = apply(rows)
         again = apply(mixed)[np.argsort(order).tolist()]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections import Counter
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
 import fastsynth as fs
+from fastsynth import draw
 from fastsynth.errors import DataWarning, OptionError, PlanError
 from tests.survey import records, survey, violations
 
@@ -467,3 +471,110 @@ def test_metadata_of_fields_and_tables_survive(tmp_path):
     assert fs.Synthesizer.load(tmp_path / "m.fsyn").sample(m=1)[0].schema.equals(schema, check_metadata=True)
     syn = fs.synthesize(table, m=1, random_state=1, out=tmp_path / "out")
     assert syn.arrow(0).schema.equals(schema, check_metadata=True)
+
+
+# What reviews found
+
+
+@pytest.mark.parametrize("method", ["calibrated", "cart"])
+def test_bounds_do_not_move_the_share_of_missing_values(jobs, method):
+    columns = {"end": fs.Column(bounds=pl.col("start") <= pl.col("end"))}
+    free, bound = (
+        np.mean([c["end"].null_count() for c in fs.synthesize(jobs, m=10, columns=of, method=method, random_state=1)])
+        for of in ({}, columns)
+    )
+    assert abs(free - bound) < 5 * np.sqrt(jobs["end"].null_count() / 10)
+
+
+def test_rules_go_beyond_bounds(jobs):
+    columns = {"score": fs.Column(bounds=(10, None), rules=[fs.Rule("married = 'single'", 0)])}
+    frame = jobs.with_columns(score=pl.when(pl.col("married") == "single").then(0).otherwise("score"))
+    syn = fs.synthesize(frame, m=1, columns=columns, random_state=1)
+    assert syn.climbed.get("", 0) == 0
+    assert (syn[0].filter(pl.col("married") == "single")["score"] == 0).all()
+    assert syn[0].filter(pl.col("married") != "single")["score"].min() >= 10
+
+
+def test_bounds_that_all_rows_meet_change_nothing(jobs):
+    plain, bound = (
+        fs.synthesize(
+            jobs, m=1, columns={"score": fs.Column(bounds=of), "income": fs.Column(bounds=of)}, random_state=1
+        )
+        for of in (None, (-(10**6), 10**9))
+    )
+    assert plain[0].equals(bound[0])
+
+
+def test_draws_beyond_the_range_are_spread_over_the_tail():
+    """They would repeat the value of the one person at the end of the range."""
+    rng = np.random.default_rng(1)
+    n = 5_000
+    frame = pl.DataFrame({"age": rng.integers(0, 90, n), "wage": np.round(np.exp(9.5 + 0.5 * rng.normal(size=n)))})
+    s = fs.Synthesizer(random_state=1).fit(frame)
+    assert s.model_.fits[0][1].shift is not None
+    copies = list(s.sample(m=5))
+    for end in (frame["wage"].min(), frame["wage"].max()):
+        assert np.mean([(copy["wage"] == end).sum() for copy in copies]) < 10
+    assert abs(np.mean([copy["wage"].mean() for copy in copies]) / frame["wage"].mean() - 1) < 0.01
+
+
+def test_only_kinds_may_be_admissible():
+    rng = np.random.default_rng(1)
+    n = 4_000
+    flag = rng.random(n) < 0.3
+    y = np.where(flag | (rng.random(n) < 0.05), np.nan, rng.normal(size=n))
+    frame = pl.DataFrame({"flag": flag, "y": pl.Series(y).fill_nan(None)})
+    for method in ("calibrated", "cart", "sample"):
+        syn = fs.synthesize(frame, m=1, forbid=["flag and y is not null"], method=method, random_state=1)
+        assert syn.climbed.get("", 0) == 0
+        assert abs(syn[0]["flag"].mean() - flag.mean()) < 0.04
+        assert syn[0].filter(pl.col("flag") & pl.col("y").is_not_null()).height == 0
+
+
+def test_rows_drawn_anew_do_not_depend_on_parts(tmp_path):
+    frame = pl.DataFrame({"a": np.arange(4_000) % 40, "b": np.arange(4_000) % 7})
+    s = fs.Synthesizer(forbid=["a = 13 and b >= 0"], method="cart", random_state=1).fit(frame)
+    with pytest.warns(DataWarning):
+        inside, written = s.sample(m=1, k=150_000), s.sample(m=1, k=150_000, out=tmp_path / "out")
+    assert inside[0].equals(written[0])
+    assert inside.climbed == written.climbed
+
+
+def test_views_of_text_and_decimals_within_limits():
+    rng = np.random.default_rng(1)
+    text = pa.array(rng.choice(["a", "b", "c"], 2_000)).cast(pa.string_view())
+    money = pa.array(np.round(np.abs(rng.normal(size=2_000)) * 200, 2)).cast(pa.decimal128(5, 2), safe=False)
+    table = pa.table({"t": text, "x": rng.normal(size=2_000), "d": money})
+    columns = {"d": fs.Column(bounds=(5, 800), rules=[fs.Rule("t = 'b'", None)])}
+    s = fs.Synthesizer(columns=columns, forbid=["t = 'a' and x > 1", "x > 2.5"], random_state=1).fit(table)
+    copy = pl.DataFrame(s.sample(m=1)[0])
+    assert copy.filter(pl.sql_expr("(t = 'a' and x > 1) or x > 2.5 or d < 5 or d > 800")).height == 0
+    assert copy.filter(pl.col("t") == "b")["d"].null_count() == copy.filter(pl.col("t") == "b").height
+
+
+def test_missing_codes_of_dates_have_no_weekday():
+    rng = np.random.default_rng(1)
+    day = np.datetime64("2020-01-01") + rng.integers(0, 1_000, 2_000).astype("timedelta64[D]")
+    day[::3] = np.datetime64("9999-12-31")
+    frame = pl.DataFrame({"day": day, "y": rng.normal(size=2_000)}).cast({"day": pl.Date})
+    code = dt.date(9999, 12, 31)
+    s = fs.Synthesizer(columns={"day": fs.Column(cont_na=[code])}, method="cart", random_state=1).fit(frame)
+    made = draw._Draw(s.model_, 1, 0, np.arange(500), 0, Counter())
+    made.run()
+    is_code = (pl.Series(made.arrays[0]) == code).to_numpy()
+    assert is_code.any()
+    assert (made.codes[is_code, 2] == 0).all()
+    assert (made.codes[~is_code, 2] > 0).all()
+
+
+def test_releasable_models_tell_no_dates(tmp_path):
+    rng = np.random.default_rng(1)
+    day = np.datetime64("1950-01-01") + rng.integers(0, 20_000, 3_000).astype("timedelta64[D]")
+    x = (day - np.datetime64("1950-01-01")).astype(int) / 1_000 + rng.normal(size=3_000)
+    frame = pl.DataFrame({"x": x, "day": day, "z": rng.normal(size=3_000)}).cast({"day": pl.Date})
+    s = fs.Synthesizer(random_state=1).fit(frame)
+    s.save(tmp_path / "m.fsyn", releasable=True)
+    model = fs.Synthesizer.load(tmp_path / "m.fsyn").model_
+    for part in (v for v in model.variables if v.calendar is not None):
+        dates = model.variables[1].decode(np.arange(len(model.variables[1].values)).astype(np.uint16))
+        assert np.array_equal(part.bins[1:], part.nearest_codes(dates)[1:])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsynth import Column, Rule, load_boys
+from fastsynth import Column, Nested, Rule, Synthesizer, load_boys, synthesize
 from fastsynth.errors import DataError, OptionError
 from fastsynth.formulas import simplest
 from fastsynth.relations import Relation, Relations, find_relations
@@ -475,3 +475,51 @@ def test_sums_of_small_types_do_not_overflow(rng):
 def test_dates_are_not_added_to_numbers(rng):
     day = [dt.date(2020, 1, 1) + dt.timedelta(days=int(d)) for d in rng.integers(0, 900, N)]
     assert not found_in(day=day, x=rng.integers(0, 900, N), y=rng.integers(0, 900, N)).found
+
+
+def test_relations_beside_what_the_caller_says():
+    """Rules are kept together; what codes within coarse ones need is left out; equality is only told."""
+    rng = np.random.default_rng(1)
+    n = 6_000
+    age = rng.integers(10, 90, n)
+    coarse = rng.integers(0, 5, n)
+    savings = np.where(age < 18, -8, np.where(rng.random(n) < 0.1, -9, rng.integers(0, 9_000, n)))
+    frame = pl.DataFrame(
+        {
+            "age": age,
+            "coarse": coarse,
+            "fine": coarse * 10 + rng.integers(0, 6, n),
+            "savings": savings,
+            "decade": age // 10,
+        }
+    ).cast({"coarse": pl.String, "fine": pl.String})
+    columns = {
+        "fine": Column(method=Nested(within="coarse")),
+        "savings": Column(cont_na=[-8, -9]),
+        "decade": Column(predictors=["age"]),
+    }
+    s = Synthesizer(columns=columns, relations="auto", random_state=1).fit(frame)
+    kinds = {(relation.kind, relation.columns) for relation in s.relations_.found}
+    assert ("rule", ("age", "savings")) in kinds
+    assert not any(relation.kind in ("function", "copy") for relation in s.relations_.found)
+    copy = s.sample(m=1)[0]
+    assert (copy.filter(pl.col("age") < 18)["savings"] == -8).all()
+    assert set(copy.select("coarse", "fine").unique().rows()) <= set(frame.select("coarse", "fine").unique().rows())
+    alone = Synthesizer(relations="auto", random_state=1).fit(frame)
+    assert {"function", "rule"} <= {relation.kind for relation in alone.relations_.found}
+    found = find_relations(frame)
+    passed_on = Synthesizer(relations=found, random_state=1).fit(frame)
+    assert passed_on.sample(m=1)[0].equals(alone.sample(m=1)[0])
+    with pytest.raises(OptionError, match="relations='all'"):
+        Synthesizer(relations="all").fit(frame)
+
+
+def test_equal_dates_are_told_and_not_bounded():
+    rng = np.random.default_rng(1)
+    end = np.datetime64("2022-01-01") + rng.integers(0, 3_000, 8_000).astype("timedelta64[h]")
+    died = pl.when(pl.Series(rng.random(8_000) < 0.1)).then("end")
+    frame = pl.DataFrame({"end": end.astype("datetime64[us]"), "x": rng.normal(size=8_000)}).with_columns(died=died)
+    found = find_relations(frame)
+    assert not [relation for relation in found.found if relation.kind == "order"]
+    copy = synthesize(frame, m=1, relations="auto", random_state=1)[0]
+    assert abs(copy["died"].is_not_null().mean() - frame["died"].is_not_null().mean()) < 0.02

@@ -8,7 +8,10 @@ import polars as pl
 import pytest
 
 import fastsynth as fs
-from fastsynth.errors import DataError, OptionError, PlanError
+from fastsynth.columns import encode
+from fastsynth.errors import DataError, DataWarning, OptionError, OutputError, PlanError
+from fastsynth.methods import leaves_of
+from fastsynth.source import read_table
 
 METHODS = ["calibrated", "cart"]
 
@@ -266,3 +269,135 @@ def test_k_is_that_of_the_given_rows(people):
     s = fs.Synthesizer(method="cart", random_state=1).fit(people)
     with pytest.raises(OptionError, match="given has 1 rows"):
         s.sample(k=2, given=pl.DataFrame({"region": ["north"]}))
+
+
+# What they do together
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_few_replaced_cells_are_enough_with_fewer_rows_for_the_shape(method):
+    """The model is that of the cells that are replaced, also where few of them are among the rows of the shape."""
+    rng = np.random.default_rng(1)
+    high = rng.random(20_000) < 0.02
+    frame = pl.DataFrame({"x": rng.normal(size=20_000), "y": np.where(high, 50.0, 0.0) + rng.normal(size=20_000)})
+    syn = fs.synthesize(frame, m=1, where={"y": high}, fit_rows=5_000, method=method, random_state=1)
+    assert abs(syn[0]["y"].filter(high).mean() - 50) < 1
+    rules = {"y": fs.Column(rules=[fs.Rule(pl.col("x") < 2, 0.0)])}
+    frame = frame.with_columns(y=pl.when(pl.col("x") < 2).then(0.0).otherwise(pl.col("y") + 9))
+    copy = fs.synthesize(frame, m=1, columns=rules, fit_rows=2_000, method=method, random_state=1)[0]
+    assert (copy.filter(pl.col("x") >= 2)["y"] == 0).sum() == 0
+
+
+def smallest_group(model, frame, slot, predictors):
+    """Different people in the smallest leaf of a column's tree."""
+    table = encode(*read_table(frame))
+    rows = np.arange(frame.height, dtype=np.uint32)
+    leaf = leaves_of(table, model.fits[0][slot].values, rows, lambda places: places.astype(np.uint64))
+    return np.unique(leaf, return_counts=True)[1].min()
+
+
+def test_leaves_of_nested_and_calibrated_columns_hold_different_people(people):
+    rng = np.random.default_rng(1)
+    frame = people.select(
+        "region", "a", fine=pl.concat_str("region", pl.Series(rng.integers(0, 9, 3_000).astype(str))), w=pl.lit(1.0)
+    )
+    columns = {"fine": fs.Column(method=fs.Nested(within="region"))}
+    s = fs.Synthesizer(columns=columns, weights="w", random_state=1).fit(frame)
+    assert smallest_group(s.model_, frame.drop("w"), 2, (0, 1)) >= 5
+    assert smallest_group(s.model_, frame.drop("w"), 1, (0,)) >= 5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"proper": True, "method": fs.Cart(minbucket=1), "strata": ["s"]},
+        {"weights": "w", "strata": ["s"], "columns": {"s": fs.Column(method="keep")}},
+        {"fit_rows": 100, "strata": ["s"], "method": fs.Cart(minbucket=2)},
+    ],
+    ids=["bootstrap", "weights", "subsample"],
+)
+def test_strata_without_rows_to_fit_are_refused(options):
+    rng = np.random.default_rng(1)
+    s = np.repeat(np.arange(100), 5) if "weights" not in options else np.repeat([0, 1], 250)
+    frame = pl.DataFrame({"s": s, "x": rng.normal(size=500), "y": rng.normal(size=500)})
+    if "weights" in options:
+        frame = frame.with_columns(w=pl.col("s").cast(pl.Float64))
+    with pytest.raises(DataError, match=r"strata have fewer than \d+ rows"):
+        fs.synthesize(frame, m=2, random_state=1, **options)
+
+
+def test_fresh_rows_stay_fresh_with_weights(people):
+    s = fs.Synthesizer(m=2, fresh_rows=True, weights="w", method="cart", random_state=1).fit(people)
+    a, b = (set(fit[1].values.donors.tolist()) for fit in s.model_.fits)
+    assert len(a & b) < 0.8 * len(a | b)
+
+
+def test_nested_codes_where_coarse_ones_are_replaced_elsewhere():
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(0, 30, 4_000)
+    frame = pl.DataFrame({"c": coarse, "f": coarse * 10 + rng.integers(0, 5, 4_000)}).cast(pl.String)
+    where = {"c": rng.random(4_000) < 0.5, "f": coarse > 20}
+    columns = {"f": fs.Column(method=fs.Nested(within="c"))}
+    copy = fs.synthesize(frame, m=1, where=where, columns=columns, random_state=1)[0].filter(pl.Series(where["f"]))
+    assert set(copy.rows()) <= set(frame.rows())
+
+
+def test_given_strata_are_checked(people):
+    s = fs.Synthesizer(strata=["region", "group"], method="cart", random_state=1).fit(people)
+    with pytest.raises(OptionError, match=r"make strata\. Give all of them"):
+        s.sample(given=pl.DataFrame({"region": ["south"]}))
+    odd = people.filter(~((pl.col("region") == "west") & (pl.col("group") == "low")))
+    s = fs.Synthesizer(strata=["region", "group"], method="cart", random_state=1).fit(odd)
+    with pytest.raises(DataError, match=r"1 row.* are of strata that the original does not have"):
+        s.sample(given=pl.DataFrame({"region": ["west"], "group": ["low"]}))
+    with pytest.raises(OptionError, match="where names 'region', which make strata"):
+        fs.synthesize(people, strata=["region"], where={"region": "a > 0", "b": "a > 0"})
+
+
+def test_given_rows_keep_the_rules(people):
+    frame = people.select("a", "b").with_columns(a=pl.col("a").round().cast(pl.Int64))
+    s = fs.Synthesizer(forbid=["a > 2"], method="cart", random_state=1).fit(frame)
+    with pytest.raises(DataError, match=r"1 row.* break a rule or a limit of 'a'"):
+        s.sample(given=pl.DataFrame({"a": [1, 3]}))
+    with pytest.raises(DataError, match="cannot hold"):
+        s.sample(given=pl.DataFrame({"a": [1.5]}))
+
+
+def test_another_given_table_is_another_run(people, tmp_path):
+    s = fs.Synthesizer(method="cart", random_state=1).fit(people)
+    s.sample(m=2, given=pl.DataFrame({"region": ["north"] * 9}), out=tmp_path / "out")
+    (tmp_path / "out" / "copy_1.parquet").unlink()
+    with pytest.raises(OutputError, match="differs in given"):
+        s.sample(m=2, given=pl.DataFrame({"region": ["south"] * 9}), out=tmp_path / "out", resume=True)
+
+
+def test_loaded_models_know_their_records(people, tmp_path):
+    columns = {
+        "b": fs.Column(cont_na=[0.0], rules=[fs.Rule("a > 2", None)], bounds=(-3, None)),
+        "c": fs.Column(method="cart", predictors=["a", "b"]),
+    }
+    frame = people.drop("w").with_columns(b=pl.when(pl.col("a") < -1).then(0.0).otherwise("b"))
+    s = fs.Synthesizer(columns=columns, forbid=["c > 8"], random_state=1).fit(frame)
+    s.save(tmp_path / "m.fsyn")
+    again = fs.Synthesizer.load(tmp_path / "m.fsyn").fit(frame)
+    assert again.sample(m=1)[0].equals(s.sample(m=1)[0])
+    w = fs.Synthesizer(weights="w", random_state=1).fit(people)
+    w.save(tmp_path / "w.fsyn")
+    with pytest.raises(OptionError, match="where= or weights="):
+        fs.Synthesizer.load(tmp_path / "w.fsyn").fit(people)
+
+
+def test_identifiers_keep_nulls_and_stay_where_they_are_not_named(people):
+    ids = pl.format("K{}", pl.int_range(pl.len()) + 10_000)
+    frame = people.with_columns(id=pl.when(pl.int_range(pl.len()) % 10 > 0).then(ids))
+    columns = {"id": fs.Column(method="identifier")}
+    copy = fs.synthesize(frame, m=1, columns=columns, method="cart", random_state=1)[0]
+    assert abs(copy["id"].null_count() - 300) < 80
+    assert copy["id"].drop_nulls().n_unique() == copy["id"].drop_nulls().len()
+    with pytest.warns(DataWarning, match="'id' identify people, and are kept"):
+        kept = fs.synthesize(frame, m=1, where={"b": "b > 1"}, method="cart", random_state=1)[0]
+    assert kept["id"].equals(frame["id"])
+    with pytest.raises(OptionError, match="in all rows, or in none"):
+        fs.synthesize(frame, where={"id": "b > 1", "b": "b > 1"}, columns=columns, method="cart")
+    with pytest.raises(PlanError, match="'id': identifiers are made anew"):
+        fs.synthesize(frame, columns=columns, forbid=["id = 'K10001'"])
