@@ -179,7 +179,7 @@ class Shift:
         Whether all this is on the scale of log y.
     tails : ndarray of shape (2, n), dtype=float64
         Quantiles of the lowest and of the highest observed values, ascending. A draw beyond the range becomes one of
-        these, evenly between them: all of them at the end of the range would repeat the value of one person.
+        these, evenly from what is expected of the row on: at the end of the range all would repeat one person's value.
     """
 
     regression: Combination
@@ -196,13 +196,16 @@ class Shift:
         """Numbers from what is expected, r of donors and random words, each (n,): on the grid, within the range."""
         y = expected + r
         if self.logarithm:
-            y = np.exp(np.minimum(y, 700))
-        place = np.linspace(0, 1, self.tails.shape[1])
+            expected, y = np.exp(np.minimum(expected, 700)), np.exp(np.minimum(y, 700))
         # What is beyond by little is moved to the end: so it is where a column follows from another one.
         little = LITTLE * (self.grid.high - self.grid.low)
         far = (y < self.grid.low - little, y > self.grid.high + little)
-        for beyond, tail in zip(far, self.tails, strict=True):
-            y[beyond] = np.interp(unit(hashed(words[beyond], TAIL_WORDS)), place, tail)
+        place = np.linspace(0, 1, self.tails.shape[1])
+        for beyond, tail, end in zip(far, self.tails, (0.0, 1.0), strict=True):
+            # Between what is expected and the end of the range, and at the end where more than that is expected.
+            start = np.interp(expected[beyond], tail, place)
+            u = start + unit(hashed(words[beyond], TAIL_WORDS)) * (end - start)
+            y[beyond] = np.interp(u, place, tail)
         return self.grid.nearest(y)
 
 
