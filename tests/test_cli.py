@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import fastsynth as fs
 from fastsynth.cli import main
+from tests.survey import survey
 
 
 def call(*words):
@@ -150,3 +151,92 @@ def test_errors_are_one_line_and_nothing_is_written(tmp_path, people):
 def test_module_and_version():
     done = subprocess.run([sys.executable, "-m", "fastsynth", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["fastsynth,", "version", fs.__version__]
+
+
+def test_rules_and_cells_in_a_config_file(tmp_path):
+    frame = survey(1_500).select(
+        "region", "sex", "age", "marital", "tenure", "dwelling", "score", "job_start", "job_end"
+    )
+    frame = frame.with_columns(w=pl.col("age") + 1.0)
+    frame.write_parquet(tmp_path / "in.parquet")
+    (tmp_path / "c.toml").write_text(
+        """
+        m = 2
+        random_state = 1
+        weights = "w"
+        forbid = ["tenure = 'owner' and dwelling = 'shelter'"]
+        [columns.marital]
+        rules = [{ when = "age < 16", value = "single" }, { when = "age > 90" }]
+        [columns.score]
+        bounds = { low = 20 }
+        numtocat = 10
+        [columns.job_end]
+        bounds = "job_start <= job_end"
+        """
+    )
+    words = ["-o", tmp_path / "out", "--config", tmp_path / "c.toml", "--strata", "sex", "--auto"]
+    result = call("synthesize", tmp_path / "in.parquet", *words)
+    assert result.exit_code == 0, result.output
+    copy = pl.read_parquet(tmp_path / "out" / "copy_1.parquet")
+    assert "w" not in copy.columns
+    assert (copy.filter(pl.col("age") < 16)["marital"] == "single").all()
+    assert copy.filter(pl.col("age") > 90)["marital"].is_null().all()
+    assert copy["score"].min() >= 20
+    assert copy.filter(pl.sql_expr("job_start > job_end or (tenure = 'owner' and dwelling = 'shelter')")).height == 0
+    (tmp_path / "w.toml").write_text("m = 1\n[where]\nscore = 'age > 50'")
+    result = call("synthesize", tmp_path / "in.parquet", "-o", tmp_path / "part", "--config", tmp_path / "w.toml")
+    assert result.exit_code == 0, result.output
+    copy = pl.read_parquet(tmp_path / "part" / "copy_1.parquet")
+    others = pl.exclude("score").cast(pl.String)
+    assert copy.select(others).equals(frame.select(others))
+    assert copy.filter(pl.col("age") <= 50)["score"].equals(frame.filter(pl.col("age") <= 50)["score"])
+
+
+def test_relations_and_given_columns(tmp_path):
+    survey(4_000).write_parquet(tmp_path / "in.parquet")
+    words = ["-m", 1, "--random-state", 1, "--relations", "auto"]
+    assert call("fit", tmp_path / "in.parquet", "-o", tmp_path / "m.fsyn", *words).exit_code == 0
+    pl.DataFrame({"region": [11, 20] * 20}).write_csv(tmp_path / "given.csv")
+    result = call("sample", tmp_path / "m.fsyn", "-o", tmp_path / "out", "--given", tmp_path / "given.csv")
+    assert result.exit_code == 0, result.output
+    copy = pl.read_parquet(tmp_path / "out" / "copy_1.parquet")
+    assert copy["region"].to_list() == [11, 20] * 20
+    assert copy["region_name"].n_unique() == 2
+    assert (copy["total_income"] == copy["wage"] + copy["transfers"] + copy["capital"]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[columns.age]\nrules = 'age < 3'", "must be a list such as"),
+        ("[columns.age]\nrules = [{value = 3}]", "must be a list such as"),
+        ("[columns.age]\nbounds = {lowest = 3}", "a table with low or high"),
+        ("[columns.age]\nbounds = 3", "must be a pair"),
+        ("forbid = 'age < 3'", "forbid must be a list of SQL texts"),
+        ("strata = 'sex'", "strata must be a list"),
+        ("[columns.job]\nmethod = { name = 'nested' }", "unknown option"),
+        ("[columns.job]\nmethod = 'nested'", "within which column"),
+    ],
+)
+def test_bad_rules_in_a_config_file_are_refused(tmp_path, people, text, message):
+    (tmp_path / "c.toml").write_text(text)
+    result = call("synthesize", people, "-o", tmp_path / "out", "--config", tmp_path / "c.toml")
+    assert (result.exit_code, message in result.output) == (1, True), result.output
+
+
+def test_warnings_are_one_line(tmp_path, mixed):
+    mixed.with_columns(id=pl.format("K{}", pl.int_range(pl.len()) + 100)).write_parquet(tmp_path / "in.parquet")
+    words = [
+        sys.executable,
+        "-m",
+        "fastsynth",
+        "synthesize",
+        tmp_path / "in.parquet",
+        "-o",
+        tmp_path / "out",
+        "-m",
+        "1",
+    ]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+    assert "Warning: 'id' identify people" in done.stderr
+    assert "DataWarning" not in done.stderr
