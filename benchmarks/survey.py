@@ -8,8 +8,8 @@
 ``copies`` synthesises the survey with the records that a statistician would write for it, and without any, and counts
 the rows of all copies that break something. ``nulls`` crosses the null indicator of each column of any table with each
 two other columns, numbers in five groups by quantiles: S_pMSE of these three-way tables, 1 for a correct model.
-``relations`` looks for relations of which twelve are known to hold. ``intervals`` says what 95 % intervals cover, pooled from
-copies that survey weights or only some cells were made with.
+``relations`` looks for relations of which twelve are known to hold. ``intervals`` says what 95 % intervals cover that
+are pooled from copies made with survey weights, or of single cells.
 """
 
 from __future__ import annotations
