@@ -273,7 +273,8 @@ class _Draw:
         bad = bad[~admissible(bad, ranks[bad], shifted[bad])]
         if not len(bad):
             return
-        first = self._words_of(step, columns, 0)
+        # Words that choose the kind: once it is admissible, or a value, it stays.
+        held = self._words_of(step, columns, 0)[0].copy()
         of_strata = list(zip(columns, self.rows_of_strata, strict=True))
         for attempt in range(1, TRIES + 1):
             words = self._words_of(step, columns, attempt)
@@ -281,8 +282,8 @@ class _Draw:
                 here = np.intersect1d(bad, rows, assume_unique=True)
                 again = _of_rows(words, here)
                 if len(again) > 1:
-                    before = _of_rows(first, here)[0]
-                    again[0] = np.where(column.has_value(self.codes, here, before, ranks.dtype), before, again[0])
+                    stays = column.has_value(self.codes, here, held[here], ranks.dtype)
+                    again[0] = held[here] = np.where(stays, held[here], again[0])
                 column.draw(self.codes, here, again, ranks, numbers)
             bad = bad[~admissible(bad, ranks[bad], shifted[bad])]
             if not len(bad):

@@ -224,11 +224,7 @@ def sums(numbers: Mapping[str, Number], names: Sequence[str]) -> Iterator[Formul
         y = numbers[target]
         rows = np.flatnonzero(np.isfinite(y.values))
         rows = rows[:: max(1, len(rows) // MOST_ROWS)]
-        others = [
-            name
-            for name in names
-            if name != target and np.isfinite(numbers[name].values[rows]).any() and numbers[name].values[rows].any()
-        ]
+        others = [name for name in names if name != target and np.nan_to_num(numbers[name].values[rows]).any()]
         if len(rows) < FEWEST_ROWS or len(others) < 2 or len(np.unique(y.values[rows])) < 3:
             continue
         others = _most_alike(y.values[rows], {name: numbers[name].values[rows] for name in others}, MOST_TERMS)

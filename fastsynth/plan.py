@@ -68,6 +68,10 @@ class Rule:
         """The condition, parsed."""
         return parse("when", self.when)
 
+    def broken(self, name: str) -> pl.Expr:
+        """True for rows in which the column of this name breaks the rule."""
+        return self.expression() & pl.col(name).ne_missing(pl.lit(self.value))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
@@ -394,9 +398,11 @@ def make_plan(
     order = _order(variables, visit_sequence, columns, kept, [name for name in strata if name not in kept], needed)
     position = {name: i for i, name in enumerate(order)}
     _refuse_limits_of(patterns, columns, forbid)
-    limits = _limits(
-        columns, forbid, names, expressions, order, [n for n in order if n not in {*kept, *patterns, *strata}]
-    )
+    if where is not None and not isinstance(forbid, str | pl.Expr):
+        # What is kept has to fit to what is drawn.
+        forbid = [*forbid, *(rule.broken(name) for name in kept for rule in columns.get(name, PLAIN).rules)]
+    free = [name for name in order if name not in {*kept, *patterns, *strata}]
+    limits = _limits(columns, forbid, names, expressions, order, free, where is not None)
     narrow = predictors == "auto" and len(names) > AUTO_COLUMNS and strongest is not None
     steps: list[Step] = []
     open_slots = []
@@ -610,6 +616,7 @@ def _limits(
     expressions: Mapping[str, pl.Expr],
     order: list[str],
     free: list[str],
+    partial: bool,
 ) -> dict[str, list[Limit]]:
     """What has to be true, by the last column drawn of those it depends on; passive ones depend on their parents."""
     if isinstance(forbid, str | pl.Expr) or not isinstance(forbid, Sequence):
@@ -627,6 +634,8 @@ def _limits(
         for _ in expressions:
             behind |= {p for name in behind & set(expressions) for p in expressions[name].meta.root_names()}
         drawn = [name for name in order if name in behind and name in free and name not in expressions]
+        if not drawn and partial:
+            continue  # all of them are kept as they are
         if not drawn:
             raise PlanError(
                 f"{what}: {', '.join(map(repr, roots))} are not drawn (kept, strata, or identifiers), so nothing can "

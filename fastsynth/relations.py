@@ -30,7 +30,7 @@ from fastsynth.execute import Executor, Threads
 from fastsynth.formulas import Formula, Number, number, simplest
 from fastsynth.methods import Identifier
 from fastsynth.patterns import EXPECTED, FIRST_ROWS, LEVEL_ROWS, ODD_EXPECTED, ODD_ROWS, RULE_ROWS, Candidate, Kind
-from fastsynth.plan import Column, Rule, needs
+from fastsynth.plan import Column, needs
 from fastsynth.rowwise import take_piece
 from fastsynth.source import Source, open_source, parse_memory, spread_rows
 
@@ -150,7 +150,7 @@ class Relations:
                 own, needs_now = columns.get(of, Column()), needs({of: record}).get(of, [])
                 early = order is not None and any(order.index(n) > order.index(of) for n in needs_now if n in order)
                 if early and record.rules:
-                    forbid = functools.reduce(operator.or_, (_broken(of, rule) for rule in record.rules))
+                    forbid = functools.reduce(operator.or_, (rule.broken(of) for rule in record.rules))
                     relation = replace(relation, column=None, record=None, forbid=forbid)
                 elif early or of not in free or not _can_join(own, record) or _depends(needs_now, of, needed):
                     continue
@@ -259,11 +259,6 @@ def _depends(names: Iterable[str], on: str, needed: Mapping[str, list[str]]) -> 
             seen.add(name)
             todo += needed.get(name, [])
     return False
-
-
-def _broken(name: str, rule: Rule) -> pl.Expr:
-    """True for the rows that break a rule about a column of this name."""
-    return rule.expression() & pl.col(name).ne_missing(pl.lit(rule.value))
 
 
 def _is_known(field: pa.Field) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,19 +13,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth._tree import MAX_CODES
-from fastsynth.columns import numbers_of, too_many_levels
+from fastsynth.columns import Variable, numbers_of, too_many_levels
 from fastsynth.errors import DataError, DataWarning, OptionError, PlanError
 from fastsynth.execute import Executor
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern, find_pattern, looks_like_identifier
 from fastsynth.learn import Learned
-from fastsynth.methods import Identifier
+from fastsynth.methods import Identifier, Nested
 from fastsynth.model import Model
 from fastsynth.plan import Column, Plan, find_method
 from fastsynth.rowwise import differing, holds
 from fastsynth.source import Source, read_table
 
 Mask = NDArray[np.bool_]
+# Share of the replaced rows of a column in which another one may be kept without a word.
+APART = 0.05
 LOSSY = "given: a column holds values that its type in the original cannot hold."
 
 
@@ -125,7 +127,8 @@ def read_weights(
     weights = np.concatenate(found)
     bad = int((~(np.isfinite(weights) & (weights >= 0))).sum())
     if bad or not weights.any():
-        raise DataError(f"weights: {bad} row(s) of {name!r} are missing or negative, or all are zero. Correct them.")
+        what = f"{bad} row(s) of {name!r} are missing or negative" if bad else f"all rows of {name!r} are zero"
+        raise DataError(f"weights: {what}. Correct them.")
     return weights
 
 
@@ -206,6 +209,43 @@ def replaced_cells(plan: Plan, where: Mapping[str, Mask] | None) -> dict[int, Ma
             parents = [replaced[slot] for slot in step.predictors if slot in replaced]
             replaced[step.slot] = np.any(parents, axis=0)
     return replaced
+
+
+def check_cells(plan: Plan, replaced: Mapping[int, Mask], variables: Sequence[Variable]) -> None:
+    """Refuse cells of which a rule could be broken, and warn where an association will be.
+
+    A column is drawn given the kept ones and those before it. Where it is replaced, and one that comes later and is
+    replaced in other rows is not, neither the draw nor a limit knows of that one.
+
+    Raises
+    ------
+    OptionError
+        Columns that a limit, a rule or codes within codes tie together.
+    """
+    passed: list[int] = []
+    for step in plan.steps:
+        if step.slot not in replaced:
+            continue
+        tied = {slot for of in (step.rules, step.limits) for one in of for slot in one.parents}
+        if isinstance(step.method, Nested):
+            tied |= {slot for slot in step.predictors if variables[slot].name == step.method.within}
+        for slot in passed:
+            alone = int((replaced[slot] & ~replaced[step.slot]).sum())
+            both = f"{variables[slot].name!r} is replaced in {alone:,} rows in which {step.name!r} is kept"
+            if alone and slot in tied:
+                raise OptionError(
+                    f"where: {both}, and a rule, a limit or Nested ties them together. Replace both in the same rows, "
+                    "or let the one that is kept more often come first in visit_sequence."
+                )
+            if step.action == "draw" and alone > APART * replaced[slot].sum():
+                warnings.warn(
+                    f"where: {both}, and drawn without regard to it: their association is weakened. Replace both in "
+                    "the same rows, or one of them only.",
+                    DataWarning,
+                    stacklevel=5,
+                )
+        if step.action == "draw":
+            passed.append(step.slot)
 
 
 # Given columns

@@ -35,6 +35,7 @@ from fastsynth.partition import partitions, write_partitions
 from fastsynth.plan import Column, Plan, Predictors, Rule, Step, check_columns, make_plan
 from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
+    check_cells,
     find_identifiers,
     read_given,
     read_weights,
@@ -461,12 +462,13 @@ class Synthesizer:
             source = source.without([self.weights])
         names = source.frame.schema.names
         cont_na = check_columns(self.columns, names)
-        self.relations_ = self._relations(source, executor)
-        columns, forbid = self._special()
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick, cont_na)
         named = None if self.where is None else where_by_name(self.where)
-        patterns, self.dropped_ = find_identifiers(learned, columns, named)
+        patterns, self.dropped_ = find_identifiers(learned, self.columns or {}, named)
+        # Of identifiers, and of text that is left out, nothing is to be kept.
+        self.relations_ = self._relations(source.without([*patterns, *self.dropped_]), executor)
+        columns, forbid = self._special()
         learned = learned.without(self.dropped_).without_values(patterns).with_calendars()
         where = read_where(learned.source, self.where, executor)
         plan = make_plan(
@@ -488,7 +490,9 @@ class Synthesizer:
             for v, rows in zip(learned.variables, learned.rows, strict=True)
             if v.kind != "numeric" and v.name not in patterns and v.calendar is None
         }
-        return learned, plan, Cells(replaced_cells(plan, where), weights)
+        replaced = replaced_cells(plan, where)
+        check_cells(plan, replaced, learned.variables)
+        return learned, plan, Cells(replaced, weights)
 
     def _relations(self, source: Source, executor: Executor) -> Relations:
         """Relations to be kept beside what the caller says of columns."""
@@ -497,7 +501,9 @@ class Synthesizer:
         if self.relations != "auto" and not isinstance(self.relations, Relations):
             raise OptionError(f"relations={self.relations!r}: must be 'auto' or what find_relations gives.")
         found = self.relations if isinstance(self.relations, Relations) else relations_of(source, executor).exact
-        drawn = source.frame.schema.names if self.where is None else where_by_name(self.where)
+        names = source.frame.schema.names
+        found = Relations(tuple(r for r in found.found if set(r.columns) <= set(names)))
+        drawn = names if self.where is None else where_by_name(self.where)
         own = isinstance(self.visit_sequence, Sequence) and not isinstance(self.visit_sequence, str)
         order = self.visit_sequence if own else None
         return found.beside(self.columns or {}, [name for name in drawn if name not in self.strata], order)

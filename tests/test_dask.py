@@ -83,6 +83,7 @@ SPECIAL = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:where. 'income' is replaced")
 @pytest.mark.parametrize("name", SPECIAL)
 @pytest.mark.parametrize("limit", [None, 20_000])
 def test_rules_and_cells_on_a_cluster(tmp_path, client, people, name, limit):

@@ -486,6 +486,19 @@ def test_bounds_do_not_move_the_share_of_missing_values(jobs, method):
     assert abs(free - bound) < 5 * np.sqrt(jobs["end"].null_count() / 10)
 
 
+def test_spikes_beyond_a_bound_do_not_become_missing(jobs):
+    """They become what else the leaf has, whatever the bound leaves of the values."""
+    frame = jobs.with_columns(income=pl.when(pl.col("income") > -1).then("income"))
+    others = frame.filter(pl.col("income") != 0).height + frame["income"].null_count()
+    expected = frame["income"].null_count() / others
+    for method in ("calibrated", "cart"):
+        for low in (1, 1_000, 3_000):
+            columns = {"income": fs.Column(semicont=[0], bounds=(low, None))}
+            syn = fs.synthesize(frame, m=5, columns=columns, method=method, random_state=1)
+            share = np.mean([copy["income"].null_count() / copy.height for copy in syn])
+            assert abs(share - expected) < 0.02
+
+
 def test_rules_go_beyond_bounds(jobs):
     columns = {"score": fs.Column(bounds=(10, None), rules=[fs.Rule("married = 'single'", 0)])}
     frame = jobs.with_columns(score=pl.when(pl.col("married") == "single").then(0).otherwise("score"))

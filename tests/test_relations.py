@@ -514,6 +514,22 @@ def test_relations_beside_what_the_caller_says():
         Synthesizer(relations="all").fit(frame)
 
 
+def test_identifiers_text_and_empty_numbers_have_no_relations():
+    rng = np.random.default_rng(1)
+    n = 2_000
+    i, a = rng.permutation(n) + 500_000, rng.integers(0, 90, n)
+    tax = pl.when(pl.Series(rng.random(n) > 0.1)).then(0)
+    frame = pl.DataFrame({"id": i, "a": a, "firm": i, "u": rng.choice(["q", "r"], n), "x": rng.normal(size=n)})
+    skipped = pl.when(pl.col("a") >= 18).then(pl.col("firm", "u"))
+    frame = frame.with_columns(skipped, id2="id", tax=tax)
+    columns = {name: Column(method="identifier") for name in ("id", "id2", "firm")}
+    s = Synthesizer(relations="auto", columns=columns, random_state=1).fit(frame)
+    assert all("id" not in relation.columns for relation in s.relations_.found)
+    copy = s.sample(m=1)[0]
+    assert copy.filter(pl.col("a") < 18)["u"].is_null().all()
+    Synthesizer(relations=find_relations(frame), columns=columns, random_state=1).fit(frame)
+
+
 def test_equal_dates_are_told_and_not_bounded():
     rng = np.random.default_rng(1)
     end = np.datetime64("2022-01-01") + rng.integers(0, 3_000, 8_000).astype("timedelta64[h]")

@@ -76,7 +76,7 @@ def test_weights_with_other_options(people, options):
     [
         ({"w": None}, "3000 row"),
         ({"w": -1.0}, "3000 row"),
-        ({"w": 0.0}, "all are zero"),
+        ({"w": 0.0}, "are zero"),
         ({"w": "much"}, "holds no numbers"),
     ],
 )
@@ -145,6 +145,7 @@ def test_bad_strata_are_refused(people):
 # Cells
 
 
+@pytest.mark.filterwarnings("ignore:where. 'b' is replaced")
 @pytest.mark.parametrize("method", METHODS)
 def test_only_chosen_cells_are_replaced(people, method, tmp_path):
     high = (people["b"] > 1).to_numpy()
@@ -332,14 +333,37 @@ def test_fresh_rows_stay_fresh_with_weights(people):
     assert len(a & b) < 0.8 * len(a | b)
 
 
-def test_nested_codes_where_coarse_ones_are_replaced_elsewhere():
+def test_nested_codes_where_coarse_ones_are_replaced():
+    """Coarse codes that none of the replaced rows has come with the rows that have them."""
     rng = np.random.default_rng(1)
     coarse = rng.integers(0, 30, 4_000)
     frame = pl.DataFrame({"c": coarse, "f": coarse * 10 + rng.integers(0, 5, 4_000)}).cast(pl.String)
-    where = {"c": rng.random(4_000) < 0.5, "f": coarse > 20}
-    columns = {"f": fs.Column(method=fs.Nested(within="c"))}
-    copy = fs.synthesize(frame, m=1, where=where, columns=columns, random_state=1)[0].filter(pl.Series(where["f"]))
+    where = {"c": coarse > 25, "f": coarse > 20}
+    columns = {"f": fs.Column(method=fs.Nested(within="c")), "c": fs.Column(method="sample")}
+    copy = fs.synthesize(frame, m=1, where=where, columns=columns, random_state=1)[0]
     assert set(copy.rows()) <= set(frame.rows())
+
+
+def test_cells_of_different_rows():
+    """What ties columns together is refused where the one that takes care of it is kept; else there is a warning."""
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 90, 2_000)
+    y = np.where(x < 16, 0, rng.integers(0, 9, 2_000))
+    frame = pl.DataFrame({"x": x, "y": y, "z": rng.normal(size=2_000)})
+    apart = {"x": rng.random(2_000) < 0.4, "y": rng.random(2_000) < 0.4}
+    for options in (
+        {"forbid": ["x < 16 and y > 0"]},
+        {"columns": {"y": fs.Column(rules=[fs.Rule("x < 16", 0)])}},
+        {"columns": {"y": fs.Column(method=fs.Nested(within="x"))}},
+    ):
+        with pytest.raises(OptionError, match=r"'x' is replaced in \d+ rows in which 'y' is kept, and a rule"):
+            fs.synthesize(frame, where=apart, **options)
+    with pytest.warns(DataWarning, match="drawn without regard to it"):
+        fs.synthesize(frame, m=1, where=apart, random_state=1)
+    # A rule of a column that is kept holds for what is drawn before.
+    rule = {"y": fs.Column(rules=[fs.Rule("x < 16", 0)])}
+    copy = fs.synthesize(frame, m=1, where={"x": apart["x"]}, columns=rule, forbid=["y > 99"], random_state=1)[0]
+    assert copy.filter((pl.col("x") < 16) & (pl.col("y") != 0)).height == 0
 
 
 def test_given_strata_are_checked(people):
