@@ -14,8 +14,6 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.linalg import qr
-from scipy.optimize import linprog
 
 Floats = NDArray[np.float64]
 
@@ -153,6 +151,9 @@ def _roundings(y: Number) -> dict[str, tuple[float, float]]:
 
 def _slopes(x: Floats, y: Floats, low: float, high: float) -> tuple[float, float] | None:
     """Least and greatest b for which some a has low <= y - a - b x <= high in all rows."""
+    # Loading it takes a tenth of a second, which nobody else needs.
+    from scipy.optimize import linprog
+
     middle, spread = x.mean(), np.ptp(x)
     slope, constant = np.polyfit((x - middle) / spread, y, 1)
     rest, unit = y - constant - slope * (x - middle) / spread, max(high - low, 1e-300)
@@ -253,6 +254,8 @@ def _signs(y: Number, given: Floats, wanted: Floats) -> Floats:
     Least squares on columns that are independent, as they stand and from the last to the first, as a sum of sums can be
     written in several ways.
     """
+    from scipy.linalg import qr  # as above
+
     given = np.nan_to_num(given)
     size = np.linalg.norm(given, axis=0)
     order = np.arange(given.shape[1])
