@@ -223,10 +223,14 @@ def check_cells(plan: Plan, replaced: Mapping[int, Mask], variables: Sequence[Va
         Columns that a limit, a rule or codes within codes tie together.
     """
     passed: list[int] = []
+    behind = {step.slot: {step.slot, *step.predictors} for step in plan.steps if step.action == "passive"}
     for step in plan.steps:
         if step.slot not in replaced:
             continue
         tied = {slot for of in (step.rules, step.limits) for one in of for slot in one.parents}
+        for _ in behind:
+            # A limit of a passive column ties together what that one is computed from.
+            tied |= {slot for passive in tied & behind.keys() for slot in behind[passive]}
         if isinstance(step.method, Nested):
             tied |= {slot for slot in step.predictors if variables[slot].name == step.method.within}
         for slot in passed:

@@ -402,8 +402,8 @@ def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
         return fit_calibrated(Job(table, step.slot, step.predictors, method.minbucket, shape, filling, words, *special))
     if isinstance(method, Nested):
         within = next(slot for slot in step.predictors if table.variables[slot].name == method.within)
-        every = [setting.rows.shapes[copy] if rows.leaves is None else rows.leaves[copy]]
-        return fit_nested(table, step.slot, step.predictors, within, method.minbucket, filling, every[0], words)
+        every = rows.shapes[copy] if rows.leaves is None else rows.leaves[copy]
+        return fit_nested(table, step.slot, step.predictors, within, method.minbucket, filling, every, words)
     assert isinstance(method, Cart | Sample)
     if step.groups:
         model = fit_groups(table, step.slot, step.predictors, method, shape, step.spikes, step.groups)

@@ -322,6 +322,7 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
         write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
         compare(synthesis, model, executor)
         synthesis.climbed = _count_climbed(output)
+        _warn_of_restarts(synthesis.climbed, m * k)
         output.finish(synthesis.audit)
     return synthesis
 

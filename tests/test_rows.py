@@ -358,6 +358,9 @@ def test_cells_of_different_rows():
     ):
         with pytest.raises(OptionError, match=r"'x' is replaced in \d+ rows in which 'y' is kept, and a rule"):
             fs.synthesize(frame, where=apart, **options)
+    tied = {"s": fs.Column(passive="x + y")}
+    with pytest.raises(OptionError, match="and a rule, a limit"):
+        fs.synthesize(frame.with_columns(s=pl.col("x") + pl.col("y")), where=apart, columns=tied, forbid=["s > 90"])
     with pytest.warns(DataWarning, match="drawn without regard to it"):
         fs.synthesize(frame, m=1, where=apart, random_state=1)
     # A rule of a column that is kept holds for what is drawn before.
