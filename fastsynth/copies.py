@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fastsynth.errors import OptionError, check_count
+from fastsynth.errors import OptionError, OutputError, check_count
 from fastsynth.estimates import Estimates, read_fit
 from fastsynth.estimators import Analysis
 from fastsynth.execute import Executor, Threads
@@ -20,7 +20,7 @@ from fastsynth.output import Output, copy_name, read_folder
 from fastsynth.pooling import Analyses
 from fastsynth.rules import Design
 from fastsynth.run import find_v, fingerprint, part_names, write_table
-from fastsynth.source import Frame, filesystem
+from fastsynth.source import FileSource, Frame, Source, TableSource, filesystem, open_source
 from fastsynth.version import __version__
 
 
@@ -91,6 +91,9 @@ class Synthesis(Sequence[Any]):
     climbed : dict of str to int
         By column, the rows in all copies for which no donor of the leaf met the limits, so that one from further up the
         tree did; under "" rows that were drawn anew as a whole. None for some of the copies.
+    recipe : Synthesizer or None
+        The options that the copies were made with, not fitted: disclosure measures that make copies of other rows need
+        it. None for copies of a folder, of a loaded model, and of single cells.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Synthesis(Sequence[Any]):
         self._records = records
         self._partitions = partitions
         self.climbed: dict[str, int] | None = {}
+        self.recipe: Any = None
         self.design = design
         self.random_state_ = random_state
 
@@ -144,6 +148,7 @@ class Synthesis(Sequence[Any]):
             design = replace(self.design, m=len(some))
             part = Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
             part.climbed = self.climbed if len(some) == len(self) else None
+            part.recipe = self.recipe
             return part
         return self._frame.native(_whole(self._copies[i], self._frame))
 
@@ -163,6 +168,25 @@ class Synthesis(Sequence[Any]):
         """One row for each column, as ``Synthesizer.summary``, and n_climbed, as ``climbed``."""
         limited = pl.col("column").replace_strict(self.climbed or {}, default=None, return_dtype=pl.Int64)
         return summary_of(self._records).with_columns(limited.alias("n_climbed"))
+
+    @property
+    def identifiers(self) -> list[str]:
+        """Columns of fresh identifiers, which have nothing to do with those of the original."""
+        return [record["column"] for record in self._records if record["action"] == "identifier"]
+
+    @property
+    def kept(self) -> list[str]:
+        """Columns with the original's values in every row."""
+        return [record["column"] for record in self._records if record["action"] == "keep"]
+
+    @staticmethod
+    def is_folder(path: str | os.PathLike[str]) -> bool:
+        """Whether copies can be read from a folder."""
+        try:
+            read_folder(path)
+        except OutputError:
+            return False
+        return True
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Synthesis:
@@ -314,6 +338,18 @@ def identity(synthesis: Synthesis, model: Model | None = None, rows: Any = (), t
         if model.given is not None:
             run["given"] = fingerprint(model.given)
     return run
+
+
+def source_of(data: Any, client: Any, memory: int) -> Source:
+    """Rows of any table, in memory, in files, or on the workers of a client."""
+    if client is not None and type(data).__module__.startswith("dask."):
+        from fastsynth.dask import DaskSource
+
+        return DaskSource(data, client)
+    source = data if isinstance(data, TableSource | FileSource) else open_source(data, memory)
+    if client is not None and isinstance(source, FileSource) and source.temporary:
+        raise OptionError("Workers of a cluster cannot read CSV in pieces. Convert it to Parquet first.")
+    return source
 
 
 def executor_of(threads: int | None, client: Any) -> Executor:

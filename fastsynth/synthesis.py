@@ -23,7 +23,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from fastsynth import model_file
-from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, summary_of
+from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, source_of, summary_of
 from fastsynth.errors import DataWarning, NotFittedError, OptionError, check_count
 from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
@@ -55,11 +55,8 @@ from fastsynth.run import (
     write_copies,
 )
 from fastsynth.source import (
-    FileSource,
     Source,
-    TableSource,
     bytes_a_value,
-    open_source,
     parse_memory,
 )
 
@@ -457,7 +454,7 @@ class Synthesizer:
 
     def _plan(self, data: Any, executor: Executor, memory: int) -> tuple[Learned, Plan, Cells]:
         """Learn the columns and plan; every option that says what to do with them is checked here."""
-        source = _open(data, self.client, memory)
+        source = source_of(data, self.client, memory)
         weights = None if self.weights is None else read_weights(source, self.weights, self.columns, executor)
         if self.weights is not None:
             source = source.without([self.weights])
@@ -581,12 +578,14 @@ class Synthesizer:
             with _progress(self.progress, "draw", m * k, "row") as tick:
                 tables, climbed = generate(model, range(m), k, entropy, executor, tick)
             synthesis = Synthesis(tables, model.frame, design, entropy, records)
+            synthesis.recipe = self._recipe(given)
             synthesis.climbed = dict(sorted(climbed.items()))
             _warn_of_restarts(climbed, m * k)
             compare(synthesis, model, executor, self._large_draw(m, entropy, executor))
             return synthesis
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, records)
+        synthesis.recipe = self._recipe(given)
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
             output.begin(identity(synthesis, model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
@@ -595,6 +594,11 @@ class Synthesizer:
             _warn_of_restarts(synthesis.climbed, m * k)
             output.finish(synthesis.audit)
         return synthesis
+
+    def _recipe(self, given: Any) -> Synthesizer | None:
+        """The options as a synthesizer that is not fitted: how to make such copies of another table."""
+        bound = self._bound_to_data or given is not None or self.where is not None
+        return None if bound else type(self)(**self.get_params())
 
     def _large_draw(self, m: int, entropy: int, executor: Executor) -> list[list[pa.Table]] | None:
         """Few rows would leave v uncertain: then it is taken from a large draw instead of the copies."""
@@ -839,17 +843,6 @@ def _refuse_beyond_memory(schema: pa.Schema, m: int, k: int, memory: int) -> Non
             f"m={m} copies of k={k:,} rows need at least {needed / 2**30:,.1f} GiB; the memory limit is "
             f"{memory / 2**30:,.1f} GiB. Write them to a folder with out=, or draw fewer rows or copies at a time."
         )
-
-
-def _open(data: Any, client: Any, memory: int) -> Source:
-    if client is not None and type(data).__module__.startswith("dask."):
-        from fastsynth.dask import DaskSource
-
-        return DaskSource(data, client)
-    source = data if isinstance(data, TableSource | FileSource) else open_source(data, memory)
-    if client is not None and isinstance(source, FileSource) and source.temporary:
-        raise OptionError("Workers of a cluster cannot read CSV in pieces. Convert it to Parquet first.")
-    return source
 
 
 def _entropy(random_state: RandomState) -> int:
