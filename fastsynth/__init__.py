@@ -7,6 +7,7 @@ from fastsynth.estimators import correlation, mean, proportion, quantile, std, t
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
 from fastsynth.plan import Column, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
+from fastsynth.private import Bins, DpCart
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import plot_coefficients
 from fastsynth.synthesis import Synthesizer, synthesize
@@ -14,10 +15,12 @@ from fastsynth.version import __version__
 
 __all__ = [
     "Analyses",
+    "Bins",
     "Calibrated",
     "Cart",
     "Column",
     "Comparison",
+    "DpCart",
     "Estimates",
     "Identifier",
     "Nested",

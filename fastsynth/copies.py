@@ -93,7 +93,9 @@ class Synthesis(Sequence[Any]):
         tree did; under "" rows that were drawn anew as a whole. None for some of the copies.
     recipe : Synthesizer or None
         The options that the copies were made with, not fitted: disclosure measures that make copies of other rows need
-        it. None for copies of a folder, of a loaded model, and of single cells.
+        it. None for copies of a folder, of a loaded model, of single cells, and for private ones.
+    private : dict or None
+        Of differentially private copies the guarantee, and what each column spent.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Synthesis(Sequence[Any]):
         self._partitions = partitions
         self.climbed: dict[str, int] | None = {}
         self.recipe: Any = None
+        self.private: dict[str, Any] | None = None
         self.design = design
         self.random_state_ = random_state
 
@@ -148,7 +151,7 @@ class Synthesis(Sequence[Any]):
             design = replace(self.design, m=len(some))
             part = Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
             part.climbed = self.climbed if len(some) == len(self) else None
-            part.recipe = self.recipe
+            part.recipe, part.private = self.recipe, self.private
             return part
         return self._frame.native(_whole(self._copies[i], self._frame))
 
@@ -215,7 +218,7 @@ class Synthesis(Sequence[Any]):
         schema = pq.read_schema(*_opened(copies[0].paths()[0]))
         frame = Frame("polars", False, schema)
         found = cls(copies, frame, design, audit["random_state"], audit["columns"], audit["partitions"])
-        found.climbed = audit["climbed"]
+        found.climbed, found.private = audit["climbed"], audit.get("private")
         return found
 
     def arrow(self, i: int) -> pa.Table:
@@ -261,7 +264,8 @@ class Synthesis(Sequence[Any]):
     @property
     def audit(self) -> dict[str, Any]:
         """What was done, ready for JSON: counts, names and options, no values of the data."""
-        return {
+        private = {} if self.private is None else {"private": self.private}
+        return private | {
             "fastsynth": __version__,
             "n": self.n,
             "k": self.k,

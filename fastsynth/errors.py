@@ -33,6 +33,10 @@ class DataWarning(UserWarning):
     """Something about the table that the copies do not have, or have otherwise."""
 
 
+class PrivacyWarning(UserWarning):
+    """Something that takes a guarantee of privacy away."""
+
+
 class PoolWarning(UserWarning):
     """Pooled estimates that deserve a second look."""
 

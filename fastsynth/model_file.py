@@ -36,6 +36,8 @@ from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, ColumnModel, Pools, Tree
 from fastsynth.model import Model, Strata
 from fastsynth.plan import Fixed, Limit, Plan, Step
+from fastsynth.private import FORMAT as PRIVATE_FORMAT
+from fastsynth.private import PrivateModel
 from fastsynth.slopes import Slopes
 from fastsynth.source import Frame
 from fastsynth.version import __version__
@@ -213,6 +215,33 @@ def check_new_file(path: Path) -> None:
         raise OutputError(f"{str(path)!r} exists. Name a new file for the model, or remove this one.")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"No folder {str(path.absolute().parent)!r} for the model file.")
+
+
+def save_private(path: Path, model: PrivateModel, state: dict[str, Any]) -> None:
+    """Write a private model to a new file, as JSON that can be read by eye: it may be released."""
+    check_new_file(path)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_text(json.dumps(model.to_state() | {"fastsynth": __version__, "state": state}, indent=1))
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"Cannot write {str(path)!r} ({error.strerror or type(error).__name__}).") from None
+
+
+def load_private(path: Path) -> tuple[PrivateModel, dict[str, Any]] | None:
+    """Read a private model and the front end's state; None if the file is none."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read() if file.read(1) == b"{" else None
+        if content is None:
+            return None
+        written = json.loads(b"{" + content)
+        return PrivateModel.from_state(written), {"m": int(written["state"]["m"])}
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise ModelFileError(f"{str(path)!r} is not a whole {PRIVATE_FORMAT}. Fetch it again.") from None
 
 
 def load(path: Path) -> tuple[Model, dict[str, Any]]:

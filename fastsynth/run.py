@@ -42,6 +42,7 @@ from fastsynth.model import Model, Strata
 from fastsynth.nested import fit_nested
 from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.plan import Fixed, Limit, Plan, Step
+from fastsynth.private import PrivateModel
 from fastsynth.slopes import Slopes, add_up, excess_variance
 from fastsynth.source import filesystem
 from fastsynth.streams import BOOTSTRAP, REFILL, SUBSAMPLE, WEIGHT, below, hashed, random_words, unit
@@ -493,10 +494,10 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
 
 
 def generate(
-    model: Model, copies: Iterable[int], k: int, entropy: int, executor: Executor, tick: Tick
+    model: Model | PrivateModel, copies: Iterable[int], k: int, entropy: int, executor: Executor, tick: Tick
 ) -> tuple[list[pa.Table], Counter[str]]:
     """Draw copies of k rows each, and count rows that found nothing admissible where they should."""
-    model, total = replace(model, extent=(entropy, 0, k)), Counter[str]()
+    model, total = _for_copies(model, entropy, k), Counter[str]()
     starts = range(0, k, draw.BLOCK_ROWS)
     jobs = [(entropy, copy, start, min(start + draw.BLOCK_ROWS, k)) for copy in copies for start in starts]
 
@@ -505,7 +506,7 @@ def generate(
         total.update(drawn[1])
         return drawn[0]
 
-    batches = executor.map(draw_rows, model, jobs, done)
+    batches = executor.map(draw_any, model, jobs, done)
     tables = [
         pa.Table.from_batches(batches[i : i + len(starts)], schema=model.frame.schema)
         for i in range(0, len(batches), len(starts))
@@ -513,7 +514,9 @@ def generate(
     return tables, total
 
 
-def write_copies(model: Model, m: int, k: int, entropy: int, output: Output, executor: Executor, tick: Tick) -> None:
+def write_copies(
+    model: Model | PrivateModel, m: int, k: int, entropy: int, output: Output, executor: Executor, tick: Tick
+) -> None:
     """Draw copies of k rows each into a folder; parts that it lists as finished are passed over."""
     names = part_names(m, k)
     jobs = [
@@ -528,7 +531,20 @@ def write_copies(model: Model, m: int, k: int, entropy: int, output: Output, exe
         output.add(part)
         tick(jobs[i][3] - jobs[i][2])
 
-    executor.map(draw_part, replace(model, extent=(entropy, 0, k)), jobs, done)
+    executor.map(draw_part, _for_copies(model, entropy, k), jobs, done)
+
+
+def _for_copies(model: Model | PrivateModel, entropy: int, k: int) -> Model | PrivateModel:
+    return model if isinstance(model, PrivateModel) else replace(model, extent=(entropy, 0, k))
+
+
+def draw_any(
+    model: Model | PrivateModel, entropy: int, copy: int, start: int, stop: int
+) -> tuple[pa.RecordBatch, Counter[str]]:
+    """Draw rows [start, stop) of one copy, as ``draw_rows``."""
+    if isinstance(model, PrivateModel):
+        return model.draw(entropy, copy, start, stop), Counter()
+    return draw_rows(model, entropy, copy, start, stop)
 
 
 def part_names(m: int, k: int, n_parts: int | None = None) -> list[list[str]]:
@@ -543,9 +559,11 @@ def write_table(table: pa.Table, output: Output, names: list[str]) -> None:
         output.add(write_part(output.folder, name, table.slice(part * PART_ROWS, PART_ROWS)))
 
 
-def draw_part(model: Model, entropy: int, copy: int, start: int, stop: int, folder: str, name: str) -> Part:
+def draw_part(
+    model: Model | PrivateModel, entropy: int, copy: int, start: int, stop: int, folder: str, name: str
+) -> Part:
     """Draw rows [start, stop) of one copy and write them as a file."""
-    batch, counts = draw_rows(model, entropy, copy, start, stop)
+    batch, counts = draw_any(model, entropy, copy, start, stop)
     return replace(write_part(folder, name, pa.Table.from_batches([batch])), counts=dict(sorted(counts.items())))
 
 

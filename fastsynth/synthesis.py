@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from fastsynth import model_file
 from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, source_of, summary_of
-from fastsynth.errors import DataWarning, NotFittedError, OptionError, check_count
+from fastsynth.errors import DataWarning, NotFittedError, OptionError, PrivacyWarning, check_count
 from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
 from fastsynth.learn import Learned, learn, strongest_predictors
@@ -33,6 +33,7 @@ from fastsynth.model import Model
 from fastsynth.output import Output
 from fastsynth.partition import partitions, write_partitions
 from fastsynth.plan import Column, Plan, Predictors, Rule, Step, check_columns, make_plan
+from fastsynth.private import DpCart, PrivateModel, draw_entropy, fit_private
 from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
     check_cells,
@@ -69,6 +70,26 @@ MANY_RESTARTS = 0.01
 # A level of fewer rows is a disclosure risk by itself.
 RARE_ROWS = 10
 
+# Options that a private synthesis has no use for, and why.
+NOT_PRIVATE = {
+    "columns": "what a column may hold is said by its domain",
+    "predictors": "every column is predicted from all before it",
+    "proper": "a fit for each copy would need a budget for each",
+    "forbid": "the domains say what there may be",
+    "where": "cells that are not replaced are real values",
+    "strata": "they are found in the data, and small ones refused",
+    "weights": "a row of large weight would count as many",
+    "relations": "they are found in the data",
+    "given": "given rows are not accounted for",
+    "fit_rows": "the budget counts all rows",
+    "fresh_rows": "a fit for each copy would need a budget for each",
+    "fit": "the noise of each partition would add up",
+    "resume": "the models would be fitted again, and nothing that tells the data apart is written down",
+    "client": "noise is not sent to workers",
+}
+# A random state below is guessed by trying them all.
+GUESSABLE = 2**64
+
 RandomState = int | np.random.SeedSequence | np.random.Generator | None
 Progress = bool | Callable[[str, int, int], None] | None
 
@@ -78,7 +99,7 @@ def synthesize(
     *,
     m: int = 5,
     k: int | None = None,
-    method: str | Method = "calibrated",
+    method: str | Method | DpCart = "calibrated",
     columns: Mapping[str, Column] | None = None,
     visit_sequence: Sequence[str] | str | None = None,
     predictors: Predictors = "auto",
@@ -115,11 +136,12 @@ def synthesize(
     m : int, default 5
         Number of copies (synthpop: 1; mice: 5).
     k : int, optional
-        Rows of each copy. The default is the number of rows of ``data``.
-    method : str or Calibrated or Cart or Sample, default "calibrated"
+        Rows of each copy. The default is the number of rows of ``data``; with ``DpCart`` there is none.
+    method : str or Calibrated or Cart or Sample or DpCart, default "calibrated"
         Method of all columns that have none of their own: "calibrated" (trees whose leaves are calibrated, so that
         intervals cover what they say), "cart" (plain leaves, as synthpop's and mice's default; intervals are too
-        short) or "sample".
+        short) or "sample". ``DpCart(epsilon, domains)`` is the one that is differentially private: it goes with few of
+        the other options (docs/private.md).
     columns : dict of str to Column, optional
         What is special about single columns: method, predictors, missing codes, spikes, rules, bounds, ...
     visit_sequence : list of str or "auto", optional
@@ -174,7 +196,8 @@ def synthesize(
         on how files or partitions cut the rows.
     random_state : int, numpy SeedSequence or Generator, optional
         Same data, same random_state and same version give the same bytes, for any number of threads and any kind
-        of table. None takes one from the system; it is kept in ``random_state_``.
+        of table. None takes one from the system; it is kept in ``random_state_``. With ``DpCart`` it is as secret as
+        the data, and best None; ``random_state_`` is another one then, which only draws.
     threads : int, optional
         The default is all processors this process may use.
     client : distributed.Client, optional
@@ -267,6 +290,9 @@ def synthesize(
         k = check_count("k", k)
     if resume and out is None:
         raise OptionError("resume=True needs out=, the folder of the interrupted run.")
+    if isinstance(method, DpCart):
+        _refuse_not_private({"fit": fit != "whole", "resume": resume, "given": given is not None})
+        _refuse_unstated_k(k)
     output = None if out is None else Output(out, resume)
     if output is not None and random_state is None:
         # A run without a random state took one from the system, and noted it.
@@ -336,8 +362,9 @@ class Synthesizer:
 
     Attributes
     ----------
-    model_ : Model
-        The fitted model. It holds real values: treat it, and a saved file of it, like the data.
+    model_ : Model or PrivateModel
+        The fitted model. It holds real values: treat it, and a saved file of it, like the data. A private one may be
+        released.
     n_rows_ : int
     random_state_ : int
         What the bootstrap samples of proper synthesis were drawn with.
@@ -360,11 +387,16 @@ class Synthesizer:
     (100, 9)
     """
 
+    model_: Model | PrivateModel
+    differences_: dict[str, int]
+    rare_levels_: dict[str, int]
+    dropped_: list[str]
+
     def __init__(
         self,
         *,
         m: int = 5,
-        method: str | Method = "calibrated",
+        method: str | Method | DpCart = "calibrated",
         columns: Mapping[str, Column] | None = None,
         visit_sequence: Sequence[str] | str | None = None,
         predictors: Predictors = "auto",
@@ -424,8 +456,11 @@ class Synthesizer:
         m = check_count("m", self.m)
         if self._bound_to_data:
             raise OptionError(
-                "The loaded model had where= or weights=, which are not kept: make a new Synthesizer to fit."
+                "The loaded model is private, or had where= or weights=, which are not kept: make a new Synthesizer to "
+                "fit."
             )
+        if isinstance(self.method, DpCart):
+            return self._fit_private(data, self.method, m, k, in_memory)
         entropy = _entropy(self.random_state)
         memory = parse_memory(self.memory_limit)
         executor = executor_of(self.threads, self.client)
@@ -452,12 +487,42 @@ class Synthesizer:
         self.random_state_ = entropy
         return self
 
+    def _fit_private(self, data: Any, method: DpCart, m: int, k: int | None, in_memory: bool) -> Synthesizer:
+        """Fit with a guarantee: nothing else here looks at the data, and nothing is told of them."""
+        defaults = inspect.signature(type(self)).parameters
+        given = {
+            name: value is not defaults[name].default and (not isinstance(value, Sequence) or len(value) > 0)
+            for name, value in self.get_params().items()
+        }
+        given["predictors"] = self.predictors not in ("auto", "all")
+        _refuse_not_private(given)
+        _refuse_guessed_types(data)
+        secret, memory = _entropy(self.random_state), parse_memory(self.memory_limit)
+        if secret < GUESSABLE:
+            warnings.warn(
+                "Whoever guesses the random_state can take the noise away. Use None, or 128 bits that are kept as "
+                "secret as the data.",
+                PrivacyWarning,
+                stacklevel=4,
+            )
+        source = source_of(data, None, memory)
+        if in_memory and k is not None:
+            _refuse_beyond_memory(source.frame.schema, m, k, memory)
+        with _progress(self.progress, "fit", len(source.frame.schema), "column") as tick:
+            executor = executor_of(self.threads, None)
+            self.model_ = fit_private(source, method, secret, self.visit_sequence, executor, tick)
+        self.n_rows_ = self.model_.n_rows
+        self.random_state_ = draw_entropy(secret)
+        self.differences_, self.rare_levels_, self.dropped_, self.relations_ = {}, {}, [], Relations(())
+        return self
+
     def _plan(self, data: Any, executor: Executor, memory: int) -> tuple[Learned, Plan, Cells]:
         """Learn the columns and plan; every option that says what to do with them is checked here."""
         source = source_of(data, self.client, memory)
         weights = None if self.weights is None else read_weights(source, self.weights, self.columns, executor)
         if self.weights is not None:
             source = source.without([self.weights])
+        assert not isinstance(self.method, DpCart)
         names = source.frame.schema.names
         cont_na = check_columns(self.columns, names)
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
@@ -556,6 +621,9 @@ class Synthesizer:
     def _sample(
         self, m: int | None, k: int | None, random_state: RandomState, output: Output | None, given: Any = None
     ) -> Synthesis:
+        private = self._private()
+        if private is not None:
+            return self._sample_private(private, m, k, random_state, output, given)
         model = self._fitted()
         if given is not None:
             model = replace(model, given=read_given(given, model))
@@ -595,6 +663,41 @@ class Synthesizer:
             output.finish(synthesis.audit)
         return synthesis
 
+    def _sample_private(
+        self,
+        model: PrivateModel,
+        m: int | None,
+        k: int | None,
+        random_state: RandomState,
+        output: Output | None,
+        given: Any,
+    ) -> Synthesis:
+        """Draw from noisy counts: it costs no budget, and nothing here is compared with the data."""
+        _refuse_not_private({"given": given is not None})
+        m, k = check_count("m", self.m if m is None else m), _refuse_unstated_k(k)
+        entropy = self.random_state_ if random_state is None else _entropy(random_state)
+        if draw_entropy(entropy) == self.random_state_:
+            raise OptionError(
+                "random_state: that of the fit is secret, and copies carry theirs: draw with another one."
+            )
+        executor, design = executor_of(self.threads, None), Design(model.n_rows, k, m)
+        tables: Sequence[pa.Table | FileCopy] = []
+        if output is not None:
+            tables = [FileCopy(output.folder, names) for names in part_names(m, k)]
+        else:
+            _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
+        with _progress(self.progress, "draw", m * k, "row") as tick:
+            if output is None:
+                tables, _ = generate(model, range(m), k, entropy, executor, tick)
+            synthesis = Synthesis(tables, model.frame, design, entropy, model.records())
+            synthesis.private = model.audit()
+            if output is not None:
+                with output:
+                    output.begin(identity(synthesis))
+                    write_copies(model, m, k, entropy, output, executor, tick)
+                    output.finish(synthesis.audit)
+        return synthesis
+
     def _recipe(self, given: Any) -> Synthesizer | None:
         """The options as a synthesizer that is not fitted: how to make such copies of another table."""
         bound = self._bound_to_data or given is not None or self.where is not None
@@ -623,12 +726,16 @@ class Synthesizer:
             (values on which a number piles up, drawn as classes), n_differ (real rows that hold something other than
             the passive expression or the rules say, or break a limit).
         """
+        private = self._private()
+        if private is not None:
+            return summary_of(private.records())
         return summary_of(_describe(self._fitted(), self.rare_levels_, self.differences_))
 
     def save(self, path: str | os.PathLike[str], *, releasable: bool = False) -> None:
         """Write the fitted model to one file: a zip of a JSON manifest and Arrow tables, no pickle.
 
-        The file holds real values of the data. Options of a run (threads, progress) are not kept.
+        The file holds real values of the data. Options of a run (threads, progress) are not kept. A private model is
+        written as JSON, holds noisy counts only, and may be released.
 
         Parameters
         ----------
@@ -647,6 +754,9 @@ class Synthesizer:
         OutputError
             The file exists, or cannot be written.
         """
+        private = self._private()
+        if private is not None:
+            return model_file.save_private(Path(path), private, {"m": int(self.m)})
         model = model_file.releasable(self._fitted()) if releasable else self._fitted()
         state = {
             "m": int(self.m),
@@ -655,7 +765,7 @@ class Synthesizer:
             "dropped": self.dropped_,
             "rare_levels": self.rare_levels_,
         }
-        model_file.save(Path(path), model, state)
+        return model_file.save(Path(path), model, state)
 
     @classmethod
     def load(
@@ -675,6 +785,9 @@ class Synthesizer:
         ModelFileError
             The file is damaged, or from a version that this one cannot read.
         """
+        private = model_file.load_private(Path(path))
+        if private is not None:
+            return cls._of_private(*private, threads=threads, client=client, progress=progress)
         model, state = model_file.load(Path(path))
         plan = model.plan
         special = {step.name: _column_of(step, model) for step in plan.steps if step.action != "stratum"}
@@ -702,6 +815,16 @@ class Synthesizer:
         self.rare_levels_ = state["rare_levels"]
         return self
 
+    @classmethod
+    def _of_private(cls, model: PrivateModel, state: dict[str, Any], **options: Any) -> Synthesizer:
+        self = cls(m=state["m"], **options)
+        self.model_, self.n_rows_ = model, model.n_rows
+        # The file does not say how copies were drawn before: these are other ones, as good.
+        self.random_state_ = _entropy(None)
+        self.differences_, self.rare_levels_, self.dropped_, self.relations_ = {}, {}, [], Relations(())
+        self._bound_to_data = True
+        return self
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
         """Arguments of the constructor by name, as in scikit-learn."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
@@ -725,9 +848,14 @@ class Synthesizer:
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
 
+    def _private(self) -> PrivateModel | None:
+        model = getattr(self, "model_", None)
+        return model if isinstance(model, PrivateModel) else None
+
     def _fitted(self) -> Model:
         if not hasattr(self, "model_"):
             raise NotFittedError("This Synthesizer is not fitted yet: call fit(data) first, or Synthesizer.load(path).")
+        assert isinstance(self.model_, Model)
         return self.model_
 
 
@@ -758,6 +886,31 @@ def _describe(model: Model, rare_levels: dict[str, int], differences: dict[str, 
             }
         )
     return records
+
+
+def _refuse_not_private(given: Mapping[str, bool]) -> None:
+    """Refuse options that are not accounted for, by name whether they are given."""
+    for name, why in NOT_PRIVATE.items():
+        if given.get(name):
+            raise OptionError(f"{name}: not with method=DpCart(...): {why}. Leave it out.")
+
+
+def _refuse_unstated_k(k: int | None) -> int:
+    if k is None:
+        raise OptionError(
+            "k: with method=DpCart(...) say how many rows each copy has; how many the data have is a secret."
+        )
+    return check_count("k", k)
+
+
+def _refuse_guessed_types(data: Any) -> None:
+    """Refuse text files: their columns' types are guessed from the values."""
+    paths = [data] if isinstance(data, str | os.PathLike) else data if isinstance(data, list | tuple) else []
+    if any(isinstance(path, str | os.PathLike) and os.fspath(path).lower().endswith(".csv") for path in paths):
+        raise OptionError(
+            "data: the types of a CSV file are guessed from its values, which DpCart may not do. Read it with the "
+            "types that it should have, polars.read_csv(path, schema=...), and pass the frame."
+        )
 
 
 def _refuse_other_k(k: int, n: int, plan: Plan) -> None:

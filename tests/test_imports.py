@@ -23,6 +23,7 @@ FLOORS = {
     "_count": 0,
     "sdc": 2,
     "tables": 12,
+    "noise": 0,
     "private": 4,
     "columns": 2,
     "expressions": 2,
