@@ -24,6 +24,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
+import hashlib
 import itertools
 import json
 import math
@@ -399,7 +400,7 @@ def _bind_levels(field: pa.Field, said: list[Any]) -> Levels:
     dtype = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     levels = [level for level in said if level is not None]
     try:
-        values = storage_of(pa.array(levels, dtype))
+        values = storage_of(_as_type(levels, dtype))
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         raise OptionError(f"domains[{field.name!r}]: must be values of the column's type {field.type}.") from None
     nan = pa.types.is_floating(values.type) and bool(pc.any(pc.is_nan(values)).as_py())
@@ -409,6 +410,13 @@ def _bind_levels(field: pa.Field, said: list[Any]) -> Levels:
     if declared is not None and not set(levels) <= set(declared):
         raise OptionError(f"domains[{field.name!r}] names levels that the column's Enum does not have.")
     return Levels(field.type, values, len(said) > len(levels))
+
+
+def _as_type(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
+    """Values of Python in a type; what would lose something is an error."""
+    if all(isinstance(value, numbers.Integral) for value in values):
+        return pa.array(values, dtype)  # others would be cut off without a word
+    return pa.array(values).cast(dtype)
 
 
 def _declared_levels(field: pa.Field) -> list[str] | None:
@@ -458,7 +466,7 @@ def _ceil(edge: Any, step: Any) -> int:
 def _edges(field: pa.Field, given: Sequence[Any]) -> list[Any]:
     """Edges in storage units: whole numbers, or floats."""
     try:
-        array = pa.array(given, field.type)
+        array = _as_type(given, field.type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         array = pa.nulls(1, field.type)
     edges: list[Any] = storage_of(array).to_pylist()
@@ -480,15 +488,15 @@ def _step(field: pa.Field, given: Any) -> Any:
     if given is None:
         # Days are stored in milliseconds in one of the types of dates.
         return 86_400_000 if pa.types.is_date64(field.type) else 1
-    is_time = isinstance(given, dt.timedelta)
-    if is_time and pa.types.is_temporal(field.type):
+    step = Fraction(0)
+    if not pa.types.is_temporal(field.type) and not isinstance(given, dt.timedelta):
+        step = Fraction(str(given)) * 10 ** _digits(field.type)
+    elif pa.types.is_temporal(field.type) and isinstance(given, dt.timedelta):
         step = Fraction(given // dt.timedelta(microseconds=1), 10**6) * _units_a_second(field.type)
-    else:
-        step = Fraction(str(given)) * 10 ** _digits(field.type) if not is_time else Fraction(1, 2)
-    if is_time != pa.types.is_temporal(field.type) or step.denominator != 1:
+    if step.denominator != 1 or step < 1:
         raise OptionError(
-            f"domains[{field.name!r}]: step={given!r} must be a multiple of what the column's type {field.type} can tell "
-            "apart; of times a timedelta."
+            f"domains[{field.name!r}]: step={given!r} must be a number, for times a timedelta, that the column's type "
+            f"{field.type} can tell apart."
         )
     return int(step)
 
@@ -588,10 +596,12 @@ class Budget:
         replaced = 2 * self.epsilon if self.rho is None else epsilon_of_rho(4 * self.rho, self.delta)
         return (
             f"Differentially private: {kind}, for two tables of which one lacks a row of the other; where one row is "
-            f"another, epsilon = {replaced:.4g}. It covers the model and any number of copies drawn from it. It takes as public: names, order and types of the columns, their domains, depth, and the number of "
-            "rows asked for. It does not cover what else is computed from the data (measures of utility and disclosure, how "
-            "long the run took), several rows of one person, or whoever knows the random state. The noise is shared by "
-            "all copies, so their differences do not show it, and intervals from them are too short."
+            f"another, epsilon = {replaced:.4g}. It covers the model and any number of copies drawn from it. It takes "
+            "as public: names, order and types of the columns, their domains, depth, and the number of rows asked for. "
+            "It does not cover what else is computed from the data (measures of utility and disclosure, how long the "
+            "run took), several rows of one person, or whoever knows the random state. The noise is shared by all "
+            "copies, so their differences do not show it, and intervals from them are too short. Whatever else is "
+            "released of the same people adds its own epsilon."
         )
 
 
@@ -981,10 +991,26 @@ def fit_private(
         tick(1)
         return tree
 
-    fitted = executor.map(fit_tree, (codes, domains, budget, entropy), tasks, done)
+    secret = _noise_secret(entropy, codes, domains, slots, budget)
+    fitted = executor.map(fit_tree, (codes, domains, budget, secret), tasks, done)
     trees = {task[0]: tree for task, tree in zip(tasks, fitted, strict=True)}
     frame = replace(source.frame, schema=schema)
     return PrivateModel(frame, domains, slots, trees, budget, _estimate_rows(trees.values()))
+
+
+def _noise_secret(
+    entropy: int, codes: Sequence[Codes], domains: Sequence[Domain], slots: Sequence[int], budget: Budget
+) -> int:
+    """What the noise of one fit is made of: other data, domains or options get other noise from the same entropy.
+
+    Else two fits with one random state would share their noise, and their difference would show the data without any.
+    To whoever does not know the entropy it is as good as drawn anew (as the nonces of RFC 6979).
+    """
+    digest = hashlib.sha256(json.dumps([[d.state() for d in domains], list(slots), asdict(budget)]).encode())
+    for column in codes:
+        digest.update(len(column).to_bytes(8, "little"))
+        digest.update(column.data)
+    return SecretBits(entropy, digest.hexdigest()).below(2**256)
 
 
 def draw_entropy(secret: int) -> int:
@@ -1065,7 +1091,8 @@ def code_piece(shared: tuple[Source, Sequence[Domain]], piece: int, *held: Any) 
 
 def _estimate_rows(trees: Iterable[PrivateTree]) -> int:
     """Rows of the original: every tree counts all of them; trees of little noise count more."""
-    weights = [(1 / (tree.counts.size * tree.variance), int(tree.counts.sum())) for tree in trees]
+    # Noise of a huge budget may vanish in floating point.
+    weights = [(1 / (tree.counts.size * max(tree.variance, 1e-9)), int(tree.counts.sum())) for tree in trees]
     if not weights:
         return 2
     mean = sum(weight * total for weight, total in weights) / sum(weight for weight, _ in weights)
