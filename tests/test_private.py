@@ -7,6 +7,7 @@ import json
 import math
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -727,3 +728,12 @@ def test_columns_without_domain_and_other_orders_are_refused(mixed):
         bind(pl.DataFrame({"x": pl.Series(["a"], dtype=pl.Enum(["a", "b"]))}).to_arrow().schema.field("x"), ["a", "c"])
     with pytest.raises(OptionError, match="never null"):
         bind(pa.field("x", pa.int64(), nullable=False), [1, None])
+
+
+def test_the_example_of_the_docs_runs(capsys):
+    text = (Path(__file__).parent.parent / "docs" / "private.md").read_text()
+    code = text.split("```python")[1].split("```")[0]
+    names = {}
+    exec(code, names)
+    assert "epsilon = 5" in capsys.readouterr().out
+    assert names["syn"][0].schema == fs.load_boys().schema
