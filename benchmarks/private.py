@@ -19,8 +19,9 @@ import pyarrow as pa
 from fidelity import two_way
 
 import fastsynth as fs
+from fastsynth.domains import Bins
 from fastsynth.execute import Threads
-from fastsynth.private import Bins, DpCart, fit_private
+from fastsynth.private import DpCart, fit_private
 from fastsynth.source import open_source
 
 WORK = ["Private", "Self-emp-not-inc", "Self-emp-inc", "Federal-gov", "Local-gov", "State-gov", "Without-pay"]

@@ -2,12 +2,13 @@
 
 from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
+from fastsynth.domains import Bins
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
 from fastsynth.plan import Column, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
-from fastsynth.private import Bins, DpCart
+from fastsynth.private import DpCart
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import plot_coefficients
 from fastsynth.synthesis import Synthesizer, synthesize

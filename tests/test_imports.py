@@ -24,6 +24,7 @@ FLOORS = {
     "sdc": 2,
     "tables": 12,
     "noise": 0,
+    "domains": 3,
     "private": 4,
     "columns": 2,
     "expressions": 2,

@@ -20,19 +20,16 @@ from scipy.stats import beta, chisquare
 
 import fastsynth as fs
 from fastsynth import private, source
+from fastsynth.domains import Bins, Levels, Numbers, bind
 from fastsynth.errors import ModelFileError, OptionError, PrivacyWarning
 from fastsynth.execute import Threads
 from fastsynth.noise import SecretBits, choice_shares, discrete_laplace
 from fastsynth.private import (
     ROUNDING,
     SCALE,
-    Bins,
     Budget,
     DpCart,
-    Levels,
-    Numbers,
     PrivateModel,
-    bind,
     fit_private,
     leaf_shares,
     split_scores,
