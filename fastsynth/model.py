@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastsynth.columns import Ranks, Variable
 from fastsynth.errors import OptionError
+from fastsynth.exact import Exact
 from fastsynth.methods import ColumnModel, Nested
 from fastsynth.plan import Plan
 from fastsynth.slopes import Slopes
@@ -99,6 +100,8 @@ class Model:
     extent : tuple of int
         For identifiers, which differ between all rows of a copy: random state, the copy's first row that this model
         draws, rows of the copy.
+    exact : Exact or None
+        What is done with rows that equal a real one.
     """
 
     plan: Plan
@@ -114,6 +117,7 @@ class Model:
     effective: float | None = None
     given: pa.Table | None = None
     extent: tuple[int, int, int] = (0, 0, 0)
+    exact: Exact | None = None
 
     @property
     def n_strata(self) -> int:

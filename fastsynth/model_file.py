@@ -5,6 +5,7 @@
     manifest.json           format, versions, plan, checksums
     schema.arrow            empty table with the caller's schema
     slopes.arrow            moments of pairs of numeric columns
+    exact.arrow             hashes of the rows that occur once, if copies of them are redrawn
     column_0000.arrow       values of the column by rank; kept ranks, if the column is kept
     fit_0000_0003_v.arrow   tree of copy 0, column 3: values (v), missing (m) or means of a calibrated column (a)
 
@@ -32,6 +33,7 @@ from fastsynth.calibrate import find_tails
 from fastsynth.calibration import Combination, Grid, Linear, Shift, Tilt
 from fastsynth.columns import Ranks, Variable, storage_of
 from fastsynth.errors import ModelFileError, OptionError, OutputError
+from fastsynth.exact import POLICIES, Exact
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, ColumnModel, Pools, Tree
 from fastsynth.model import Model, Strata
@@ -41,7 +43,7 @@ from fastsynth.source import Frame
 from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 VARIABLE = ("name", "kind", "first", "has_nan", "has_missing", "n_used", "calendar")
 NODE_FIELDS = ("feature", "threshold", "left")
 # Values and residuals of releasable models are means of so many.
@@ -51,6 +53,7 @@ COMBINATION = ("slots", "offset", "tables", "numbers", "pairs", "weights")
 LINEAR = ("slots", "offset", "index", "value")
 SLOPES = ("rows", "mean", "square", "product")
 POOLS = ("lowest", "offset", "donors")
+EXACT = ("policy", "expected", "slot", "found")
 TILT = ("weights", "counts", "centre", "ranks")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -76,6 +79,9 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
     if model.strata is not None:
         strata = {str(slot): model.strata.ranks[:, i] for i, slot in enumerate(model.strata.slots)}
         parts["strata.arrow"] = _ipc(pa.table(strata | {"rows": model.strata.rows}))
+    exact = model.exact
+    if exact is not None:
+        parts["exact.arrow"] = _ipc(pa.table({"hashes": exact.hashes}))
     notes: dict[str, Any] = {}
     for copy, fit in enumerate(model.fits):
         for slot, column in sorted(fit.items()):
@@ -99,6 +105,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
         "n_fits": len(model.fits),
         "strata": model.plan.strata,
         "effective": model.effective,
+        "exact": exact and {name: getattr(exact, name) for name in EXACT},
         "slopes": model.slopes.names,
         "calibration": notes,
         "variables": variables,
@@ -132,6 +139,10 @@ def releasable(model: Model) -> Model:
     OptionError
         Kept columns, or columns that are drawn from donors: their leaves list values of people.
     """
+    if model.exact is not None:
+        raise OptionError(
+            f"releasable=True: copies={model.exact.policy!r} knows every real row again. Fit with copies='keep'."
+        )
     listed = [model.variables[slot].name for slot in model.kept]
     spikes: dict[int, set[int]] = {}
     for step in model.plan.steps:
@@ -300,9 +311,15 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         )
         if not known or not len(strata.rows) or (strata.rows < 1).any() or len(fits) % len(strata.rows):
             raise ModelFileError("Strata do not fit the columns. The file is damaged; fit it again.")
+    exact = None
+    if manifest["exact"] is not None:
+        exact = Exact(hashes=_table(parts["exact.arrow"])["hashes"].to_numpy(), **manifest["exact"])
+        if exact.policy not in POLICIES or exact.slot not in fits[0]:
+            raise ModelFileError("The column that is redrawn is unknown. The file is damaged; fit it again.")
     plan = Plan(steps, manifest["proper"], tuple(manifest["strata"]), bool(where))
     fit_rows, effective = manifest["fit_rows"], manifest["effective"]
-    return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, kept, slopes, strata, where, effective)
+    held = (kept, slopes, strata, where, effective)
+    return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, *held, exact=exact)
 
 
 def _step_record(step: Step) -> dict[str, Any]:

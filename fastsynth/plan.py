@@ -457,6 +457,21 @@ def make_plan(
     return Plan(tuple(steps), proper, tuple(slot[name] for name in strata), where is not None)
 
 
+def redrawn_column(plan: Plan, variables: Sequence[Variable]) -> int | None:
+    """Slot of the column with the most different values among those that can be drawn anew by themselves.
+
+    No other column is computed from it, nested in it, or limited by it. None if there is none.
+    """
+    used = {slot for step in plan.steps if step.action == "passive" for slot in step.predictors} | set(plan.strata)
+    for step in plan.steps:
+        used |= {slot for rule in step.rules for slot in rule.parents}
+        used |= {slot for limit in step.limits for slot in (*limit.parents, *limit.passive) if slot != step.slot}
+        if isinstance(step.method, Nested):
+            used |= {slot for slot in step.predictors if variables[slot].name == step.method.within}
+    free = [step.slot for step in plan.steps if step.action == "draw" and step.slot not in used]
+    return max(free, key=lambda slot: (variables[slot].n_used, slot), default=None)
+
+
 def _with_parts(slots: Iterable[int], parts: Mapping[int, list[int]]) -> tuple[int, ...]:
     """Slots and those of the parts of dates among them, ascending."""
     own = set(slots)

@@ -25,6 +25,7 @@ from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, fit_calibrated
 from fastsynth.columns import EncodedTable, Variable
 from fastsynth.draw import draw_rows
 from fastsynth.errors import DataError
+from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code
 from fastsynth.methods import (
@@ -487,6 +488,8 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
         yield model.where[slot]
     if model.strata is not None:
         yield from (model.strata.ranks, model.strata.rows)
+    if model.exact is not None:
+        yield model.exact.hashes
 
 
 # Draw
@@ -511,6 +514,15 @@ def generate(
         for i in range(0, len(batches), len(starts))
     ]
     return tables, total
+
+
+def with_exact(model: Model, exact: Exact | None, entropy: int) -> Model:
+    """The model with what is done about rows that equal a real one: their share is found in a first draw."""
+    if exact is None:
+        return model
+    rows = min(model.n_rows, draw.BLOCK_ROWS)
+    batch, _ = draw_rows(replace(model, extent=(entropy, 0, rows)), entropy, 0, 0, rows)
+    return replace(model, exact=exact.with_found(len(exact.find(model.variables, batch.columns)) / rows))
 
 
 def write_copies(model: Model, m: int, k: int, entropy: int, output: Output, executor: Executor, tick: Tick) -> None:

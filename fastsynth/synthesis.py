@@ -36,6 +36,7 @@ from fastsynth.plan import Column, Plan, Predictors, Rule, Step, check_columns, 
 from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
     check_cells,
+    find_exact,
     find_identifiers,
     read_given,
     read_weights,
@@ -52,6 +53,7 @@ from fastsynth.run import (
     generate,
     model_arrays,
     part_names,
+    with_exact,
     write_copies,
 )
 from fastsynth.source import (
@@ -92,6 +94,7 @@ def synthesize(
     fit_rows: int | None = None,
     fresh_rows: bool = False,
     fit: str = "whole",
+    copies: str = "keep",
     random_state: RandomState = None,
     threads: int | None = None,
     client: Any = None,
@@ -172,6 +175,12 @@ def synthesize(
         DataFrame) are fitted each by themselves, draw their share of every copy, and are forgotten. Rules of ``pool``
         stay as they are if rows lie in random order; else it is a stratified synthesis. Needs ``out``. The bytes depend
         on how files or partitions cut the rows.
+    copies : {"keep", "fresh", "none"}, default "keep"
+        What is done about rows that equal a row which occurs once in the original. "fresh": all but the share that a
+        fresh sample from the population would have (twice the real rows that occur twice, over n) get another value in
+        the column with the most values, from their leaf; the other columns stay. Nothing is done in a table of
+        categories only, where such rows are what a correct model yields. "none": every such row; a reader of the copies
+        then knows that a match is not in the data. The default keeps them, as synthpop; ``disclosure`` counts them.
     random_state : int, numpy SeedSequence or Generator, optional
         Same data, same random_state and same version give the same bytes, for any number of threads and any kind
         of table. None takes one from the system; it is kept in ``random_state_``.
@@ -257,6 +266,7 @@ def synthesize(
         relations=relations,
         fit_rows=fit_rows,
         fresh_rows=fresh_rows,
+        copies=copies,
         random_state=random_state,
         threads=threads,
         client=client,
@@ -306,17 +316,19 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     k = n if k is None else k
     _refuse_other_k(k, n, plan)
     _check_identifiers(plan, learned.variables, k)
+    exact = find_exact(learned, plan, synthesizer.copies, executor)
     shares = partitions(learned.source.starts, k)
-    model = Model(plan, learned.variables, learned.source.frame, n, None, ({},), {}, learned.slopes)
+    model = Model(plan, learned.variables, learned.source.frame, n, None, ({},), {}, learned.slopes, exact=exact)
     names = part_names(m, k, len(shares))
     design = Design(n, k, m, plan.proper, plan.partial)
     copies = [FileCopy(output.folder, of_copy) for of_copy in names]
     records = _describe(model, synthesizer.rare_levels_, synthesizer.differences_)
     synthesis = Synthesis(copies, model.frame, design, entropy, records, len(shares))
+    synthesis.exact = _describe_exact(model)
     with output, _progress(synthesizer.progress, "fit and draw", m * k, "row") as tick:
         cut = {"partitions": fingerprint([(share.n_rows, share.k) for share in shares])}
         output.begin(identity(synthesis, model, learned.rows) | cut)
-        write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
+        write_partitions(learned, plan, exact, shares, names, m, entropy, memory, output, executor, tick)
         compare(synthesis, model, executor)
         synthesis.climbed = _count_climbed(output)
         _warn_of_restarts(synthesis.climbed, m * k)
@@ -330,7 +342,7 @@ class Synthesizer:
     Parameters
     ----------
     m, method, columns, visit_sequence, predictors, proper, forbid, where, strata, weights, relations, \
-    fit_rows, fresh_rows, random_state, threads, client, memory_limit, progress
+    fit_rows, fresh_rows, copies, random_state, threads, client, memory_limit, progress
         As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper`` or ``fresh_rows``
         the number of fits. ``random_state`` is the default of ``sample``.
 
@@ -376,6 +388,7 @@ class Synthesizer:
         relations: Relations | str | None = None,
         fit_rows: int | None = None,
         fresh_rows: bool = False,
+        copies: str = "keep",
         random_state: RandomState = None,
         threads: int | None = None,
         client: Any = None,
@@ -395,6 +408,7 @@ class Synthesizer:
         self.relations = relations
         self.fit_rows = fit_rows
         self.fresh_rows = fresh_rows
+        self.copies = copies
         self.random_state = random_state
         self.threads = threads
         self.client = client
@@ -444,10 +458,12 @@ class Synthesizer:
         if fit_rows is not None and fit_rows >= n:
             fit_rows = None
         _refuse_few_rows(fit_rows, plan, share)
+        exact = find_exact(learned, plan, self.copies, executor)
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
         n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
-            self.model_ = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+            model = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+        self.model_ = with_exact(model, exact, entropy)
         self.n_rows_ = n
         self.random_state_ = entropy
         return self
@@ -560,6 +576,7 @@ class Synthesizer:
         if given is not None:
             model = replace(model, given=read_given(given, model))
             k = _rows_of_given(model, k)
+            _refuse_given_copies(model)
         m = check_count("m", self.m if m is None else m)
         k = check_count("k", self.n_rows_ if k is None else k)
         fresh = not model.plan.proper and model.n_fits > 1
@@ -578,14 +595,14 @@ class Synthesizer:
             with _progress(self.progress, "draw", m * k, "row") as tick:
                 tables, climbed = generate(model, range(m), k, entropy, executor, tick)
             synthesis = Synthesis(tables, model.frame, design, entropy, records)
-            synthesis.recipe = self._recipe(given)
+            synthesis.recipe, synthesis.exact = self._recipe(given), _describe_exact(model)
             synthesis.climbed = dict(sorted(climbed.items()))
             _warn_of_restarts(climbed, m * k)
             compare(synthesis, model, executor, self._large_draw(m, entropy, executor))
             return synthesis
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, records)
-        synthesis.recipe = self._recipe(given)
+        synthesis.recipe, synthesis.exact = self._recipe(given), _describe_exact(model)
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
             output.begin(identity(synthesis, model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
@@ -687,6 +704,7 @@ class Synthesizer:
             fresh_rows=not plan.proper and model.n_fits > 1,
             forbid=[~limit.expression for step in plan.steps for limit in step.limits if not limit.values_only],
             strata=[model.variables[slot].name for slot in plan.strata],
+            copies="keep" if model.exact is None else model.exact.policy,
             random_state=state["random_state"],
             threads=threads,
             client=client,
@@ -760,6 +778,15 @@ def _describe(model: Model, rare_levels: dict[str, int], differences: dict[str, 
     return records
 
 
+def _describe_exact(model: Model) -> dict[str, Any] | None:
+    exact = model.exact
+    if exact is None:
+        return None
+    found = None if exact.found is None else round(exact.found, 6)
+    name = model.variables[exact.slot].name
+    return {"policy": exact.policy, "column": name, "found": found, "expected": round(exact.expected, 6)}
+
+
 def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
     kept = [step.name for step in plan.steps if step.action == "keep"]
     if plan.where and k != n:
@@ -780,6 +807,13 @@ def _rows_of_given(model: Model, k: int | None) -> int:
     if k is not None and k != n:
         raise OptionError(f"k={k}: given has {n} rows, so k must be {n}, or left out.")
     return n
+
+
+def _refuse_given_copies(model: Model) -> None:
+    exact, given = model.exact, model.given
+    if exact is not None and given is not None and model.variables[exact.slot].name in given.column_names:
+        name = model.variables[exact.slot].name
+        raise OptionError(f"copies={exact.policy!r} redraws {name!r}, which is given. Fit with copies='keep'.")
 
 
 def _warn_of_restarts(climbed: Mapping[str, int], n_rows: int) -> None:

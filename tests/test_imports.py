@@ -29,6 +29,7 @@ FLOORS = {
     "output": 2,
     "rules": 2,
     "estimators": 2,
+    "exact": 3,
     "slopes": 3,
     "calibration": 3,
     "pooling": 3,
