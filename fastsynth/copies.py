@@ -321,7 +321,7 @@ def summary_of(records: list[dict[str, Any]]) -> pl.DataFrame:
         pl.col("n_leaves", "smallest_leaf", "n_rare_levels").cast(pl.Int64),
         pl.col("leaf_spread").cast(pl.List(pl.Float64)),
         pl.col("decision").cast(pl.String),
-        pl.col("n_missing_kinds", "n_spikes", "n_differ").cast(pl.Int64),
+        pl.col("n_missing_kinds", "n_spikes", "n_differ", "n_coded").cast(pl.Int64),
     )
 
 

@@ -19,6 +19,7 @@ from fastsynth.errors import DataError, OptionError, PlanError, check_count
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, Identifier, Method, Nested, Sample
+from fastsynth.recode import check_rare
 
 Action = Literal["draw", "keep", "passive", "identifier", "stratum"]
 Predictors = Literal["auto", "all"]
@@ -107,6 +108,13 @@ class Column:
         Draw which of about so many groups of its quantiles a number belongs to, as a class, and then one of the group's
         observed values (synthpop's ``numtocat`` and ``catgroups``).
 
+    coding : (low, high), optional
+        Top and bottom coding, before anything is learned: values beyond a limit become the limit (None: no limit), but
+        for missing codes. Means and tails of the copies are those of the coded column.
+    rare_levels : (fewer_than, level), optional
+        Levels that fewer rows have become this level, before anything is learned; with None they become null. Where
+        they are too few even together, the next rarest join them. ``recoded_`` of the synthesizer counts the rows.
+
     Raises
     ------
     OptionError
@@ -131,6 +139,8 @@ class Column:
     rules: Sequence[Rule] = ()
     bounds: tuple[Any, Any] | pl.Expr | str | None = None
     numtocat: int | None = None
+    coding: tuple[Any, Any] | None = None
+    rare_levels: tuple[int, str | None] | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method != "keep":
@@ -149,10 +159,15 @@ class Column:
             raise OptionError("numtocat=1: at least 2 groups are needed.")
         special = self.special()
         self.limits("")
+        if self.rare_levels is not None:
+            check_rare(self.rare_levels)
+        if self.coding is not None:
+            _check_coding(self.coding)
         if self.passive is not None:
             parse("passive", self.passive)
-            if self.method is not None or special:
-                named = ", ".join((["method"] if self.method is not None else []) + special)
+            given = [n for n in ("method", "coding", "rare_levels") if getattr(self, n) is not None] + special
+            if given:
+                named = ", ".join(given)
                 raise OptionError(
                     f"A passive column is computed: it takes no {named}. Put rules into its expression "
                     "(pl.when(...)), and bounds into forbid=[...]."
@@ -194,6 +209,16 @@ class Column:
 
 
 PLAIN = Column()
+
+
+def _check_coding(coding: Any) -> None:
+    pair = isinstance(coding, Sequence) and not isinstance(coding, str) and len(coding) == 2
+    try:
+        if pair and any(limit is not None for limit in coding) and (None in coding or coding[0] <= coding[1]):
+            return
+    except TypeError:
+        pass
+    raise OptionError(f"coding={coding!r}: must be a pair (low, high) of which one may be None.")
 
 
 def _check_alone(method: Method, special: list[str]) -> None:

@@ -33,6 +33,7 @@ from fastsynth.model import Model
 from fastsynth.output import Output
 from fastsynth.partition import partitions, write_partitions
 from fastsynth.plan import Column, Plan, Predictors, Rule, Step, check_columns, make_plan
+from fastsynth.recode import check_rare, coded, find_codings
 from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
     check_cells,
@@ -322,7 +323,7 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     names = part_names(m, k, len(shares))
     design = Design(n, k, m, plan.proper, plan.partial)
     copies = [FileCopy(output.folder, of_copy) for of_copy in names]
-    records = _describe(model, synthesizer.rare_levels_, synthesizer.differences_)
+    records = _describe(model, synthesizer)
     synthesis = Synthesis(copies, model.frame, design, entropy, records, len(shares))
     synthesis.exact = _describe_exact(model)
     with output, _progress(synthesizer.progress, "fit and draw", m * k, "row") as tick:
@@ -356,6 +357,8 @@ class Synthesizer:
     differences_ : dict of str to int
         For each column that is passive, has rules or bounds, or is the last one of something forbidden, the number of
         real rows that hold something else, or break a limit.
+    recoded_ : dict of str to int
+        For each column with ``coding`` or ``rare_levels``, the rows that were coded.
     relations_ : Relations
         Those that are kept, beside what ``columns`` and ``forbid`` say.
     dropped_ : list of str
@@ -476,6 +479,7 @@ class Synthesizer:
             source = source.without([self.weights])
         names = source.frame.schema.names
         cont_na = check_columns(self.columns, names)
+        source = self._coded(source, cont_na, executor)
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick, cont_na)
         named = None if self.where is None else where_by_name(self.where)
@@ -507,6 +511,14 @@ class Synthesizer:
         replaced = replaced_cells(plan, where)
         check_cells(plan, replaced, learned.variables)
         return learned, plan, Cells(replaced, weights)
+
+    def _coded(self, source: Source, cont_na: dict[str, Sequence[Any]], executor: Executor) -> Source:
+        """The source with extremes and rare levels coded, as ``columns`` says."""
+        columns = self.columns or {}
+        limits = {name: column.coding for name, column in columns.items() if column.coding is not None}
+        rare = {name: check_rare(c.rare_levels) for name, c in columns.items() if c.rare_levels is not None}
+        codings, self.recoded_ = find_codings(source, limits, rare, cont_na, executor)
+        return coded(source, codings)
 
     def _relations(self, source: Source, executor: Executor) -> Relations:
         """Relations to be kept beside what the caller says of columns."""
@@ -589,7 +601,7 @@ class Synthesizer:
         partial = model.plan.partial or model.given is not None
         design = Design(n, k, m, model.plan.proper, partial, model.learned_rows, fresh)
         executor = executor_of(self.threads, self.client)
-        records = _describe(model, self.rare_levels_, self.differences_)
+        records = _describe(model, self)
         if output is None:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
             with _progress(self.progress, "draw", m * k, "row") as tick:
@@ -638,9 +650,10 @@ class Synthesizer:
             that is left within leaves, by which slopes of plain trees are too small; null for categories), decision
             (calibrated columns: what was fitted, or why not), n_missing_kinds (null, NaN and missing codes), n_spikes
             (values on which a number piles up, drawn as classes), n_differ (real rows that hold something other than
-            the passive expression or the rules say, or break a limit).
+            the passive expression or the rules say, or break a limit), n_coded (rows that ``coding`` or
+            ``rare_levels`` changed).
         """
-        return summary_of(_describe(self._fitted(), self.rare_levels_, self.differences_))
+        return summary_of(_describe(self._fitted(), self))
 
     def save(self, path: str | os.PathLike[str], *, releasable: bool = False) -> None:
         """Write the fitted model to one file: a zip of a JSON manifest and Arrow tables, no pickle.
@@ -669,6 +682,7 @@ class Synthesizer:
             "m": int(self.m),
             "random_state": self.random_state_,
             "differences": self.differences_,
+            "recoded": self.recoded_,
             "dropped": self.dropped_,
             "rare_levels": self.rare_levels_,
         }
@@ -715,6 +729,7 @@ class Synthesizer:
         self.random_state_ = state["random_state"]
         self.differences_ = state["differences"]
         self.dropped_ = state["dropped"]
+        self.recoded_ = state["recoded"]
         self.relations_ = Relations(())
         self._bound_to_data = plan.where or model.effective is not None
         self.rare_levels_ = state["rare_levels"]
@@ -749,7 +764,7 @@ class Synthesizer:
         return self.model_
 
 
-def _describe(model: Model, rare_levels: dict[str, int], differences: dict[str, int]) -> list[dict[str, Any]]:
+def _describe(model: Model, of: Synthesizer) -> list[dict[str, Any]]:
     """One record for each column in visit sequence: names, options and counts, no values."""
     records = []
     for step in model.plan.steps:
@@ -765,14 +780,15 @@ def _describe(model: Model, rare_levels: dict[str, int], differences: dict[str, 
                 "predictors": [model.variables[slot].name for slot in step.predictors],
                 "n_leaves": None if tree is None else tree.n_leaves,
                 "smallest_leaf": None if tree is None else tree.smallest_leaf,
-                "n_rare_levels": rare_levels.get(step.name),
+                "n_rare_levels": of.rare_levels_.get(step.name),
                 "leaf_spread": [
                     None if np.isnan(x) else round(x, 3) for x in (tree.spread if tree is not None else ())
                 ],
                 "decision": None if fit is None else fit.note or None,
                 "n_missing_kinds": variable.first - 1 + (variable.has_missing and not variable.has_nan),
                 "n_spikes": None if fit is None or variable.kind != "numeric" else fit.n_spikes,
-                "n_differ": differences.get(step.name),
+                "n_differ": of.differences_.get(step.name),
+                "n_coded": of.recoded_.get(step.name),
             }
         )
     return records
