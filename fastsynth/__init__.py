@@ -5,7 +5,7 @@ from fastsynth.datasets import load_boys
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
-from fastsynth.plan import Column, Rule
+from fastsynth.plan import Column, Guard, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import plot_coefficients
@@ -19,6 +19,7 @@ __all__ = [
     "Column",
     "Comparison",
     "Estimates",
+    "Guard",
     "Identifier",
     "Nested",
     "Pooled",

@@ -19,11 +19,11 @@ from fastsynth.columns import Ranks, taken
 from fastsynth.errors import PlanError
 from fastsynth.exact import Exact, value_hashes
 from fastsynth.identifiers import fresh
-from fastsynth.methods import ColumnModel
+from fastsynth.methods import ColumnModel, people_of_ranks
 from fastsynth.model import Model
 from fastsynth.plan import Step
 from fastsynth.rowwise import evaluate, table_of, under_rules, within_limit
-from fastsynth.streams import DRAW, FRESH, IDENTIFIER, STRATUM, random_words, unit
+from fastsynth.streams import DRAW, FRESH, GUARD, IDENTIFIER, STRATUM, random_words, unit
 
 # Rows that share a stream of random numbers. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
@@ -32,6 +32,8 @@ BLOCK_ROWS = 65_536
 TRIES, WHOLE_TRIES = 8, 20
 # So many of the latter are enough if none of so many rows was helped.
 HOPELESS = (3, 100)
+# Rounds in which rows get other donors, because a value was drawn too often.
+SPREADS = 20
 # Times that one column of a row that equals a real one is redrawn.
 COPY_TRIES = 10
 # Times that it is drawn as a whole, where none may.
@@ -326,6 +328,8 @@ class _Draw:
                     numbers[under] = np.nan
         if step.limits:
             self._admit(step, columns, ranks, numbers, replaced, free)
+        if step.guard is not None and step.guard.max_copies is not None and not len(numbers):
+            self._spread(step, columns, ranks, free, step.guard.max_copies)
         array = variable.compose(ranks, numbers) if len(numbers) else variable.decode(ranks)
         if len(numbers):
             self._set(step, array)
@@ -335,6 +339,34 @@ class _Draw:
     def _words_of(self, step: Step, columns: list[ColumnModel], attempt: int) -> NDArray[np.uint64]:
         n_words = max(column.n_words for column in columns)
         return self._words(DRAW, step.slot, n_words, attempt + self.attempt * (TRIES + 2))
+
+    # Copies of donors
+
+    def _spread(
+        self, step: Step, columns: list[ColumnModel], ranks: Ranks, free: NDArray[np.bool_], max_copies: int
+    ) -> None:
+        """Give rows other donors where a value is drawn too often for the people who have it."""
+        held = people_of_ranks(columns, len(self.model.variables[step.slot].values))
+        allowed = np.where(held > 0, max_copies * held, len(ranks))
+        block = (self.numbers // BLOCK_ROWS - self.numbers[0] // BLOCK_ROWS).astype(np.int64)
+        numbers, words = np.full(len(ranks), np.nan), self._words(GUARD, step.slot, SPREADS, self.attempt)
+        for turn in range(SPREADS):
+            place = block * len(held) + ranks
+            order = np.argsort(place, kind="stable")
+            starts = np.searchsorted(place[order], place[order])
+            over = order[np.arange(len(order)) - starts >= allowed[ranks[order]]]
+            over = np.sort(over[free[over]]).astype(np.uint32)
+            if not len(over):
+                return
+            room = np.tile(allowed, int(block[-1]) + 1) - np.bincount(place, minlength=len(held) * (int(block[-1]) + 1))
+
+            def admissible(rows: Rows, rank: Ranks, number: NDArray[np.float64]) -> NDArray[np.bool_]:
+                has_room: NDArray[np.bool_] = room[block[rows] * len(held) + rank] > 0  # noqa: B023
+                return has_room & self._within_limits(step, rows, rank, number)
+
+            for column, rows in zip(columns, self.rows_of_strata, strict=True):
+                here = np.intersect1d(over, rows, assume_unique=True)
+                climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers)
 
     # Limits
 

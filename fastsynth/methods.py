@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -629,6 +629,16 @@ def fit_margin(variable: Variable, rows: NDArray[np.int64]) -> ColumnModel:
     """The model of a column without predictors, from the rows of each rank (n_ranks,): draws with replacement."""
     donors: Ranks = np.repeat(np.arange(len(rows), dtype=variable.rank_dtype), rows)
     return ColumnModel(None, one_leaf(donors), variable.first)
+
+
+def people_of_ranks(columns: Sequence[ColumnModel], n_ranks: int) -> NDArray[np.int64]:
+    """How many donors have each value (n_ranks,), over the strata of a column; 0 for what is not drawn from donors."""
+    held = np.zeros(n_ranks, np.int64)
+    for column in columns:
+        if column.values is not None and column.tilt is None and column.shift is None:
+            donors = column.values.donors if column.pools is None else column.pools.donors
+            held += np.bincount(donors, minlength=n_ranks)
+    return held
 
 
 def class_ids(occurs: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:

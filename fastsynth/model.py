@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -138,6 +138,14 @@ class Model:
         """The slot of a column, and of parts of its dates."""
         parts = enumerate(self.variables[len(self.frame.schema) :], len(self.frame.schema))
         return [slot, *(i for i, v in parts if v.calendar is not None and v.calendar[0] == slot)]
+
+    def without_max_copies(self) -> Model:
+        """The same model for draws of any size, which nobody gets to see."""
+        steps = (
+            step if step.guard is None else replace(step, guard=replace(step.guard, max_copies=None))
+            for step in self.plan.steps
+        )
+        return replace(self, plan=replace(self.plan, steps=tuple(steps)))
 
     @property
     def learned_rows(self) -> int | None:

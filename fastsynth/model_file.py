@@ -37,7 +37,7 @@ from fastsynth.exact import POLICIES, Exact
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, ColumnModel, Pools, Tree
 from fastsynth.model import Model, Strata
-from fastsynth.plan import Fixed, Limit, Plan, Step
+from fastsynth.plan import Fixed, Guard, Limit, Plan, Step
 from fastsynth.slopes import Slopes
 from fastsynth.source import Frame
 from fastsynth.version import __version__
@@ -332,6 +332,7 @@ def _step_record(step: Step) -> dict[str, Any]:
         "name": step.name,
         "action": step.action,
         "method": method,
+        "guard": step.guard and {name: getattr(step.guard, name) for name in step.guard.__dataclass_fields__},
         "predictors": list(step.predictors),
         "expression": _write_expression(step.name, step.expression),
         "rules": [
@@ -386,6 +387,7 @@ def _read_step(record: dict[str, Any], n_slots: int) -> Step:
         tuple(record["spikes"]),
         record["groups"],
         None if record["pattern"] is None else Pattern(**record["pattern"]),
+        None if record["guard"] is None else Guard(**record["guard"]),
     )
 
 

@@ -74,6 +74,55 @@ class Rule:
         return self.expression() & pl.col(name).ne_missing(pl.lit(self.value))
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a leaf must hold before copies draw from it; one with less draws from the first node above that has enough.
+
+    Relations that pure leaves would keep are weakened: what a category must be (no pregnant men) belongs into a rule or
+    ``forbid``. Numbers that calibrated trees move along a regression are nobody's values, and not concerned.
+
+    Parameters
+    ----------
+    distinct_donors : int, default 1
+        Fewest different people. ``minbucket`` counts rows; bootstrap samples (``proper``) hold people more than once.
+    l_diversity : int, default 1
+        Fewest different values of the column, or all that it has: in a leaf of one value, who knows that somebody
+        belongs to it knows the value (Machanavajjhala et al. 2007).
+    max_copies : int, optional
+        How often a value may be drawn from donors for each person that has it, in every 65,536 rows of a copy (but for
+        rows that are drawn anew as a whole). More find another donor, further up the tree if need be.
+
+    Raises
+    ------
+    OptionError
+        Something that is no positive integer.
+
+    References
+    ----------
+    Machanavajjhala, Kifer, Gehrke and Venkitasubramaniam (2007), l-diversity: Privacy beyond k-anonymity, ACM TKDD 1:3.
+
+    Examples
+    --------
+    >>> Guard(l_diversity=2, max_copies=3)
+    Guard(distinct_donors=1, l_diversity=2, max_copies=3)
+    """
+
+    distinct_donors: int = 1
+    l_diversity: int = 1
+    max_copies: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("distinct_donors", "l_diversity", "max_copies"):
+            value = getattr(self, name)
+            if value is not None or name != "max_copies":
+                object.__setattr__(self, name, check_count(name, value))
+
+    @property
+    def of_leaves(self) -> bool:
+        """Whether anything is asked of leaves."""
+        return self.distinct_donors > 1 or self.l_diversity > 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
     """What is special about one column.
@@ -115,6 +164,9 @@ class Column:
         Levels that fewer rows have become this level, before anything is learned; with None they become null. Where
         they are too few even together, the next rarest join them. ``recoded_`` of the synthesizer counts the rows.
 
+    guard : Guard, optional
+        What its leaves must hold; the default is what the whole synthesis says.
+
     Raises
     ------
     OptionError
@@ -141,6 +193,7 @@ class Column:
     numtocat: int | None = None
     coding: tuple[Any, Any] | None = None
     rare_levels: tuple[int, str | None] | None = None
+    guard: Guard | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method != "keep":
@@ -155,6 +208,7 @@ class Column:
             raise OptionError("rules must be a list of Rule(when=..., value=...).")
         if not isinstance(self.outcome, bool):
             raise OptionError(f"outcome={self.outcome!r}: must be True or False.")
+        _check_guard(self.guard)
         if self.numtocat is not None and check_count("numtocat", self.numtocat) < 2:
             raise OptionError("numtocat=1: at least 2 groups are needed.")
         special = self.special()
@@ -179,7 +233,7 @@ class Column:
 
     def special(self) -> list[str]:
         """Fields that say how the column is drawn, beside its method, and are set."""
-        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat")
+        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat", "guard")
         return [n for n in lists if getattr(self, n)] + [n for n in others if getattr(self, n) is not None]
 
     def expression(self) -> pl.Expr | None:
@@ -208,7 +262,9 @@ class Column:
         return [*([] if low is None else [column >= low]), *([] if high is None else [column <= high])]
 
 
-PLAIN = Column()
+def _check_guard(guard: Any) -> None:
+    if guard is not None and not isinstance(guard, Guard):
+        raise OptionError(f"guard={guard!r}: must be a Guard, for example Guard(l_diversity=2).")
 
 
 def _check_coding(coding: Any) -> None:
@@ -219,6 +275,9 @@ def _check_coding(coding: Any) -> None:
     except TypeError:
         pass
     raise OptionError(f"coding={coding!r}: must be a pair (low, high) of which one may be None.")
+
+
+PLAIN = Column()
 
 
 def _check_alone(method: Method, special: list[str]) -> None:
@@ -306,6 +365,7 @@ class Step:
         Groups of quantiles that are drawn first; 0 for none.
     pattern : Pattern or None
         Of identifiers.
+    guard : Guard or None
     """
 
     slot: int
@@ -319,6 +379,7 @@ class Step:
     spikes: tuple[int, ...] = ()
     groups: int = 0
     pattern: Pattern | None = None
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -359,6 +420,7 @@ def make_plan(
     strata: Sequence[str] = (),
     where: Collection[str] | None = None,
     patterns: Mapping[str, Pattern] | None = None,
+    guard: Guard | None = None,
 ) -> Plan:
     """Turn options into a plan.
 
@@ -375,6 +437,8 @@ def make_plan(
         Columns of which some cells are replaced; all others are kept.
     patterns : dict of str to Pattern, optional
         Columns that identify people, and the pattern of fresh identifiers.
+    guard : Guard, optional
+        Of columns that have none of their own.
 
     Raises
     ------
@@ -390,6 +454,7 @@ def make_plan(
     n_all, variables = len(variables), [v for v in variables if v.calendar is None]
     names = [v.name for v in variables]
     check_columns(columns, names)
+    _check_guard(guard)
     columns, patterns = dict(columns or {}), dict(patterns or {})
     if n_all > MAX_SLOTS:
         raise DataError(f"The table has {len(names):,} columns; at most {MAX_SLOTS:,} are possible.")
@@ -470,6 +535,7 @@ def make_plan(
                     limits=tuple(limits.get(name, ())),
                     spikes=_spikes(variable, column),
                     groups=_groups(variable, column),
+                    guard=guard if column.guard is None else column.guard,
                 )
             )
         if name not in patterns and name not in strata:

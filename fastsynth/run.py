@@ -27,6 +27,7 @@ from fastsynth.draw import draw_rows
 from fastsynth.errors import DataError
 from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick
+from fastsynth.guards import guarded
 from fastsynth.learn import Learned, code
 from fastsynth.methods import (
     Calibrated,
@@ -34,6 +35,7 @@ from fastsynth.methods import (
     ColumnModel,
     Nested,
     Sample,
+    Words,
     fit_column,
     fit_groups,
     fit_margin,
@@ -392,18 +394,33 @@ def _refills(step: Step) -> bool:
 
 
 def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
-    """Fit one column on the rows of one fit and stratum."""
-    table, rows, method = setting.table, setting.rows, step.method
-    copy = fit // setting.n_strata
-    words = partial(_row_words, rows.coded, random_words(setting.entropy, (REFILL, copy, step.slot), 1))
+    """Fit one column on the rows of one fit and stratum, and guard its leaves."""
+    key = random_words(setting.entropy, (REFILL, fit // setting.n_strata, step.slot), 1)
+    words = partial(_row_words, setting.rows.coded, key)
     shape, leaves = setting.chosen(fit, step)
+    model = _fit_step(setting, fit, step, shape, leaves, words)
+    if step.guard is None:
+        return model
+    return guarded(model, step.guard, setting.table, step.slot, shape if leaves is None else leaves, words)
+
+
+def _fit_step(
+    setting: Setting,
+    fit: int,
+    step: Step,
+    shape: NDArray[np.uint32],
+    leaves: NDArray[np.uint32] | None,
+    words: Words,
+) -> ColumnModel:
+    table, rows, method = setting.table, setting.rows, step.method
     filling = shape if leaves is None else leaves
     if isinstance(method, Calibrated):
         special = (step.spikes, step.groups, rows.weighted)
         return fit_calibrated(Job(table, step.slot, step.predictors, method.minbucket, shape, filling, words, *special))
     if isinstance(method, Nested):
         within = next(slot for slot in step.predictors if table.variables[slot].name == method.within)
-        every = rows.shapes[copy] if rows.leaves is None else rows.leaves[copy]
+        of_copy = fit // setting.n_strata
+        every = rows.shapes[of_copy] if rows.leaves is None else rows.leaves[of_copy]
         return fit_nested(table, step.slot, step.predictors, within, method.minbucket, filling, every, words)
     assert isinstance(method, Cart | Sample)
     if step.groups:
@@ -444,7 +461,8 @@ def fingerprint(*what: Any) -> str:
             digest.update(_ipc(pa.record_batch([item.values], ["values"])))
             digest.update(repr((item.first, item.has_nan, item.calendar)).encode())
         elif isinstance(item, Step):
-            what = (item.name, item.action, item.method, item.predictors, item.spikes, item.groups, item.pattern)
+            options = (item.method, item.predictors, item.spikes, item.groups, item.pattern, item.guard)
+            what = (item.name, item.action, *options)
             digest.update(repr(what).encode())
             for rule in item.rules:
                 digest.update(repr((rule.rank, rule.parents)).encode())
@@ -521,7 +539,7 @@ def with_exact(model: Model, exact: Exact | None, entropy: int) -> Model:
     if exact is None:
         return model
     rows = min(model.n_rows, draw.BLOCK_ROWS)
-    batch, _ = draw_rows(replace(model, extent=(entropy, 0, rows)), entropy, 0, 0, rows)
+    batch, _ = draw_rows(replace(model.without_max_copies(), extent=(entropy, 0, rows)), entropy, 0, 0, rows)
     return replace(model, exact=exact.with_found(len(exact.find(model.variables, batch.columns)) / rows))
 
 

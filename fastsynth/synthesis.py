@@ -24,15 +24,16 @@ from tqdm.auto import tqdm
 
 from fastsynth import model_file
 from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, source_of, summary_of
+from fastsynth.draw import BLOCK_ROWS
 from fastsynth.errors import DataWarning, NotFittedError, OptionError, check_count
 from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
 from fastsynth.learn import Learned, learn, strongest_predictors
-from fastsynth.methods import Calibrated, Cart, Method
+from fastsynth.methods import Calibrated, Cart, Method, people_of_ranks
 from fastsynth.model import Model
 from fastsynth.output import Output
 from fastsynth.partition import partitions, write_partitions
-from fastsynth.plan import Column, Plan, Predictors, Rule, Step, check_columns, make_plan
+from fastsynth.plan import Column, Guard, Plan, Predictors, Rule, Step, check_columns, make_plan
 from fastsynth.recode import check_rare, coded, find_codings
 from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
@@ -96,6 +97,7 @@ def synthesize(
     fresh_rows: bool = False,
     fit: str = "whole",
     copies: str = "keep",
+    guard: Guard | None = None,
     random_state: RandomState = None,
     threads: int | None = None,
     client: Any = None,
@@ -182,6 +184,9 @@ def synthesize(
         the column with the most values, from their leaf; the other columns stay. Nothing is done in a table of
         categories only, where such rows are what a correct model yields. "none": every such row; a reader of the copies
         then knows that a match is not in the data. The default keeps them, as synthpop; ``disclosure`` counts them.
+    guard : Guard, optional
+        What leaves must hold before copies draw from them: different people, different values; and how often a value
+        may be copied. For columns that have none of their own.
     random_state : int, numpy SeedSequence or Generator, optional
         Same data, same random_state and same version give the same bytes, for any number of threads and any kind
         of table. None takes one from the system; it is kept in ``random_state_``.
@@ -268,6 +273,7 @@ def synthesize(
         fit_rows=fit_rows,
         fresh_rows=fresh_rows,
         copies=copies,
+        guard=guard,
         random_state=random_state,
         threads=threads,
         client=client,
@@ -343,7 +349,7 @@ class Synthesizer:
     Parameters
     ----------
     m, method, columns, visit_sequence, predictors, proper, forbid, where, strata, weights, relations, \
-    fit_rows, fresh_rows, copies, random_state, threads, client, memory_limit, progress
+    fit_rows, fresh_rows, copies, guard, random_state, threads, client, memory_limit, progress
         As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper`` or ``fresh_rows``
         the number of fits. ``random_state`` is the default of ``sample``.
 
@@ -392,6 +398,7 @@ class Synthesizer:
         fit_rows: int | None = None,
         fresh_rows: bool = False,
         copies: str = "keep",
+        guard: Guard | None = None,
         random_state: RandomState = None,
         threads: int | None = None,
         client: Any = None,
@@ -412,6 +419,7 @@ class Synthesizer:
         self.fit_rows = fit_rows
         self.fresh_rows = fresh_rows
         self.copies = copies
+        self.guard = guard
         self.random_state = random_state
         self.threads = threads
         self.client = client
@@ -501,6 +509,7 @@ class Synthesizer:
             strata=self.strata,
             where=where,
             patterns=patterns,
+            guard=self.guard,
         )
         self.differences_ = check_rows(learned.source, plan, learned.variables, executor)
         self.rare_levels_ = {
@@ -597,6 +606,7 @@ class Synthesizer:
         _refuse_other_k(k, self.n_rows_, model.plan)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
         _check_identifiers(model.plan, model.variables, k)
+        _check_max_copies(model, k)
         n = self.n_rows_ if model.effective is None else max(round(model.effective), 2)
         partial = model.plan.partial or model.given is not None
         design = Design(n, k, m, model.plan.proper, partial, model.learned_rows, fresh)
@@ -636,7 +646,7 @@ class Synthesizer:
         fresh = any(step.action == "identifier" for step in model.plan.steps)
         if model.plan.partial or model.n_fits > 1 or len(model.slopes.rows) < 2 or too_much or fresh:
             return None
-        return [generate(model, [m], rows, entropy, executor, lambda _: None)[0]]
+        return [generate(model.without_max_copies(), [m], rows, entropy, executor, lambda _: None)[0]]
 
     def summary(self) -> pl.DataFrame:
         """One row for each column, in visit sequence.
@@ -794,6 +804,22 @@ def _describe(model: Model, of: Synthesizer) -> list[dict[str, Any]]:
     return records
 
 
+def _check_max_copies(model: Model, k: int) -> None:
+    """Refuse more rows than values may be copied."""
+    for step in model.plan.steps:
+        most = None if step.guard is None else step.guard.max_copies
+        columns = [] if most is None else model.columns(0, step.slot)
+        drawn = [c for c in columns if c.values is not None and c.tilt is None and c.shift is None]
+        if most is None or not drawn or len(drawn) < len(columns):
+            continue
+        people = int(people_of_ranks(drawn, len(model.variables[step.slot].values)).sum())
+        if min(k, BLOCK_ROWS) > most * people:
+            raise OptionError(
+                f"k={k}: with max_copies={most} column {step.name!r} has donors for {most * people} rows only. Draw "
+                "fewer rows, or allow more copies."
+            )
+
+
 def _describe_exact(model: Model) -> dict[str, Any] | None:
     exact = model.exact
     if exact is None:
@@ -874,6 +900,7 @@ def _column_of(step: Step, model: Model) -> Column:
         rules=[Rule(rule.expression, value(rule.rank)) for rule in step.rules],
         bounds=functools.reduce(operator.and_, bounds) if bounds else None,
         numtocat=step.groups or None,
+        guard=step.guard,
     )
 
 
