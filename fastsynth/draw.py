@@ -313,7 +313,7 @@ class _Draw:
             ranks: Ranks = np.zeros(n, variable.rank_dtype)
         else:
             ranks = model.kept[step.slot][self.numbers].copy()
-        numbers = np.full(n if any(column.shift is not None for column in columns) else 0, np.nan)
+        numbers = np.full(n if any(column.has_numbers for column in columns) else 0, np.nan)
         words = self._words_of(step, columns, 0)
         for column, rows in zip(columns, self.rows_of_strata, strict=True):
             for part in _parts(rows[replaced[rows]]):

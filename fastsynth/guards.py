@@ -50,7 +50,7 @@ def guarded(
     if guard.distinct_donors > 1:
         ranks = table.ranks[target]
         people = np.unique(rows)
-        people = people[np.isin(ranks[people], _kinds(column), invert=True)]
+        people = people[np.isin(ranks[people], kinds_of(column), invert=True)]
         at = np.bincount(leaves_of(table, tree, people, words), minlength=len(tree.nodes))
         enough.append(_at_least(guard.distinct_donors, ascent, at[ascent.order][:, None].astype(float), sum_up=True))
     if column.tilt is not None:
@@ -68,7 +68,7 @@ def guarded(
     return replace(column, values=replace(tree, nodes=nodes, count=count, donors=donors))
 
 
-def _kinds(column: ColumnModel) -> Ranks:
+def kinds_of(column: ColumnModel) -> Ranks:
     """Ranks that are drawn as kinds of missing or spikes, and not from the leaves."""
     if column.missing is None:
         return np.zeros(0, np.uint16)

@@ -5,6 +5,7 @@ Pure: no randomness, no rows. Every check of options is made here; after ``make_
 
 from __future__ import annotations
 
+import numbers
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import polars as pl
 
 from fastsynth._tree import MAX_SLOTS
+from fastsynth.blur import KINDS
 from fastsynth.columns import Variable
 from fastsynth.errors import DataError, OptionError, PlanError, check_count
 from fastsynth.expressions import parse
@@ -166,6 +168,16 @@ class Column:
 
     guard : Guard, optional
         What its leaves must hold; the default is what the whole synthesis says.
+    smoothing : {"density", "spline", "rmean"}, optional
+        What becomes of a drawn number, so that no observed value lives on (synthpop's ``smoothing``, but learned from
+        the observed column, and before later columns are drawn): a draw from a normal kernel around it, whose bandwidth
+        is that of Sheather and Jones; or the place of its rank on a smoothing spline or on running means (of 5) of the
+        sorted observed values. It stays on the column's grid (a column of few whole numbers keeps their values) and
+        within its range. A value that more than 70 % have, a top code, and spikes stay as they are. A kernel widens the
+        column by its bandwidth, and weakens relations accordingly.
+    noise : float, optional
+        Normal noise of so many standard deviations of the column, drawn back towards the mean so that the variance
+        stays. Correlations with other columns shrink by sqrt(1 + noise^2): .1 takes half a percent off.
 
     Raises
     ------
@@ -194,6 +206,8 @@ class Column:
     coding: tuple[Any, Any] | None = None
     rare_levels: tuple[int, str | None] | None = None
     guard: Guard | None = None
+    smoothing: str | None = None
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method != "keep":
@@ -209,6 +223,10 @@ class Column:
         if not isinstance(self.outcome, bool):
             raise OptionError(f"outcome={self.outcome!r}: must be True or False.")
         _check_guard(self.guard)
+        if self.smoothing is not None and self.smoothing not in KINDS:
+            raise OptionError(f"smoothing={self.smoothing!r}: allowed are {', '.join(map(repr, KINDS))}.")
+        if self.noise is not None and not (_is_number(self.noise) and 0 < self.noise <= 1):
+            raise OptionError(f"noise={self.noise!r}: must be above 0 and at most 1 standard deviation of the column.")
         if self.numtocat is not None and check_count("numtocat", self.numtocat) < 2:
             raise OptionError("numtocat=1: at least 2 groups are needed.")
         special = self.special()
@@ -233,7 +251,7 @@ class Column:
 
     def special(self) -> list[str]:
         """Fields that say how the column is drawn, beside its method, and are set."""
-        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat", "guard")
+        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat", "guard", "smoothing", "noise")
         return [n for n in lists if getattr(self, n)] + [n for n in others if getattr(self, n) is not None]
 
     def expression(self) -> pl.Expr | None:
@@ -262,6 +280,10 @@ class Column:
         return [*([] if low is None else [column >= low]), *([] if high is None else [column <= high])]
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _check_guard(guard: Any) -> None:
     if guard is not None and not isinstance(guard, Guard):
         raise OptionError(f"guard={guard!r}: must be a Guard, for example Guard(l_diversity=2).")
@@ -284,7 +306,7 @@ def _check_alone(method: Method, special: list[str]) -> None:
     """Refuse fields that a method has no use for."""
     if isinstance(method, Identifier):
         raise OptionError(f"Identifiers are made anew: method='identifier' takes no {', '.join(special)}.")
-    useless = [name for name in special if name in ("semicont", "numtocat")]
+    useless = [name for name in special if name in ("semicont", "numtocat", "smoothing", "noise")]
     if isinstance(method, Nested) and useless:
         raise OptionError(f"Nested codes are classes: they take no {', '.join(useless)}.")
 
@@ -366,6 +388,8 @@ class Step:
     pattern : Pattern or None
         Of identifiers.
     guard : Guard or None
+    smoothing : str or None
+    noise : float
     """
 
     slot: int
@@ -380,6 +404,8 @@ class Step:
     groups: int = 0
     pattern: Pattern | None = None
     guard: Guard | None = None
+    smoothing: str | None = None
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -510,6 +536,7 @@ def make_plan(
         elif name in patterns:
             steps.append(Step(slot[name], name, "identifier", Identifier(), pattern=patterns[name]))
         else:
+            _check_blur(variable, column)
             own = default if column.method is None else find_method(column.method)
             given: Sequence[str] = earlier
             if column.predictors is not None:
@@ -536,6 +563,8 @@ def make_plan(
                     spikes=_spikes(variable, column),
                     groups=_groups(variable, column),
                     guard=guard if column.guard is None else column.guard,
+                    smoothing=column.smoothing,
+                    noise=float(column.noise or 0),
                 )
             )
         if name not in patterns and name not in strata:
@@ -670,6 +699,12 @@ def _spikes(variable: Variable, column: Column) -> tuple[int, ...]:
         if rank is None or rank < variable.first:
             raise OptionError(f"semicont={value!r} of {variable.name!r}: the column has no such value.")
     return tuple(sorted({rank for rank in ranks if rank is not None}))
+
+
+def _check_blur(variable: Variable, column: Column) -> None:
+    if variable.kind != "numeric" and (column.smoothing is not None or column.noise is not None):
+        what = "smoothing" if column.smoothing is not None else "noise"
+        raise OptionError(f"Column {variable.name!r} is {variable.dtype}: {what} is for numbers and dates.")
 
 
 def _groups(variable: Variable, column: Column) -> int:

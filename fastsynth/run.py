@@ -21,13 +21,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth import draw
-from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, fit_calibrated
+from fastsynth.blur import Blur
+from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, exact_to, find_grid, fit_calibrated
 from fastsynth.columns import EncodedTable, Variable
 from fastsynth.draw import draw_rows
 from fastsynth.errors import DataError
 from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick
-from fastsynth.guards import guarded
+from fastsynth.guards import guarded, kinds_of
 from fastsynth.learn import Learned, code
 from fastsynth.methods import (
     Calibrated,
@@ -399,9 +400,23 @@ def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
     words = partial(_row_words, setting.rows.coded, key)
     shape, leaves = setting.chosen(fit, step)
     model = _fit_step(setting, fit, step, shape, leaves, words)
-    if step.guard is None:
+    rows = shape if leaves is None else leaves
+    if step.guard is not None:
+        model = guarded(model, step.guard, setting.table, step.slot, rows, words)
+    return _blurred(model, step, setting.table, rows) if step.smoothing or step.noise else model
+
+
+def _blurred(model: ColumnModel, step: Step, table: EncodedTable, rows: NDArray[np.uint32]) -> ColumnModel:
+    """The column with what is done to its numbers, learned from the rows that fill its leaves."""
+    variable = table.variables[step.slot]
+    held = np.bincount(table.ranks[step.slot][rows], minlength=len(variable.values))
+    held[: variable.first] = 0
+    held[[rank for rank in kinds_of(model).tolist() if rank < len(held)]] = 0
+    if model.values is None or not held.any():
         return model
-    return guarded(model, step.guard, setting.table, step.slot, shape if leaves is None else leaves, words)
+    numbers = variable.numbers()
+    grid = find_grid(numbers[held > 0], exact_to(variable), held[held > 0])
+    return replace(model, blur=Blur.of(step.smoothing, step.noise, numbers, held, grid))
 
 
 def _fit_step(
@@ -461,8 +476,8 @@ def fingerprint(*what: Any) -> str:
             digest.update(_ipc(pa.record_batch([item.values], ["values"])))
             digest.update(repr((item.first, item.has_nan, item.calendar)).encode())
         elif isinstance(item, Step):
-            options = (item.method, item.predictors, item.spikes, item.groups, item.pattern, item.guard)
-            what = (item.name, item.action, *options)
+            options = (item.method, item.predictors, item.spikes, item.groups, item.pattern)
+            what = (item.name, item.action, *options, item.guard, item.smoothing, item.noise)
             digest.update(repr(what).encode())
             for rule in item.rules:
                 digest.update(repr((rule.rank, rule.parents)).encode())

@@ -901,6 +901,8 @@ def _column_of(step: Step, model: Model) -> Column:
         bounds=functools.reduce(operator.and_, bounds) if bounds else None,
         numtocat=step.groups or None,
         guard=step.guard,
+        smoothing=step.smoothing,
+        noise=step.noise or None,
     )
 
 

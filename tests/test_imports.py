@@ -28,7 +28,7 @@ FLOORS = {
     "expressions": 2,
     "recode": 2,
     "guards": 6,
-    "blur": 3,
+    "blur": 3.5,
     "output": 2,
     "rules": 2,
     "estimators": 2,
