@@ -94,6 +94,8 @@ class Synthesis(Sequence[Any]):
     recipe : Synthesizer or None
         The options that the copies were made with, not fitted: disclosure measures that make copies of other rows need
         it. None for copies of a folder, of a loaded model, and of single cells.
+    protection : list of dict
+        What ``protect`` did to the copies: names and counts.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Synthesis(Sequence[Any]):
         self._partitions = partitions
         self.climbed: dict[str, int] | None = {}
         self.recipe: Any = None
+        self.protection: list[dict[str, Any]] = []
         self.design = design
         self.random_state_ = random_state
 
@@ -149,6 +152,7 @@ class Synthesis(Sequence[Any]):
             part = Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
             part.climbed = self.climbed if len(some) == len(self) else None
             part.recipe = self.recipe
+            part.protection = self.protection
             return part
         return self._frame.native(_whole(self._copies[i], self._frame))
 
@@ -216,6 +220,7 @@ class Synthesis(Sequence[Any]):
         frame = Frame("polars", False, schema)
         found = cls(copies, frame, design, audit["random_state"], audit["columns"], audit["partitions"])
         found.climbed = audit["climbed"]
+        found.protection = audit.get("protection", [])
         return found
 
     def arrow(self, i: int) -> pa.Table:
@@ -276,7 +281,7 @@ class Synthesis(Sequence[Any]):
             "climbed": self.climbed,
             "random_state": self.random_state_,
             "columns": self._records,
-        }
+        } | ({"protection": self.protection} if self.protection else {})
 
     def write_parquet(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write copies, manifest.json and audit.json into a new or empty folder, as ``synthesize(out=...)`` does.
