@@ -2,7 +2,7 @@
 
 ``protect`` applies measures one after the other to copies in memory or in files, measures
 utility and disclosure after each, and gives new copies: the caller's are never changed. Measures
-are in ``fastsynth.measures``.
+are in ``fastsynth.controls``.
 
 Coarser coding (``Round``, ``TopCode``, ``MergeLevels``) is public: an intruder codes what he knows in the same way.
 Disclosure is therefore measured against the original coded alike, utility against the original as it is.
@@ -26,10 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastsynth.compared import Compared, open_compared
-from fastsynth.copies import FileCopy, Synthesis
-from fastsynth.errors import OptionError
-from fastsynth.expressions import parse
-from fastsynth.measures import (
+from fastsynth.controls import (
     KeepRows,
     Label,
     Measure,
@@ -46,6 +43,9 @@ from fastsynth.measures import (
     name_of,
     some_rows,
 )
+from fastsynth.copies import FileCopy, Synthesis
+from fastsynth.errors import OptionError
+from fastsynth.expressions import parse
 from fastsynth.output import Output
 from fastsynth.relations import Relations
 from fastsynth.run import part_names
@@ -327,37 +327,44 @@ class _Work:
                 for path in copy.paths():
                     os.remove(path)
 
-    def exceeded(self, figures: Mapping[str, float]) -> dict[str, float]:
+    def exceeded(self) -> dict[str, float]:
         """Figures above their limits."""
-        return {name: figures[name] for name, limit in self.figures.limits.items() if not figures[name] <= limit}
+        return {
+            name: self.reached[name] for name, limit in self.figures.limits.items() if not self.reached[name] <= limit
+        }
+
+    def _helps(self, measure: Measure) -> bool:
+        """Apply a measure, and take it back unless it lowers a figure that is too high."""
+        if _refusal(measure, self.synthesis, self.setting) is not None:
+            return False
+        trial = self.setting.trial()
+        try:
+            synthesis, changed, _ = self._try(measure, trial)
+        except OptionError:
+            # Not for this column (its missing codes are not known), or for these copies (no row would be left).
+            return False
+        figures = self.figures.of(trial, synthesis) if changed else self.reached
+        kept = bool(changed) and any(figures[name] < value for name, value in self.exceeded().items())
+        self.tried.append(_shown(measure) | {"kept": kept} | figures)
+        if kept:
+            before, self.synthesis, self.setting, self.reached = self.synthesis, synthesis, trial, figures
+            self._accept(measure, changed, before)
+        else:
+            self._forget(synthesis)
+        return kept
 
     def keep_limits(self, target: str | Sequence[str] | None) -> None:
         """Apply the mildest measures until all limits are kept."""
         keys = list(self.figures.keys or ())
         others = [name for name in self.setting.compared.names if name not in keys]
         targets = [target] if isinstance(target, str) else others if target is None else list(target)
-        too_high = self.exceeded(self.reached)
         for measure in _ladder(self.setting, keys, targets):
-            if not too_high:
-                break
-            if _refusal(measure, self.synthesis, self.setting) is not None:
-                continue
-            trial = self.setting.trial()
-            try:
-                synthesis, changed, _ = self._try(measure, trial)
-            except OptionError:
-                # Not for this column (its missing codes are not known), or for these copies (no row would be left).
-                continue
-            figures = self.figures.of(trial, synthesis) if changed else self.reached
-            kept = bool(changed) and any(figures[name] < value for name, value in too_high.items())
-            self.tried.append(_shown(measure) | {"kept": kept} | figures)
-            if kept:
-                before, self.synthesis, self.setting, self.reached = self.synthesis, synthesis, trial, figures
-                self._accept(measure, changed, before)
-                too_high = self.exceeded(figures)
-            else:
-                self._forget(synthesis)
-        if too_high:
+            if not self.exceeded():
+                return
+            # What changes keys makes new uniques: the mildest measure comes again before a stronger one.
+            if self._helps(measure) and self.exceeded() and not isinstance(measure, RemoveUniques):
+                self._helps(RemoveUniques(keys))
+        if self.exceeded():
             reached = ", ".join(
                 f"{name} {self.reached[name]:.3g} (limit {limit:g})" for name, limit in self.figures.limits.items()
             )
@@ -380,18 +387,15 @@ def _ladder(setting: Setting, keys: list[str], targets: list[str]) -> Iterator[M
     for name in keys:
         if dtypes[name].is_numeric():
             yield from (Round(name, to) for to in _steps_of(setting.column(name)))
-    yield RemoveUniques(keys)
     for fewer_than in (10, 50):
         yield from (MergeLevels(name, fewer_than) for name in levels)
     yield from (TopCode(name) for name in numbers)
-    yield RemoveUniques(keys)
     yield RemoveUniques(keys, "in_original")
     if len(keys) > 1 and any(name in levels for name in keys):
         # What has most levels is most like a region.
         region = max((name for name in keys if name in levels), key=lambda name: setting.column(name).n_unique())
         for swaprate in (0.05, 0.2, 0.5):
             yield Swap([region], [name for name in keys if name != region], swaprate=swaprate)
-            yield RemoveUniques(keys)
     for share in (0.5, 0.5, 0.5):
         yield KeepRows(share)
 
@@ -558,5 +562,8 @@ def _secret(compared: Compared, random_state: RandomState) -> int:
     """A seed of the random state and the real rows: who knows only the first cannot make the noise again."""
     digest = hashlib.sha256(str(_entropy(random_state)).encode())
     for name in compared.names:
-        digest.update(compared.frame(0, [name]).write_csv().encode())
+        column = compared.frame(0, [name])[name]
+        # Text is the same in all versions of polars; not all times have one.
+        plain = column.to_physical() if column.dtype.is_temporal() else column
+        digest.update(plain.to_frame().write_csv().encode())
     return int.from_bytes(digest.digest()[:16], "little")

@@ -19,8 +19,7 @@ from polars.testing import assert_frame_equal, assert_series_equal
 import fastsynth as fs
 import fastsynth.disclosure
 from fastsynth.compared import open_compared
-from fastsynth.errors import DataError, OptionError, OutputError
-from fastsynth.measures import (
+from fastsynth.controls import (
     KeepRows,
     Label,
     MergeLevels,
@@ -33,6 +32,7 @@ from fastsynth.measures import (
     Swap,
     TopCode,
 )
+from fastsynth.errors import DataError, OptionError, OutputError
 from fastsynth.protect import protect
 from tests.conftest import KINDS, as_arrow
 
@@ -86,7 +86,10 @@ def utility(original, synthetic, **_):
             if x.dtype.is_numeric():
                 edges = np.unique(np.quantile(x.drop_nulls().to_numpy().astype(float), [0.25, 0.5, 0.75]))
                 x, y = (pl.Series(np.digitize(v.fill_null(0).to_numpy().astype(float), edges)) for v in (x, y))
-            o, s = (v.cast(pl.String).value_counts(name=str(i)).rename({v.name: "v"}) for i, v in enumerate((x, y)))
+            o, s = (
+                v.to_physical().cast(pl.String).value_counts(name=str(i)).rename({v.name: "v"})
+                for i, v in enumerate((x, y))
+            )
             both = o.join(s, on="v", how="full", coalesce=True, nulls_equal=True).fill_null(0)
             a, b = both["0"].to_numpy() / len(x), both["1"].to_numpy() / len(y)
             found.append(((a - b) ** 2 / (a + b)).sum() * len(y) / max(len(a) - 1, 1))
@@ -623,3 +626,19 @@ def test_print(people, persons):
     assert len(lines) == 5
     assert "pool uses the new k" in text
     assert max(map(len, lines)) < 190
+
+
+def test_every_type(every_type):
+    every_type = every_type.drop("void", "empty")
+    copies = fs.synthesize(every_type, m=1, k=300, random_state=1, method="cart")
+    numbers = ["i8", "i64", "u16", "u64", "f32", "f64", "dec", "date", "ms", "zone", "span", "time"]
+    measures = [Smooth(name) for name in numbers] + [Noise(name, 0.3) for name in numbers]
+    done = protect(every_type, copies, [*measures, MergeLevels("text", 60), MergeLevels("cat", 70), KeepRows(0.9)])
+    before, after = copies[0], done.synthesis[0]
+    assert after.schema == before.schema
+    assert after.height == 270
+    rest = [name for name in before.columns if name not in (*numbers, "text", "cat")]
+    assert after.select(rest).join(before.select(rest), on=rest[:4], how="anti", nulls_equal=True).is_empty()
+    for name in numbers:
+        assert after[name].min() >= every_type[name].min()
+        assert after[name].max() <= every_type[name].max()
