@@ -190,7 +190,8 @@ def protect(
     Examples
     --------
     >>> import fastsynth as fs
-    >>> from fastsynth.protect import Smooth, TopCode, protect
+    >>> from fastsynth.controls import Smooth, TopCode
+    >>> from fastsynth.protect import protect
     >>> boys = fs.load_boys()
     >>> syn = fs.synthesize(boys, m=2, random_state=1)
     >>> done = protect(boys, syn, [Smooth("hgt"), TopCode("wgt", high=90)])  # doctest: +SKIP

@@ -512,7 +512,7 @@ def add_noise(values: Floats, a: float, sd: float, mean: float, words: Words) ->
 
     References
     ----------
-    Kim (1986), Proceedings of the Section on Survey Research Methods, ASA, 370.
+    Kim (1986), Proceedings of the Section on Survey Research Methods, American Statistical Association.
 
     Examples
     --------
@@ -652,8 +652,9 @@ def swap_records(
 
     References
     ----------
-    Shlomo, Tudor and Groom (2010), Data swapping for protecting census tables, Privacy in Statistical Databases, 41.
-    Gussenbauer, Templ et al., sdcMicro, ``recordSwap``, which does much the same one household at a time.
+    Shlomo, Tudor and Groom (2010), Data swapping for protecting census tables, Privacy in Statistical Databases,
+    LNCS 6344:41.
+    Package sdcMicro, ``recordSwap``, which does much the same one household at a time.
 
     Examples
     --------
