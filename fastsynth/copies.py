@@ -97,6 +97,8 @@ class Synthesis(Sequence[Any]):
     recipe : Synthesizer or None
         The options that the copies were made with, not fitted: disclosure measures that make copies of other rows need
         it. None for copies of a folder, of a loaded model, and of single cells.
+    protection : list of dict
+        What ``protect`` did to the copies: names and counts.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Synthesis(Sequence[Any]):
         self.climbed: dict[str, int] | None = {}
         self.recipe: Any = None
         self.exact: dict[str, Any] | None = None
+        self.protection: list[dict[str, Any]] = []
         self.design = design
         self.random_state_ = random_state
 
@@ -152,7 +155,7 @@ class Synthesis(Sequence[Any]):
             design = replace(self.design, m=len(some))
             part = Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
             part.climbed = self.climbed if len(some) == len(self) else None
-            part.recipe, part.exact = self.recipe, self.exact
+            part.recipe, part.exact, part.protection = self.recipe, self.exact, self.protection
             return part
         return self._frame.native(_whole(self._copies[i], self._frame))
 
@@ -220,6 +223,7 @@ class Synthesis(Sequence[Any]):
         frame = Frame("polars", False, schema)
         found = cls(copies, frame, design, audit["random_state"], audit["columns"], audit["partitions"])
         found.climbed, found.exact = audit["climbed"], audit.get("copies")
+        found.protection = audit.get("protection", [])
         return found
 
     def arrow(self, i: int) -> pa.Table:
@@ -281,7 +285,7 @@ class Synthesis(Sequence[Any]):
             "copies": self.exact,
             "random_state": self.random_state_,
             "columns": self._records,
-        }
+        } | ({"protection": self.protection} if self.protection else {})
 
     def write_parquet(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write copies, manifest.json and audit.json into a new or empty folder, as ``synthesize(out=...)`` does.

@@ -512,7 +512,7 @@ def add_noise(values: Floats, a: float, sd: float, mean: float, words: Words) ->
 
     References
     ----------
-    Kim (1986), Proceedings of the Section on Survey Research Methods, ASA, 370.
+    Kim (1986), Proceedings of the Section on Survey Research Methods, American Statistical Association.
 
     Examples
     --------
@@ -554,11 +554,14 @@ class Swapped:
         Households (or records) that have the region of another one; a swap counts two.
     n_left : int
         Risky ones for which there was no partner.
+    rows : ndarray of shape (n,)
+        For each record the one whose region it has.
     """
 
     frame: pl.DataFrame
     n_swapped: int
     n_left: int
+    rows: Integers
 
 
 def record_risk(frame: pl.DataFrame, hierarchy: Sequence[str], risk_variables: Sequence[str]) -> Floats:
@@ -649,8 +652,9 @@ def swap_records(
 
     References
     ----------
-    Shlomo, Tudor and Groom (2010), Data swapping for protecting census tables, Privacy in Statistical Databases, 41.
-    Gussenbauer, Templ et al., sdcMicro, ``recordSwap``, which does much the same one household at a time.
+    Shlomo, Tudor and Groom (2010), Data swapping for protecting census tables, Privacy in Statistical Databases,
+    LNCS 6344:41.
+    Package sdcMicro, ``recordSwap``, which does much the same one household at a time.
 
     Examples
     --------
@@ -667,7 +671,7 @@ def swap_records(
     if not 0 <= swaprate <= 1:
         raise OptionError(f"swaprate={swaprate!r}: must be between 0 and 1.")
     if frame.is_empty():
-        return Swapped(frame, 0, 0)
+        return Swapped(frame, 0, 0, np.arange(0))
     house, first = _households(frame, household)
     profiles = [_of_households(frame, columns, house, first) for columns in similar]
     _of_households(frame, carry_along, house, first)
@@ -685,7 +689,7 @@ def swap_records(
     donor = np.where(moved, swaps.partner, np.arange(len(first)))
     rows = np.where(moved[house], first[donor[house]], np.arange(frame.height))
     exchanged = frame.select(*hierarchy, *carry_along)[rows]
-    return Swapped(frame.with_columns(exchanged), int(moved.sum()), int((risky_at_all & ~moved).sum()))
+    return Swapped(frame.with_columns(exchanged), int(moved.sum()), int((risky_at_all & ~moved).sum()), rows)
 
 
 class _Swaps:

@@ -64,6 +64,7 @@ FLOORS = {
     "utility": 12,
     "disclosure": 13,
     "attacks": 12,
+    "controls": 13,
     "protect": 14,
     "pictures": 15,
     "report": 16,
