@@ -38,8 +38,11 @@ MOST_COEFFICIENTS = 1000
 PERMUTATIONS, TASK_PERMUTATIONS = 50, 5
 # Pairs of copies that are compared with each other.
 MOST_PAIRS = 10
-# Of the trees that tell sides apart: rows of a leaf, and the least chi-square of a split.
-MINBUCKET, LEAST_CHI_SQUARE = 5, 4.0
+# Trees that tell sides apart grow until leaves would have fewer rows than these, at least so large a share of all. They
+# are not pruned: pruned trees say nothing of most samples, and a relation that is lost takes two splits to see. Small
+# leaves would fit noise; with these S_pMSE is 1 for bootstrap samples, 2 for other samples, and largest for bad copies.
+MINBUCKET, LEAF_SHARE = 20, 50
+CP = 1e-9
 # Of density ratios: rows of a side, centres of kernels, widths and penalties tried, permutations of the test.
 DENSITY_ROWS, CENTRES, DENSITY_PERMUTATIONS = 2_000, 100, 100
 WIDTHS, PENALTIES = np.linspace(0.05, 0.95, 10), np.logspace(3, -3, 20)
@@ -314,7 +317,7 @@ def _tree_scores(table: EncodedTable, p: int, synthetic: NDArray[np.bool_]) -> F
     """Share of synthetic rows in the leaf of each row."""
     n = len(synthetic)
     rows, ranks = np.arange(n, dtype=np.uint32), synthetic.astype(np.uint16)
-    tree = grow(table, tuple(range(p)), MINBUCKET, LEAST_CHI_SQUARE / n, 0.0, rows, ranks, np.array([0, 1]), 0)
+    tree = grow(table, tuple(range(p)), max(MINBUCKET, n // LEAF_SHARE), CP, 0.0, rows, ranks, np.array([0, 1]), 0)
     leaf = tree.nodes["feature"] == LEAF
     # The rows of a leaf stand together among the donors.
     start, size = tree.nodes["left"][leaf].astype(np.int64), tree.count[leaf].astype(np.int64)

@@ -134,12 +134,15 @@ class Column:
     codes : tuple of float
         Missing codes.
     dtype : pyarrow.DataType
+    order : tuple of str
+        Levels in their order, where they have one.
     """
 
     name: str
     is_number: bool
     codes: tuple[float, ...]
     dtype: pa.DataType
+    order: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,8 +169,6 @@ class Seen:
         Of each number, its distinct values and their rows or weights, among the rows of the spread.
     levels : dict of str to dict of str to int
         Of each category, rows of each level.
-    order : dict of str to list of str
-        Levels of categories that have an order.
     has_null, has_nan : dict of str to bool
     missing : ndarray of shape (n_rows, n_columns), dtype=bool
         Missing values among the rows of the spread.
@@ -177,7 +178,6 @@ class Seen:
 
     values: dict[str, tuple[Floats, Floats]]
     levels: dict[str, dict[str, int]]
-    order: dict[str, list[str]]
     has_null: dict[str, bool]
     has_nan: dict[str, bool]
     missing: NDArray[np.bool_]
@@ -202,6 +202,9 @@ def columns_of(both: Compared, cont_na: Mapping[str, Sequence[Any]] | None) -> l
             f"{', '.join(both.names)}."
         )
     found = []
+    # Of Enums polars knows the order of the levels from notes beside the Arrow type.
+    typed = pl.from_arrow(both.sides[0].frame.schema.empty_table())
+    assert isinstance(typed, pl.DataFrame)
     for field in both.schema:
         types, dtype = pa.types, field.type
         number = types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype)
@@ -214,7 +217,10 @@ def columns_of(both: Compared, cont_na: Mapping[str, Sequence[Any]] | None) -> l
                 "booleans, text, categories, dates, times and durations. Convert it, or name the others in columns."
             )
         codes = missing_codes(field.name, dtype, given.get(field.name, ()))
-        found.append(Column(field.name, number, tuple(map(float, numbers_of(codes))) if len(codes) else (), dtype))
+        own = typed.schema[field.name]
+        order = tuple(own.categories) if isinstance(own, pl.Enum) else ()
+        of_codes = tuple(map(float, numbers_of(codes))) if len(codes) else ()
+        found.append(Column(field.name, number, of_codes, dtype, order))
     return found
 
 
@@ -285,7 +291,6 @@ def look(both: Compared, columns: Sequence[Column], spread: Spread, weights: Wei
 class _Piece:
     values: dict[str, Floats]
     levels: dict[str, pl.DataFrame]
-    order: dict[str, list[str]]
     has_null: dict[str, bool]
     has_nan: dict[str, bool]
     infinite: list[str]
@@ -296,15 +301,13 @@ class _Piece:
 def _look_at(shared: tuple[tuple[Column, ...], Spread, str | None], rows: pl.DataFrame, first: int) -> _Piece:
     columns, spread, weight = shared
     chosen = spread.rows(first, rows.height)
-    found = _Piece({}, {}, {}, {}, {}, [], np.zeros(0, np.uint8), None)
+    found = _Piece({}, {}, {}, {}, [], np.zeros(0, np.uint8), None)
     missing = np.zeros((len(columns), len(chosen)), bool)
     for i, column in enumerate(columns):
         series = rows[column.name]
         found.has_null[column.name] = bool(series.null_count())
         if not column.is_number:
             missing[i] = series.is_null().to_numpy()[chosen]
-            if isinstance(series.dtype, pl.Enum):
-                found.order[column.name] = series.dtype.categories.to_list()
             counted = series.alias("level").value_counts(name="rows")
             found.levels[column.name] = counted.with_columns(pl.col("level").cast(pl.String)).drop_nulls()
             continue
@@ -347,7 +350,6 @@ def _merge(columns: Sequence[Column], pieces: Sequence[_Piece]) -> Seen:
     return Seen(
         {name: _distribution(np.concatenate([p.values[name] for p in pieces]), weight) for name in numbers},
         levels,
-        {name: order for piece in pieces for name, order in piece.order.items()},
         {column.name: any(p.has_null[column.name] for p in pieces) for column in columns},
         {name: any(p.has_nan[name] for p in pieces) for name in numbers},
         missing,
@@ -384,7 +386,7 @@ def group(columns: Sequence[Column], sides: Sequence[Seen], groups: int) -> list
             labels += of_values
             found.append(Grouping(column.name, null, nan, column.codes, tuple(labels), edges))
         else:
-            levels, others = _levels(column.name, sides)
+            levels, others = _levels(column, sides)
             labels += [*levels, *[OTHERS] * others]
             found.append(Grouping(column.name, null, False, (), tuple(labels or [MISSING]), None, tuple(levels)))
     return found
@@ -422,16 +424,16 @@ def _quantile_groups(column: Column, values: Floats, share: Floats, groups: int)
     return edges, [f"up to {shown[0]}", *between, f"over {shown[-1]}"]
 
 
-def _levels(name: str, sides: Sequence[Seen]) -> tuple[list[str], bool]:
+def _levels(column: Column, sides: Sequence[Seen]) -> tuple[list[str], bool]:
     """Levels with groups of their own, and whether there are others."""
     share: dict[str, float] = {}
     for i, side in enumerate(sides):
-        rows = side.levels[name]
+        rows = side.levels[column.name]
         total = max(sum(rows.values()), 1) * (1 if i == 0 else len(sides) - 1)
         for level in sorted(rows):
             share[level] = share.get(level, 0.0) + rows[level] / total
     common = sorted(share, key=lambda level: (-share[level], level))[:MOST_LEVELS]
-    order = {level: i for side in sides[::-1] for i, level in enumerate(side.order.get(name, ()))}
+    order = {level: i for i, level in enumerate(column.order)}
     return sorted(common, key=lambda level: (order.get(level, len(order)), level)), len(share) > len(common)
 
 
