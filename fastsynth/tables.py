@@ -26,7 +26,7 @@ from fastsynth.measures import Floats
 Counts = NDArray[np.int64]
 # Levels of a category that are groups of their own; all others are one.
 MOST_LEVELS = 250
-# Groups that numbers may be cut into, beside those of missing values.
+# Groups that numbers may be cut into, and missing codes of one.
 MOST_GROUPS = 100
 # Rows of a side that quantiles and patterns of missing values are found on, and values of all sides together.
 MOST_ROWS, MOST_VALUES = 1_000_000, 50_000_000
@@ -217,6 +217,8 @@ def columns_of(both: Compared, cont_na: Mapping[str, Sequence[Any]] | None) -> l
                 "booleans, text, categories, dates, times and durations. Convert it, or name the others in columns."
             )
         codes = missing_codes(field.name, dtype, given.get(field.name, ()))
+        if len(codes) > MOST_GROUPS:
+            raise OptionError(f"cont_na of {field.name!r} has {len(codes)} codes: at most {MOST_GROUPS}.")
         own = typed.schema[field.name]
         order = tuple(own.categories) if isinstance(own, pl.Enum) else ()
         of_codes = tuple(map(float, numbers_of(codes))) if len(codes) else ()

@@ -143,6 +143,8 @@ def test_what_cannot_be_compared_is_refused():
         one([[1], [2]])
     with pytest.raises(OptionError, match="cont_na names 'b'"):
         one([1, 2], cont_na={"b": [1]})
+    with pytest.raises(OptionError, match="101 codes"):
+        one([1, 2], cont_na={"a": range(101)})
     with pytest.raises(OptionError, match="cont_na of 'a'"):
         one(["x", "y"], cont_na={"a": ["x"]})
     with pytest.raises(OptionError, match="20,708,500 tables"):

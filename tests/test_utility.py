@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -348,3 +350,13 @@ def test_the_caller_s_tables_stay_as_they_are(mixed, copies):
 def test_bad_options_are_refused(mixed, copies, options, error, words):
     with pytest.raises(error, match=words):
         fs.utility(mixed, copies, **options)
+
+
+def test_examples_of_the_page_run():
+    page = (Path(__file__).parent.parent / "docs" / "utility.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    shown = str(names["u"]).splitlines()
+    (printed,) = re.findall(r"```\n(Utility of.*?)```", page, re.DOTALL)
+    assert printed.splitlines()[:2] == shown[:2]
