@@ -10,6 +10,7 @@ from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import plot_coefficients
 from fastsynth.synthesis import Synthesizer, synthesize
+from fastsynth.utility import Utility, utility
 from fastsynth.version import __version__
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Sample",
     "Synthesis",
     "Synthesizer",
+    "Utility",
     "__version__",
     "correlation",
     "find_relations",
@@ -42,5 +44,6 @@ __all__ = [
     "synthesize",
     "table",
     "total",
+    "utility",
     "variance",
 ]
