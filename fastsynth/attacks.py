@@ -44,7 +44,7 @@ from fastsynth.space import (
     sample_rows,
     sampled_note,
 )
-from fastsynth.streams import ATTACK, HOLDOUT, random_words, unit
+from fastsynth.streams import ATTACK, HOLDOUT, below, random_words, unit
 from fastsynth.synthesis import Synthesizer
 
 __all__ = [
@@ -212,7 +212,7 @@ def singling_out(
     A predicate succeeds if exactly one row of a sample of the members meets it; the control asks the same of the
     non-members. Both have the same number of rows, because it is easier to be alone among few. Of members that are more
     than the non-members only as many are attacked, so that a leak looks smaller by that share. The guess to compare
-    with takes each value from a synthetic row of its own, so it knows the margins only.
+    with has the same columns, and each value from a non-member of its own: it knows the margins of the population only.
 
     Parameters
     ----------
@@ -242,7 +242,8 @@ def singling_out(
     note = sampled_note((size, members.height, "members"), (size, nonmembers.height, "non-members"))
     found = []
     for kind, make in (("univariate", _univariate), ("multivariate", _multivariate)):
-        predicates, guesses = make(synthetic, attacks, entropy)
+        predicates = make(synthetic, attacks, entropy)
+        guesses = _guessed(predicates, other, entropy)
         if predicates:
             main, control, naive = (
                 np.array([_meets(predicate, points).sum() == 1 for predicate in some])
@@ -269,7 +270,7 @@ def _meets(predicate: Predicate, points: Points) -> Bools:
     return holds
 
 
-def _univariate(copies: Sequence[Points], most: int, entropy: int) -> tuple[list[Predicate], list[Predicate]]:
+def _univariate(copies: Sequence[Points], most: int, entropy: int) -> list[Predicate]:
     found: set[Predicate] = set()
     for points in copies:
         for j, is_number in enumerate(points.is_number):
@@ -280,11 +281,10 @@ def _univariate(copies: Sequence[Points], most: int, entropy: int) -> tuple[list
                 found.add(((j, "most", int(values[values >= 0][0])),))
     ordered = sorted(found)
     kept = np.sort(np.argsort(random_words(entropy, (ATTACK, 23), len(ordered)), kind="stable")[:most])
-    guesses = _margins_only([ordered[i] for i in kept], copies, entropy, 24)
-    return [ordered[i] for i in kept], guesses
+    return [ordered[i] for i in kept]
 
 
-def _multivariate(copies: Sequence[Points], most: int, entropy: int) -> tuple[list[Predicate], list[Predicate]]:
+def _multivariate(copies: Sequence[Points], most: int, entropy: int) -> list[Predicate]:
     width = len(copies[0].ranks)
     medians = [[np.median(ranks[ranks >= 0]) if (ranks >= 0).any() else 0 for ranks in c.ranks] for c in copies]
     # Four tries for each predicate: not every one is true of a single row.
@@ -301,8 +301,7 @@ def _multivariate(copies: Sequence[Points], most: int, entropy: int) -> tuple[li
             found[predicate] = None
         if len(found) == most:
             break
-    predicates = list(found)
-    return predicates, _margins_only(predicates, copies, entropy, 27)
+    return list(found)
 
 
 def _condition(points: Points, medians: Sequence[float], column: int, row: int) -> tuple[int, str, int]:
@@ -312,15 +311,14 @@ def _condition(points: Points, medians: Sequence[float], column: int, row: int) 
     return column, "least" if rank >= medians[column] else "most", rank
 
 
-def _margins_only(predicates: Sequence[Predicate], copies: Sequence[Points], entropy: int, key: int) -> list[Predicate]:
-    """The same predicates with each value taken from a synthetic row drawn for it alone."""
-    width = len(copies[0].ranks)
-    words = unit(random_words(entropy, (ATTACK, key), len(predicates) * width)).reshape(-1, width)
-    guesses = []
-    for i, predicate in enumerate(predicates):
-        ranks = copies[i % len(copies)].ranks
-        guesses.append(tuple((j, side, int(ranks[j, int(words[i, j] * ranks.shape[1])])) for j, side, _ in predicate))
-    return guesses
+def _guessed(predicates: Sequence[Predicate], rows: Points, entropy: int) -> list[Predicate]:
+    """The same predicates with each value taken from a row drawn for it alone."""
+    width = len(rows.ranks)
+    drawn = below(random_words(entropy, (ATTACK, 24), len(predicates) * width), len(rows)).reshape(-1, width)
+    return [
+        tuple((j, side, int(rows.ranks[j, drawn[i, j]])) for j, side, _ in predicate)
+        for i, predicate in enumerate(predicates)
+    ]
 
 
 def linkability(

@@ -226,7 +226,7 @@ def risk_statistics(main: Bools, control: Bools, naive: float) -> tuple[Statisti
         centre, half = wilson(successes, attacks)
         limits.append((max(centre - half, 0.0), min(centre + half, 1.0)))
     value, low, high = risk(*counts)
-    weak = "" if rates[0] > naive else "The attack is no better than a guess: no evidence either way."
+    weak = "" if rates[0] > naive else "A guess succeeds as often."
     return (
         Statistic("risk", value, low, high, 0.0, weak),
         Statistic("success", rates[0], *limits[0], naive),
