@@ -592,7 +592,7 @@ def attack_copies(
     >>> made_from, holdout = boys[::2], boys[1::2]
     >>> syn = fs.synthesize(made_from, m=2, random_state=1)
     >>> found = attack_copies(made_from, list(syn), holdout, keys=["age", "reg"], targets=["tv"])
-    >>> [attack.name for attack in found][2:]
+    >>> [attack.name for attack in found][3:]
     ['singling out (univariate)', 'singling out (multivariate)', 'linkability', 'inference of tv']
     """
     if not copies:
