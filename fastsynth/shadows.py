@@ -70,8 +70,8 @@ def shadow_models(
        feature from the target's own mean in its own standard deviations (a likelihood-ratio attack as LiRA), all
        features together by a linear discriminant of all targets. Score the runs that are left. Each is scored once.
 
-    This is a strong attacker, who knows the recipe and all rows but not whether the target was among them. What the
-    copies say about a half of 1,000 rows they say, less loudly, about a million.
+    This is a strong attacker, who knows the recipe and all rows, but not which half the copies were made from. Copies
+    of more rows tell less about each of them.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def shadow_models(
 
     Notes
     -----
-    Costs ``shadows`` fits to half of ``rows`` rows; with 14 columns some .3 s each.
+    Costs ``shadows`` fits to half of ``rows`` rows; with 14 columns .1 to .3 s each.
 
     References
     ----------

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 # Rows of which a distance matrix is held at a time, and cells that are worked on at once.
-BLOCK_ROWS, BLOCK_CELLS = 256, 1 << 18
+BLOCK_ROWS, BLOCK_CELLS = 64, 1 << 18
 # Numbers further out than this (10^8 interquartile ranges) count as equally far.
 FURTHEST = 20.0
 NULL, NAN, UNSEEN = -1, -2, -3
@@ -238,7 +238,12 @@ def _nearest_of_block(shared: tuple[Points, Points, int], first: int, end: int) 
     width = max(1, BLOCK_CELLS // (end - first))
     for start in range(0, len(index), width):
         squared[:, start : start + width] = squared_distances(block, index.rows(slice(start, start + width)))
-    rows = np.argpartition(squared, k - 1, axis=1)[:, :k] if k < len(index) else np.tile(np.arange(k), (len(block), 1))
+    if k == 1:
+        rows = squared.argmin(axis=1)[:, None]
+    elif k < len(index):
+        rows = np.argpartition(squared, k - 1, axis=1)[:, :k]
+    else:
+        rows = np.tile(np.arange(k), (len(block), 1))
     rows.sort(axis=1)
     found = np.take_along_axis(squared, rows, axis=1)
     order = np.argsort(found, axis=1, kind="stable")
