@@ -30,12 +30,16 @@ extensions = [
     Extension(
         f"fastsynth.{name}",
         [f"fastsynth/{name}.pyx"],
-        depends=[f"fastsynth/{name}_kernels.h"],
+        depends=headers,
         include_dirs=["fastsynth"],
         extra_compile_args=["/O2"] if windows else checked if debug else optimised,
         extra_link_args=sanitizers if debug and not windows else [],
     )
-    for name in ("_tree", "_calibrate")
+    for name, headers in (
+        ("_tree", ["fastsynth/_tree_kernels.h"]),
+        ("_calibrate", ["fastsynth/_calibrate_kernels.h"]),
+        ("_count", []),
+    )
 ]
 
 setup(

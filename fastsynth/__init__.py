@@ -6,12 +6,13 @@ from fastsynth.domains import Bins
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
-from fastsynth.plan import Column, Rule
+from fastsynth.plan import Column, Guard, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.private import DpCart
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import plot_coefficients
 from fastsynth.synthesis import Synthesizer, synthesize
+from fastsynth.utility import Utility, utility
 from fastsynth.version import __version__
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Comparison",
     "DpCart",
     "Estimates",
+    "Guard",
     "Identifier",
     "Nested",
     "Pooled",
@@ -32,6 +34,7 @@ __all__ = [
     "Sample",
     "Synthesis",
     "Synthesizer",
+    "Utility",
     "__version__",
     "correlation",
     "find_relations",
@@ -45,5 +48,6 @@ __all__ = [
     "synthesize",
     "table",
     "total",
+    "utility",
     "variance",
 ]

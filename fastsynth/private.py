@@ -470,6 +470,7 @@ class PrivateModel:
                     "n_missing_kinds": int(self.domains[slot].null),
                     "n_spikes": None,
                     "n_differ": None,
+                    "n_coded": None,
                 }
             )
         return found

@@ -620,6 +620,8 @@ def test_identifiers_and_rare_levels_are_not_looked_for(mixed):
         ("fit_rows", 100),
         ("fresh_rows", True),
         ("client", object()),
+        ("copies", "fresh"),
+        ("guard", fs.Guard()),
     ],
 )
 def test_options_that_are_not_accounted_for_are_refused(mixed, name, value):
