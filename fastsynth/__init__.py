@@ -2,6 +2,7 @@
 
 from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
+from fastsynth.disclosure import Disclosure, disclosure
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
@@ -18,6 +19,7 @@ __all__ = [
     "Cart",
     "Column",
     "Comparison",
+    "Disclosure",
     "Estimates",
     "Identifier",
     "Nested",
@@ -30,6 +32,7 @@ __all__ = [
     "Synthesizer",
     "__version__",
     "correlation",
+    "disclosure",
     "find_relations",
     "load_boys",
     "mean",

@@ -59,6 +59,8 @@ FLOORS = {
     "compared": 11,
     "utility": 12,
     "disclosure": 13,
+    "tally": 12,
+    "matching": 12,
     "attacks": 12,
     "protect": 14,
     "pictures": 15,
