@@ -12,186 +12,35 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from fastsynth.attribution import (
+    ATTRIBUTE,
+    CHECKS,
+    IDENTITY,
+    Options,
+    attribute_measures,
+    face,
+    identity_measures,
+    name_checks,
+)
 from fastsynth.compared import Compared, open_compared
 from fastsynth.errors import DataError, OptionError, check_count
+from fastsynth.identical import IdenticalRows, count_identical, hash_rows, identical_rows
 from fastsynth.matching import match_risk
 from fastsynth.pooling import format_table
-from fastsynth.tally import (
-    HASHES,
-    Cells,
-    Classes,
-    Counts,
-    Mask,
-    Tally,
-    View,
-    add_cells,
-    number,
-    pack,
-    quantile_classes,
-    row_hashes,
-    tally,
-)
+from fastsynth.tally import HASHES, Counts, Mask, Tally, number, pack, quantile_classes, tally
+
+__all__ = ["Disclosure", "IdenticalRows", "disclosure", "identical_rows"]
 
 # Cells of one side that are held at once, about: tables with more rows take their targets in several passes.
 MOST_CELLS = 40_000_000
-IDENTITY = ("UiO", "UiS", "UiOiS", "repU")
-COUNTED = ("Dorig", "Dsyn", "iS", "DiS", "DiSCO", "DiSDiO")
-DENOMINATORS = ("max_denom", "mean_denom")
-CAPS = ("baseCAPd", "CAPd", "CAPs", "DCAP", "TCAP", "TCAP_synthpop")
-ATTRIBUTE = (*COUNTED, *DENOMINATORS, *CAPS)
-CHECKS = {
-    "target": pl.String,
-    "copy": pl.Int64,
-    "check": pl.String,
-    "level": pl.String,
-    "key": pl.String,
-    "key_level": pl.String,
-    "n": pl.Int64,
-    "percent": pl.Float64,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class IdenticalRows:
-    """Shares of synthetic rows that equal a real row in every column, beside those of a fresh sample of real rows.
-
-    Attributes
-    ----------
-    share : float
-        Rows that equal a real row; mean over the copies, between 0 and 1, as all others.
-    unique_share : float
-        Rows that equal a real row that no other real row equals.
-    fresh : float
-        What ``share`` would be for a fresh sample: the share of real rows that equal another real row (each left out
-        in turn). A copy should not lie far above it.
-    fresh_unique : float
-        What ``unique_share`` would be for a fresh sample, by Good (1953): twice the number of distinct rows that occur
-        exactly twice, by n.
-    holdout, holdout_unique : float or None
-        The same shares of a hold-out that the copies were not made from.
-    """
-
-    share: float
-    unique_share: float
-    fresh: float
-    fresh_unique: float
-    holdout: float | None = None
-    holdout_unique: float | None = None
-
-
-def identical_rows(original: Any, copies: Iterable[Any]) -> IdenticalRows:
-    """Count synthetic rows that equal a real row.
-
-    Parameters
-    ----------
-    original : any table or path that ``synthesize`` reads
-    copies : iterable of such
-        With the columns of the original; nulls equal nulls.
-
-    Returns
-    -------
-    IdenticalRows
-
-    Notes
-    -----
-    O(n + m k): rows are told apart by 128 bits made of their values. The chance that any two of N rows differ in their
-    values but not in these is below N^2 / 2^129, which is 1e-23 for 10^8.
-
-    References
-    ----------
-    Good (1953), The population frequencies of species and the estimation of population parameters, Biometrika 40:237.
-
-    Examples
-    --------
-    >>> real = pa.table({"a": [1, 1, 2], "b": ["x", "x", None]})
-    >>> found = identical_rows(real, [pa.table({"a": [2, 2], "b": [None, "x"]})])
-    >>> found.share, found.unique_share, round(found.fresh, 3), round(found.fresh_unique, 3)
-    (0.5, 0.5, 0.667, 0.667)
-    """
-    return _identical(open_compared(original, list(copies)), None)
-
-
-def _identical(both: Compared, holdout: Compared | None) -> IdenticalRows:
-    real = _distinct(both, 0)
-    shares = np.array([_shares(_distinct(both, side), real) for side in range(1, both.m + 1)])
-    held = (None, None) if holdout is None else _shares(_distinct(holdout, 1), real)
-    once, twice = ((real["n"] == times).sum() for times in (1, 2))
-    share, unique = shares.mean(axis=0).tolist()
-    return IdenticalRows(share, unique, 1 - once / both.n, 2 * twice / both.n, *held)
-
-
-def _distinct(both: Compared, side: int) -> pl.DataFrame:
-    """Distinct rows of a side: what tells them apart, and their number n."""
-    parts = both.map(_count_rows, None, None, [side])[0]
-    return pl.concat(parts).group_by(HASHES).agg(pl.col("n").sum())
-
-
-def _count_rows(_shared: None, rows: pl.DataFrame, _first: int) -> pl.DataFrame:
-    return row_hashes(rows).group_by(HASHES).agg(pl.len().cast(pl.Int64).alias("n"))
-
-
-def _hash_rows(_shared: None, rows: pl.DataFrame, _first: int) -> pl.DataFrame:
-    return row_hashes(rows)
-
-
-def _shares(table: pl.DataFrame, real: pl.DataFrame) -> tuple[float, float]:
-    """Shares of the rows of a table that equal a real row, and one that no other real row equals."""
-    found = table.join(real, on=HASHES, suffix="_real")
-    total = table["n"].sum()
-    return found["n"].sum() / total, found.filter(pl.col("n_real") == 1)["n"].sum() / total
-
-
-# Measures of counts
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What ``disclosure`` was asked, checked.
-
-    Attributes
-    ----------
-    keys, targets : tuple of str
-    exclude_over : int or None
-        Cells with more rows tell nothing.
-    not_null : tuple of str
-        Keys whose nulls tell nothing.
-    target_nulls : bool
-        Whether nulls of a target are levels that can be disclosed.
-    known_levels : dict of str to polars.Series
-    known_pairs : tuple of (target, level, key, key level), levels as polars.Series of one
-    thresh_1way, thresh_2way : tuple of float
-        Rows and percent.
-    tolerance : dict of str to float
-    windows : dict of str to float
-    classes : dict of str to Classes
-    """
-
-    keys: tuple[str, ...]
-    targets: tuple[str, ...]
-    exclude_over: int | None
-    not_null: tuple[str, ...]
-    target_nulls: bool
-    known_levels: dict[str, pl.Series]
-    known_pairs: tuple[tuple[str, pl.Series, str, pl.Series], ...]
-    thresh_1way: tuple[float, float]
-    thresh_2way: tuple[float, float]
-    tolerance: dict[str, float]
-    windows: dict[str, float]
-    classes: dict[str, Classes] = field(default_factory=dict)
-
-    def view(self, targets: Sequence[str], with_rows: bool) -> View:
-        """What is to be counted for some targets."""
-        used = {name: of for name, of in self.classes.items() if name in (*self.keys, *targets)}
-        return View(self.keys, tuple(targets), used, self.not_null, with_rows)
 
 
 def _passes(both: Compared, options: Options, with_rows: bool = False) -> Iterator[tuple[bool, int, Tally, Tally]]:
@@ -206,206 +55,6 @@ def _passes(both: Compared, options: Options, with_rows: bool = False) -> Iterat
         real = tally(both, view, 0)
         for copy in range(1, both.m + 1):
             yield i == 0, copy, real, tally(both, view, copy, real)
-
-
-def identity_measures(d: Counts, s: Counts, used: Mask | None = None) -> dict[str, float]:
-    """UiO, UiS, UiOiS and repU, in percent.
-
-    Parameters
-    ----------
-    d, s : ndarray of shape (n_combinations,), dtype=int64
-        Rows of the original and of a copy with each combination of keys.
-    used : ndarray of shape (n_combinations,), dtype=bool, optional
-        Combinations that count; the percentages are of all rows in any case.
-
-    Examples
-    --------
-    >>> identity_measures(np.array([1, 1, 2, 0]), np.array([1, 3, 0, 1]))
-    {'UiO': 50.0, 'UiS': 40.0, 'UiOiS': 50.0, 'repU': 25.0}
-    """
-    used = np.ones(len(d), dtype=np.bool_) if used is None else used
-    alone = (d == 1) & used
-    counts = (
-        (alone, d),
-        ((s == 1) & used, s),
-        (alone & (s > 0), d),
-        (alone & (s == 1), d),
-    )
-    return {name: 100 * int(mask.sum()) / int(of.sum()) for name, (mask, of) in zip(IDENTITY, counts, strict=True)}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Facing:
-    """The cells of one target in the original and in a copy, numbered alike.
-
-    Attributes
-    ----------
-    real, copy : Cells
-    d, s : ndarray of shape (n_combinations,), dtype=int64
-        Rows by combination.
-    real_used, copy_used : ndarray of shape (n_cells,), dtype=bool
-        Cells that tell something.
-    levels : polars.Series
-        Of the target, by number.
-    """
-
-    real: Cells
-    copy: Cells
-    d: Counts
-    s: Counts
-    real_used: Mask
-    copy_used: Mask
-    levels: pl.Series
-
-    @property
-    def correct(self) -> Mask:
-        """Cells of the original that the copy discloses: DiSCO."""
-        return self.real_used & (self.copy.single(len(self.s))[self.real.q] == self.real.t)
-
-
-def _face(real: Tally, copy: Tally, target: str, options: Options) -> _Facing:
-    levels, own, other = copy.levels[target], real.cells[target], copy.cells[target]
-    told = np.ones(len(levels), dtype=np.bool_)
-    if not options.target_nulls:
-        told &= levels.is_not_null().to_numpy()
-    if target in options.known_levels:
-        told &= ~_are(levels, options.known_levels[target])
-    d = np.zeros(len(copy.n), dtype=np.int64)
-    d[: len(real.n)] = real.n
-    used = []
-    for cells in (own, other):
-        mask = told[cells.t] & copy.no_null[cells.q]
-        if options.exclude_over is not None:
-            mask &= cells.n <= options.exclude_over
-        used.append(mask)
-    assert real.values is not None
-    for name, level, key, key_level in options.known_pairs:
-        if name == target:
-            # A combination that only the copy has plays no part in what it tells about the original.
-            has_key = np.zeros(len(d), dtype=np.bool_)
-            has_key[: len(real.n)] = _are(real.values[key], key_level)
-            has_level = _are(levels, level)
-            for mask, cells in zip(used, (own, other), strict=True):
-                mask &= ~(has_level[cells.t] & has_key[cells.q])
-    return _Facing(own, other, d, copy.n, used[0], used[1], levels)
-
-
-def _are(values: pl.Series, wanted: pl.Series) -> Mask:
-    """Which values are among some; null equals null."""
-    if values.dtype in (pl.Categorical, pl.Enum):
-        values = values.cast(pl.String)
-    return values.is_in(wanted.implode(), nulls_equal=True).to_numpy()
-
-
-def _attribute(of: _Facing, tolerance: float | None) -> dict[str, float | None]:
-    """The measures of one target in one copy, in percent."""
-    n_d, n_s = int(of.d.sum()), int(of.s.sum())
-    q, n = of.real.q, of.real.n
-    used = of.real_used
-    one_real = of.real.single(len(of.d))[q] >= 0
-    one_copy = (of.copy.single(len(of.s)) >= 0)[q]
-    correct = of.correct
-    single_copy = of.copy.single(len(of.s))[of.copy.q] >= 0
-    rows = {
-        "Dorig": n[used & one_real].sum(),
-        "Dsyn": of.copy.n[of.copy_used & single_copy].sum(),
-        "iS": n[used & (of.s[q] > 0)].sum(),
-        "DiS": n[used & one_copy].sum(),
-        "DiSCO": n[correct].sum(),
-        "DiSDiO": n[correct & one_real].sum(),
-    }
-    found: dict[str, float | None] = {
-        name: 100 * int(count) / (n_s if name == "Dsyn" else n_d) for name, count in rows.items()
-    }
-    told = n[correct]
-    found["max_denom"] = float(told.max()) if len(told) else 0.0
-    found["mean_denom"] = float(told.mean()) if len(told) else None
-    found |= _cap(of, tolerance)
-    found["TCAP"] = 100 * int(rows["DiSCO"]) / int(rows["DiS"]) if rows["DiS"] else None
-    found["TCAP_synthpop"] = 100 * int(rows["DiSCO"]) / int(rows["iS"]) if rows["iS"] else None
-    return found
-
-
-def _cap(of: _Facing, tolerance: float | None) -> dict[str, float]:
-    """Chance that a guess of the target is right: from the margin, from the original, within and from the copy."""
-    n_levels = len(of.levels)
-    rank, low, high = np.arange(n_levels), np.arange(n_levels), np.arange(1, n_levels + 1)
-    if tolerance is not None:
-        rank, low, high = _windows(of.levels, tolerance)
-    real, copy = _ranked(of.real, rank), _ranked(of.copy, rank)
-    q, t, s_q, s_t = of.real.q, of.real.t, of.copy.q, of.copy.t
-    n_d, n_s = int(of.d.sum()), int(of.s.sum())
-    margin = _ranked(Cells(pack(np.zeros_like(q), t), of.real.n), rank)
-    by_copy = np.divide(copy.within(q, low[t], high[t]), of.s[q], out=np.zeros(len(q)), where=of.s[q] > 0)
-    rows, s_rows = of.real.n * of.real_used, of.copy.n * of.copy_used
-    return {
-        "baseCAPd": 100 * float(of.real.n @ margin.within(np.zeros_like(q), low[t], high[t]) / n_d) / n_d,
-        "CAPd": 100 * float(rows @ (real.within(q, low[t], high[t]) / of.d[q])) / n_d,
-        "CAPs": 100 * float(s_rows @ (copy.within(s_q, low[s_t], high[s_t]) / of.s[s_q])) / n_s,
-        "DCAP": 100 * float(rows @ by_copy) / n_d,
-    }
-
-
-def _ranked(cells: Cells, rank: Counts) -> Cells:
-    """The same cells with other numbers of the levels."""
-    return add_cells([Cells(pack(cells.q, rank[cells.t]), cells.n)])
-
-
-def _windows(levels: pl.Series, tolerance: float) -> tuple[Counts, Counts, Counts]:
-    """Rank of each level by its value, and the ranks from which and to which others are within the tolerance."""
-    values = levels.cast(pl.Float64).to_numpy()
-    is_null, is_nan = levels.is_null().to_numpy(), np.isnan(values)
-    known = np.unique(values[~is_nan])
-    slack = tolerance * (1 + 1e-9)
-    rank = np.searchsorted(known, values)
-    low, high = np.searchsorted(known, values - slack), np.searchsorted(known, values + slack, side="right")
-    for place, mask in ((len(known), is_nan & ~is_null), (len(known) + 1, is_null)):
-        rank[mask], low[mask], high[mask] = place, place, place + 1
-    return rank, low, high
-
-
-# Checks: levels that say more about the world than about a person
-
-
-def _checks(of: _Facing, real: Tally, target: str, copy: int, options: Options) -> list[dict[str, Any]]:
-    """Levels and pairs that stand for most of DiSCO, as rows of the table of checks."""
-    cells, correct = of.real, of.correct
-    n_disclosed = np.bincount(cells.t[correct], weights=cells.n[correct], minlength=len(of.levels)).astype(np.int64)
-    found = []
-    top, total = int(n_disclosed.argmax()), int(n_disclosed.sum())
-    if n_disclosed[top] > options.thresh_1way[0] and 100 * n_disclosed[top] > options.thresh_1way[1] * total:
-        found.append(_check(target, copy, "1way", of.levels, top, None, n_disclosed[top], n_disclosed[top] / total))
-    large = correct & (cells.n > options.thresh_2way[0])
-    if not large.any():
-        return found
-    assert real.values is not None
-    for key in options.keys:
-        number_of, first = number(real.values.select(key))
-        n_level = np.bincount(number_of, weights=real.n, minlength=len(first))
-        words = pack(number_of[cells.q], cells.t)
-        pairs, at = np.unique(words[large], return_inverse=True)
-        n_told = np.bincount(at, weights=cells.n[large]).astype(np.int64)
-        place = np.minimum(np.searchsorted(pairs, words), len(pairs) - 1)
-        here = pairs[place] == words
-        n_both = np.bincount(place[here], weights=cells.n[here], minlength=len(pairs))
-        as_cells = Cells(pairs, n_told)
-        share = n_both / n_level[as_cells.q]
-        for i in np.flatnonzero(100 * share > options.thresh_2way[1]):
-            at_key = (key, real.values[key][int(first[as_cells.q[i]])])
-            found.append(_check(target, copy, "2way", of.levels, int(as_cells.t[i]), at_key, n_told[i], share[i]))
-    return found
-
-
-def _check(
-    target: str, copy: int, kind: str, levels: pl.Series, t: int, key: tuple[str, Any] | None, n: Any, share: Any
-) -> dict[str, Any]:
-    name, level = (None, None) if key is None else (key[0], _text(key[1]))
-    row = (target, copy, kind, _text(levels[t]), name, level, int(n), 100 * float(share))
-    return dict(zip(CHECKS, row, strict=True))
-
-
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value)
 
 
 # The result
@@ -525,7 +174,7 @@ class Disclosure(Mapping[str, float]):
 
     def __str__(self) -> str:
         lines = [
-            f"Disclosure by keys {', '.join(self.key_columns)}: {self.n:,} real rows, {self.m} x {self.k:,} synthetic rows",
+            f"Disclosure by {', '.join(self.key_columns)}: {self.n:,} real rows, {self.m} x {self.k:,} synthetic rows",
             "",
             "Identity, percent of the real rows (UiS: of the synthetic), mean over the copies:",
             format_table(self.identity.select(pl.col(IDENTITY).mean()).select("repU", "UiOiS", "UiS", "UiO")),
@@ -544,20 +193,20 @@ class Disclosure(Mapping[str, float]):
     __repr__ = __str__
 
 
-_READING = (
-    "How to read: repU beside UiO, DiSCO beside Dorig (the real table's own) and DCAP beside baseCAPd (a guess without\n"
-    "keys), identical rows beside those of a fresh sample. What lies far above its baseline, or has a check, needs a look."
-)
+_READING = """\
+How to read: compare repU with UiO, DiSCO with Dorig (what the real table itself gives away), DCAP with baseCAPd (a
+guess without keys), and identical rows with those of a fresh sample. What lies far above them needs a look."""
 
 
 def _identical_line(found: IdenticalRows) -> str:
-    held = "" if found.holdout is None else f"; hold-out: {100 * found.holdout:.2f} %"
-    held_unique = "" if found.holdout_unique is None else f"; hold-out: {100 * found.holdout_unique:.2f} %"
-    return (
-        f"Synthetic rows equal to a real row: {100 * found.share:.2f} % (fresh sample: {100 * found.fresh:.2f} %{held}),\n"
-        f"to a real row that is unique: {100 * found.unique_share:.2f} % "
-        f"(fresh sample: {100 * found.fresh_unique:.2f} %{held_unique})"
-    )
+    lines = []
+    for words, share, fresh, held in (
+        ("a real row", found.share, found.fresh, found.holdout),
+        ("a unique real row", found.unique_share, found.fresh_unique, found.holdout_unique),
+    ):
+        beside = f"fresh sample: {100 * fresh:.2f} %" + ("" if held is None else f", hold-out: {100 * held:.2f} %")
+        lines.append(f"Synthetic rows equal to {words}: {100 * share:.2f} % ({beside})")
+    return "\n".join(lines)
 
 
 def disclosure(
@@ -708,7 +357,7 @@ def disclosure(
         _summarise(by_copy, checks, excluded),
         by_copy,
         checks,
-        _identical(both, held),
+        count_identical(both, held),
         _match(both, options),
         _attacks(both, held, shadows, random_state),
         both.left_out,
@@ -726,9 +375,9 @@ def _measure(both: Compared, options: Options) -> tuple[pl.DataFrame, pl.DataFra
         if is_first:
             identity.append({"copy": copy, **identity_measures(d, synthetic.n, synthetic.no_null)})
         for name in real.cells:
-            of = _face(real, synthetic, name, options)
-            attribute.append({"target": name, "copy": copy, **_attribute(of, options.tolerance.get(name))})
-            checks += _checks(of, real, name, copy, options)
+            of = face(real, synthetic, name, options)
+            attribute.append({"target": name, "copy": copy, **attribute_measures(of, options.tolerance.get(name))})
+            checks += name_checks(of, real, name, copy, options)
             excluded[name] = 100 * int(of.real.n[~of.real_used].sum()) / both.n
     schema = {"target": pl.String, "copy": pl.Int64, **dict.fromkeys(ATTRIBUTE, pl.Float64)}
     return pl.DataFrame(identity), pl.DataFrame(attribute, schema=schema), pl.DataFrame(checks, schema=CHECKS), excluded
@@ -745,7 +394,10 @@ def _summarise(by_copy: pl.DataFrame, checks: pl.DataFrame, excluded: Mapping[st
         .sort("n", descending=True, maintain_order=True)
         .group_by("target", maintain_order=True)
         .agg((words.first() + _more(pl.len())).alias(f"check_{kind}"))
-        for kind, words in (("1way", pl.col("level")), ("2way", pl.format("{} with {}={}", "level", "key", "key_level")))
+        for kind, words in (
+            ("1way", pl.col("level")),
+            ("2way", pl.format("{} with {}={}", "level", "key", "key_level")),
+        )
     ]
     for named in text:
         table = table.join(named, on="target", how="left", maintain_order="left")
@@ -782,7 +434,7 @@ def _attacks(both: Compared, holdout: Compared | None, shadows: int, random_stat
 
 def _touched(both: Compared, options: Options) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tables ``records`` and ``rows``."""
-    real_hashes = pl.concat(both.map(_hash_rows, None, None, [0])[0])
+    real_hashes = pl.concat(both.map(hash_rows, None, None, [0])[0])
     number_of, _ = number(real_hashes)
     alone = real_hashes.with_row_index("row").filter(pl.Series(np.bincount(number_of)[number_of] == 1))
     n_exact, n_replicated = (np.zeros(both.n, dtype=np.int64) for _ in range(2))
@@ -792,7 +444,7 @@ def _touched(both: Compared, options: Options) -> tuple[pl.DataFrame, pl.DataFra
     for is_first, copy, real, synthetic in _passes(both, options, with_rows=True):
         own, other = real.rows[""], synthetic.rows[""]
         if is_first:
-            hashes = pl.concat(both.map(_hash_rows, None, None, [copy])[0]).with_row_index("at")
+            hashes = pl.concat(both.map(hash_rows, None, None, [copy])[0]).with_row_index("at")
             n_exact[alone.join(hashes, on=HASHES, how="semi")["row"].to_numpy()] += 1
             exact = np.zeros(len(other), dtype=np.bool_)
             exact[hashes.join(alone, on=HASHES, how="semi")["at"].to_numpy()] = True
@@ -803,7 +455,7 @@ def _touched(both: Compared, options: Options) -> tuple[pl.DataFrame, pl.DataFra
             n_replicated += replicated[own]
             of_rows[copy] = {"exact_copy": exact, "replicated_unique": replicated[other]}
         for name in real.cells:
-            of = _face(real, synthetic, name, options)
+            of = face(real, synthetic, name, options)
             told = of.real.packed[of.correct]
             n_disclosed[name] += np.isin(pack(own, real.rows[name]), told)
             of_rows[copy][f"= {name}"] = np.isin(other, (told >> np.uint64(32)).astype(np.uint32))
@@ -834,7 +486,7 @@ def _records(is_unique: Mask, n_exact: Counts, n_replicated: Counts, n_disclosed
 
 
 def _risky(copy: int, masks: Mapping[str, Mask]) -> pl.DataFrame:
-    """The risky rows of a copy; ``masks`` are exact_copy, replicated_unique, and those of the targets under "= name"."""
+    """The risky rows of a copy, of masks exact_copy, replicated_unique, and "= name" for each target."""
     at = np.flatnonzero(np.logical_or.reduce(list(masks.values())))
     names = _names_of({name[2:]: mask[at] for name, mask in masks.items() if name.startswith("= ")}, len(at))
     return pl.DataFrame(
@@ -901,7 +553,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_groups(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 2
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 2
 
 
 def _is_tolerance(value: Any) -> bool:
@@ -932,7 +584,9 @@ def _not_null(both: Compared, key_nulls: Any, keys: Sequence[str]) -> tuple[str,
 def _known_levels(both: Compared, given: Any, targets: Sequence[str], grouped: Iterable[str]) -> dict[str, pl.Series]:
     """Levels of each target that everybody knows."""
     given = {} if given is None else given
-    if not isinstance(given, Mapping) or any(isinstance(of, str) or not isinstance(of, Iterable) for of in given.values()):
+    if not isinstance(given, Mapping) or any(
+        isinstance(of, str) or not isinstance(of, Iterable) for of in given.values()
+    ):
         raise OptionError("known_levels must be a dict of lists of levels by target.")
     for name in given:
         if name not in targets:
@@ -982,7 +636,5 @@ def _open_holdout(both: Compared, original: Any, holdout: Any, **options: Any) -
     for mine, theirs in zip(held.schema, both.schema, strict=True):
         # A wider type of the copies holds what the original holds, and so what the hold-out does.
         if mine.type not in (theirs.type, both.sides[0].frame.schema.field(mine.name).type):
-            raise DataError(
-                f"Column {mine.name!r} of the hold-out is not {theirs.type} as elsewhere. Cast it to the original's type."
-            )
+            raise DataError(f"Column {mine.name!r} of the hold-out is not {theirs.type} as elsewhere. Cast it to that.")
     return replace(held, schema=both.schema)

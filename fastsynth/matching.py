@@ -124,7 +124,7 @@ def _without(frame: pl.DataFrame, windows: Mapping[str, float]) -> pl.DataFrame:
 def _log_size(values: pl.Series) -> NDArray[np.float64]:
     """Logarithm of the size, in which a window is as wide everywhere; 0 where there is none."""
     size = values.cast(pl.Float64).abs().fill_nan(None).fill_null(0.0).to_numpy()
-    return np.log(size, out=np.zeros(len(size)), where=size > 0)
+    return np.asarray(np.log(size, out=np.zeros(len(size)), where=size > 0))
 
 
 def _count_in_windows(

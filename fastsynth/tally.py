@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def row_hashes(rows: pl.DataFrame) -> pl.DataFrame:
         values = column.cast(pl.String) if column.dtype in (pl.Categorical, pl.Enum) else column
         for i, seed in enumerate(SEEDS):
             words[i] = hashed(words[i], values.hash(seed).to_numpy())
-    return pl.DataFrame({name: word for name, word in zip(HASHES, words, strict=True)})
+    return pl.DataFrame(dict(zip(HASHES, words, strict=True)))
 
 
 def number(rows: pl.DataFrame) -> tuple[NDArray[np.uint32], Counts]:
@@ -95,13 +96,13 @@ def key_counts(original: pl.DataFrame, copy: pl.DataFrame, keys: Sequence[str]) 
 def replicated_uniques(original: pl.DataFrame, copy: pl.DataFrame, keys: Sequence[str]) -> Mask:
     """Rows of a copy whose keys only they have in the copy and exactly one row has in the original (repU)."""
     d, s = key_counts(original, copy, keys)
-    return (d == 1) & (s == 1)
+    return np.asarray((d == 1) & (s == 1))
 
 
 def uniques_in_original(original: pl.DataFrame, copy: pl.DataFrame, keys: Sequence[str]) -> Mask:
     """Rows of a copy whose keys only they have in the copy and at least one row has in the original."""
     d, s = key_counts(original, copy, keys)
-    return (d >= 1) & (s == 1)
+    return np.asarray((d >= 1) & (s == 1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +123,7 @@ class Classes:
         if not len(self.edges):
             return ["all"]
         text = [f"{edge:.15g}" for edge in self.edges]
-        middle = [f"over {low} to {high}" for low, high in zip(text, text[1:], strict=False)]
+        middle = [f"over {low} to {high}" for low, high in pairwise(text)]
         return [f"to {text[0]}", *middle, f"over {text[-1]}"]
 
     def label(self, values: pl.Series) -> pl.Series:
@@ -320,10 +321,7 @@ def _add(parts: Sequence[Tally], view: View, original: Tally | None) -> Tally:
         levels[name] = pl.concat([p.levels[name] for p in all_parts]).gather(new)
         moved = [p.cells[name] for p in parts]
         cells[name] = add_cells(
-            [
-                Cells(pack(q[of.q], t[of.t]), of.n)
-                for q, t, of in zip(of_parts, numbers, moved, strict=True)
-            ]
+            [Cells(pack(q[of.q], t[of.t]), of.n) for q, t, of in zip(of_parts, numbers, moved, strict=True)]
         )
         if view.with_rows:
             rows[name] = np.concatenate([t[p.rows[name]] for t, p in zip(numbers, parts, strict=True)])
