@@ -193,25 +193,25 @@ def attribute_measures(of: Facing, tolerance: float | None) -> dict[str, float |
 
 def _cap(of: Facing, tolerance: float | None) -> dict[str, float]:
     """Chance that a guess of the target is right: from the margin, from the original, within and from the copy."""
-    n_levels = len(of.levels)
-    rank, low, high = np.arange(n_levels), np.arange(n_levels), np.arange(1, n_levels + 1)
-    if tolerance is not None:
-        rank, low, high = _windows(of.levels, tolerance)
-    real, copy = _ranked(of.real, rank), _ranked(of.copy, rank)
     q, t, s_q, s_t = of.real.q, of.real.t, of.copy.q, of.copy.t
-    n_d, n_s = int(of.d.sum()), int(of.s.sum())
-    margin = _ranked(Cells(pack(np.zeros_like(q), t), of.real.n), rank)
-    by_copy = np.divide(copy.within(q, low[t], high[t]), of.s[q], out=np.zeros(len(q)), where=of.s[q] > 0)
+    n_d, n_s, no_keys = int(of.d.sum()), int(of.s.sum()), np.zeros_like(q)
+    # Rows on which each guess is right: in the margin, the original, the copy, and of the original in the copy.
+    if tolerance is None:
+        margin = np.bincount(t, weights=of.real.n)[t]
+        real, copy, across = of.real.n, of.copy.n, of.copy.within(q, t, t + 1)
+    else:
+        rank, low, high = _windows(of.levels, tolerance)
+        own, other, whole = (_ranked(c, rank) for c in (of.real, of.copy, Cells(pack(no_keys, t), of.real.n)))
+        margin, real = (cells.within(key, low[t], high[t]) for cells, key in ((whole, no_keys), (own, q)))
+        copy, across = other.within(s_q, low[s_t], high[s_t]), other.within(q, low[t], high[t])
     rows, s_rows = of.real.n * of.real_used, of.copy.n * of.copy_used
-    base = of.real.n * margin.within(np.zeros_like(q), low[t], high[t]) / n_d
-    by_real = real.within(q, low[t], high[t]) / of.d[q]
-    own = copy.within(s_q, low[s_t], high[s_t]) / of.s[s_q]
+    found = np.divide(across, of.s[q], out=np.zeros(len(q)), where=of.s[q] > 0)
     # Sums of numpy are added up in the same order by any number of threads; products of matrices need not be.
     return {
-        "baseCAPd": 100 * float(base.sum()) / n_d,
-        "CAPd": 100 * float((rows * by_real).sum()) / n_d,
-        "CAPs": 100 * float((s_rows * own).sum()) / n_s,
-        "DCAP": 100 * float((rows * by_copy).sum()) / n_d,
+        "baseCAPd": 100 * float((of.real.n * (margin / n_d)).sum()) / n_d,
+        "CAPd": 100 * float((rows * (real / of.d[q])).sum()) / n_d,
+        "CAPs": 100 * float((s_rows * (copy / of.s[s_q])).sum()) / n_s,
+        "DCAP": 100 * float((rows * found).sum()) / n_d,
     }
 
 

@@ -56,8 +56,9 @@ def identical_rows(original: Any, copies: Iterable[Any]) -> IdenticalRows:
 
     Notes
     -----
-    O(n + m k): rows are told apart by 128 bits made of their values. The chance that any two of N rows differ in their
-    values but not in these is below N^2 / 2^129, which is 1e-23 for 10^8.
+    O(n + m k), and 16 bytes for each row of the original and of one copy: rows are told apart by 128 bits made of
+    their values. The chance that any two of N rows differ in their values but not in these is below N^2 / 2^129, which
+    is 1e-23 for 10^8.
 
     References
     ----------
@@ -86,12 +87,7 @@ def count_identical(both: Compared, holdout: Compared | None) -> IdenticalRows:
 
 def _distinct(both: Compared, side: int) -> pl.DataFrame:
     """Distinct rows of a side: what tells them apart, and their number n."""
-    parts = both.map(_count_rows, None, None, [side])[0]
-    return pl.concat(parts).group_by(HASHES).agg(pl.col("n").sum())
-
-
-def _count_rows(_shared: None, rows: pl.DataFrame, _first: int) -> pl.DataFrame:
-    return row_hashes(rows).group_by(HASHES).agg(pl.len().cast(pl.Int64).alias("n"))
+    return pl.concat(both.map(hash_rows, None, None, [side])[0]).group_by(HASHES).agg(pl.len().alias("n"))
 
 
 def hash_rows(_shared: None, rows: pl.DataFrame, _first: int) -> pl.DataFrame:

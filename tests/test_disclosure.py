@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -251,6 +253,14 @@ def test_copies_of_other_types_compare():
     d = fs.disclosure(real, [copy], "k", "t")
     assert d["DiSCO"] == 100
     assert d["repU"] == pytest.approx(100 / 3)
+
+
+def test_examples_of_the_page_run(capsys):
+    page = (Path(__file__).parent.parent / "docs/disclosure.md").read_text()
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert "How to read" in capsys.readouterr().out
 
 
 # What everybody knows
