@@ -2,7 +2,7 @@
 
 Identity: who is alone with their keys in the original, and in a copy as well. Attribute: whose keys lead to one value
 of a target in a copy, and whether it is theirs. Exact copies: synthetic rows that equal a real row. The measures are
-those of Raab, Nowok and Dibben (2025) and Taub, Elliot and others (2018); docs/disclosure.md says how to read them.
+those of Raab, Nowok and Dibben (2024) and Taub, Elliot and others (2018); docs/disclosure.md says how to read them.
 
 All are made of counts of rows by key combination and target level (``fastsynth.tally``). Weights play no part: people
 are counted, not what they stand for.
@@ -298,7 +298,7 @@ def disclosure(
 
     References
     ----------
-    Raab, Nowok and Dibben (2025), Practical privacy metrics for synthetic data, arXiv:2406.16826. Taub, Elliot,
+    Raab, Nowok and Dibben (2024), Practical privacy metrics for synthetic data, arXiv:2406.16826. Taub, Elliot,
     Pampaka and Smith (2018), Differential correct attribution probability for synthetic data, PSD 2018. Little, Elliot
     and Allmendinger (2022), Comparing the utility and disclosure risk of synthetic data with samples of microdata, PSD
     2022.
