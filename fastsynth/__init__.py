@@ -2,6 +2,7 @@
 
 from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
+from fastsynth.disclosure import Disclosure, disclosure
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
@@ -19,6 +20,7 @@ __all__ = [
     "Cart",
     "Column",
     "Comparison",
+    "Disclosure",
     "Estimates",
     "Guard",
     "Identifier",
@@ -33,6 +35,7 @@ __all__ = [
     "Utility",
     "__version__",
     "correlation",
+    "disclosure",
     "find_relations",
     "load_boys",
     "mean",
