@@ -295,9 +295,14 @@ class Drawing:
         return f'<svg role="img" viewBox="0 0 {size}"{style}>{head}{"".join(self.parts)}</svg>'
 
 
+def clean(words: str) -> str:
+    """Text without control characters, which HTML and XML do not know."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]", "\ufffd", words)
+
+
 def escape(words: str) -> str:
-    """Text for HTML and SVG; control characters, which XML does not know, become a sign."""
-    return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]", "\ufffd", words), quote=True)
+    """Text for HTML and SVG."""
+    return html.escape(clean(words))
 
 
 def shorten(words: str, length: int) -> str:

@@ -21,6 +21,7 @@ import polars as pl
 from fastsynth.compared import _as_synthesis, open_compared
 from fastsynth.errors import FastsynthError, OptionError, OutputError
 from fastsynth.page import SMALLEST_CELL, Shown
+from fastsynth.pictures import clean
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.sections import make_page
 
@@ -209,7 +210,14 @@ def _template() -> Any:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
         raise FastsynthError("Reports need jinja2: pip install 'fastsynth[report]'.") from None
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        # Figures are markup already, of another class.
+        finalize=lambda value: clean(value) if type(value) is str else value,
+    )
     return environment.from_string((files("fastsynth") / "report.html.j2").read_text(encoding="utf-8"))
 
 
