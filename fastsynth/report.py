@@ -110,7 +110,7 @@ def report(
         results give ``weights``, too.
     attacks : dict of str to polars.DataFrame, optional
         Tables such as ``Disclosure.attacks`` of other copies by a name, such as "minbucket 1", to stand beside those of
-        these copies.
+        these copies; "these copies" replaces the latter.
 
     Returns
     -------
@@ -156,13 +156,15 @@ def report(
             raise OptionError("A public report needs a formula as text: of a function, rare terms cannot be found.")
         pooled, comparison, rare = compare_models(original, synthetic, formula, **shared)
     if utility is None:
-        from fastsynth.utility import utility as measure
+        from fastsynth.utility import utility as measure_utility
 
-        utility = measure(original, synthetic, columns=columns, weights=weights, random_state=random_state, **shared)
+        utility = measure_utility(
+            original, synthetic, columns=columns, weights=weights, random_state=random_state, **shared
+        )
     if disclosure is None and keys is not None:
-        from fastsynth.disclosure import disclosure as measure
+        from fastsynth.disclosure import disclosure as measure_disclosure
 
-        disclosure = measure(
+        disclosure = measure_disclosure(
             original,
             synthetic,
             keys=keys,
