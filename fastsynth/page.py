@@ -280,7 +280,7 @@ def _attack_lines(attacks: Mapping[str, pl.DataFrame]) -> list[Line]:
             words = f"{row['attack'].capitalize()}: AUC {value:.2f}{_between(row)}; a guess has 0.50."
         elif row["statistic"] == "risk" and not missing(baseline):
             grade = "good" if (value if missing(low) else low) <= baseline else "look"
-            words = f"{row['attack'].capitalize()}: risk {value:.3f}{_between(row)}; without the copies {baseline:.3f}."
+            words = f"{row['attack'].capitalize()}: risk {value:.3f}{_between(row)}; without a leak {baseline:.3f}."
         else:
             continue
         lines.append(Line(grade, words))
@@ -372,7 +372,7 @@ def figures(x: Any, digits: int) -> str:
 
 def decimal(x: Any) -> str:
     """A number with two decimals."""
-    return NONE if missing(x) else f"{x:.2f}".replace("-", "\N{MINUS SIGN}")
+    return NONE if missing(x) else f"{round(x, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def signed(x: float) -> str:
