@@ -6,7 +6,7 @@ from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
 from fastsynth.pictures import plot_coefficients, plot_compare
-from fastsynth.plan import Column, Rule
+from fastsynth.plan import Column, Guard, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import Report, report
@@ -20,6 +20,7 @@ __all__ = [
     "Column",
     "Comparison",
     "Estimates",
+    "Guard",
     "Identifier",
     "Nested",
     "Pooled",

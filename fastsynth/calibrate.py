@@ -248,12 +248,12 @@ def _why_donors(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) ->
     digits = variable.dtype.scale if pa.types.is_decimal(variable.dtype) else 0
     if np.abs(numbers[values]).max() * 10.0**digits > 2.0**53 and not pa.types.is_floating(variable.dtype):
         return "more digits than 2^53 has"
-    if len(dense) <= DENSE_SHARE * n_dense and _is_heaped(numbers[dense], rows[dense], _exact_to(variable)):
+    if len(dense) <= DENSE_SHARE * n_dense and _is_heaped(numbers[dense], rows[dense], exact_to(variable)):
         return HEAPED
     return None
 
 
-def _exact_to(variable: Variable) -> float | None:
+def exact_to(variable: Variable) -> float | None:
     """Relative error of a column's fractions; None for whole numbers."""
     if pa.types.is_float64(variable.dtype) or pa.types.is_decimal(variable.dtype):
         return 1e-9
@@ -284,7 +284,7 @@ def _is_heaped(values: Floats, rows: NDArray[np.int64], exact_to: float | None) 
 
     On a regular grid the count of a value is compared with the mean of its neighbours'.
     """
-    grid = _find_grid(values, exact_to)
+    grid = find_grid(values, exact_to)
     if grid.step == 0:
         return True
     unit = 10.0**grid.digits
@@ -325,7 +325,7 @@ def _shift(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> tupl
     variable, reason = job.table.variables[job.target], ""
     numbers = variable.numbers()
     grid, tails = (
-        _find_grid(numbers[values], _exact_to(variable), rows[values]),
+        find_grid(numbers[values], exact_to(variable), rows[values]),
         find_tails(numbers[values], rows[values]),
     )
     for logarithm in (False, True)[: 1 + (grid.low > 0)]:
@@ -613,7 +613,7 @@ def _correlation(x: Floats, y: Floats) -> float:
     return abs(float(x @ y)) / size if size > 0 else 0.0
 
 
-def _find_grid(values: Floats, exact_to: float | None, rows: NDArray[np.int64] | None = None) -> Grid:
+def find_grid(values: Floats, exact_to: float | None, rows: NDArray[np.int64] | None = None) -> Grid:
     """The coarsest grid that holds all values: a multiple of a power of ten; none if there is none to six digits.
 
     Given the rows of each value, the coarsest that holds most of the rows: some people are weighed more exactly.

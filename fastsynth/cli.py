@@ -24,7 +24,7 @@ from fastsynth.methods import METHODS, Calibrated, Cart
 from fastsynth.model_file import check_new_file
 from fastsynth.output import AUDIT, Output, copy_name, part_name
 from fastsynth.pictures import plot_compare
-from fastsynth.plan import Column, Rule, find_method
+from fastsynth.plan import Column, Guard, Rule, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import check_new_report, report
 from fastsynth.run import part_names
@@ -50,6 +50,8 @@ CONFIG_KEYS = (
     "given",
     "fit_rows",
     "fresh_rows",
+    "copies",
+    "guard",
     "random_state",
     "threads",
     "memory_limit",
@@ -69,6 +71,7 @@ FIT_OPTIONS = (
     "relations",
     "fit_rows",
     "fresh_rows",
+    "copies",
     "random_state",
     "threads",
     "scheduler",
@@ -121,6 +124,7 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "proper": click.option("--proper", is_flag=True, default=None, help="Fit each copy to a bootstrap sample."),
         "fit_rows": click.option("--fit-rows", type=int, help="Rows that models are fitted on (all)."),
         "fresh_rows": click.option("--fresh-rows", is_flag=True, default=None, help="Other rows for each copy."),
+        "copies": click.option("--copies", help="'fresh' or 'none' redraws rows that equal a real one ('keep')."),
         "memory_limit": click.option("--memory-limit", help="Such as '6 GB' (four fifths of the memory)."),
         "fit": click.option("--fit", help="'partition' fits pieces of large tables by themselves ('whole')."),
         "resume": click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder."),
@@ -441,6 +445,8 @@ def _read_config(path: Path) -> dict[str, Any]:
             what = "SQL texts" if key == "forbid" else "column names"
             raise OptionError(f"{path}: {key} must be a list of {what}.")
     options["method"] = _method(options.get("method", "calibrated"))
+    if "guard" in options:
+        options["guard"] = _guard(options["guard"])
     options["columns"] = {name: _column(name, record) for name, record in columns.items()}
     return options
 
@@ -448,7 +454,8 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _column(name: str, record: Any) -> Column:
     if not isinstance(record, dict) or any(key not in COLUMN_KEYS for key in record):
         raise OptionError(f"[columns.{name}] may hold {', '.join(COLUMN_KEYS)}; given is {record!r}.")
-    read = {"method": _method, "rules": _rules, "bounds": _bounds}
+    read = {"method": _method, "rules": _rules, "bounds": _bounds, "coding": _bounds}
+    read |= {"rare_levels": _rare_levels, "guard": _guard}
     return Column(**{key: read[key](value) if key in read else value for key, value in record.items()})
 
 
@@ -468,6 +475,21 @@ def _bounds(record: Any) -> Any:
     if not record or not {*record} <= {"low", "high"}:
         raise OptionError(f"bounds={record!r}: must be SQL text, [low, high], or a table with low or high.")
     return record.get("low"), record.get("high")
+
+
+def _rare_levels(record: Any) -> Any:
+    """A list of two, or a table with fewer_than and level; without a level such values are held back."""
+    if not isinstance(record, dict):
+        return record
+    if not {"fewer_than"} <= {*record} <= {"fewer_than", "level"}:
+        raise OptionError(f"rare_levels={record!r}: must be [10, 'other'], or a table with fewer_than, and level.")
+    return record["fewer_than"], record.get("level")
+
+
+def _guard(record: Any) -> Any:
+    if not isinstance(record, dict) or not {*record} <= {*Guard.__dataclass_fields__}:
+        raise OptionError(f"guard={record!r}: must be a table with {', '.join(Guard.__dataclass_fields__)}.")
+    return Guard(**record)
 
 
 def _method(record: Any) -> Any:

@@ -186,12 +186,14 @@ class _Climber:
         offset = np.where(size < whole, unit(words), 0.0)
         place = self.ascent.first[node][of] + np.floor((i + offset[of]) * (whole / size)[of]).astype(np.int64)
         donors = self.tree.donors[self.ascent.order[place]]
+        blur, own = self.column.blur, hashed(words[of], np.uint64(0)) + i.astype(np.uint64)
         if shift is None:
-            return of, self._members(donors, words, of), np.full(len(of), np.nan), np.ones(len(of))
+            ranks = self._members(donors, words, of)
+            blurred = np.full(len(of), np.nan) if blur is None else blur.of_ranks(ranks, own)
+            return of, ranks, blurred, np.ones(len(of))
         expected = self.column.expected(codes, rows, words)
-        number = shift.apply(
-            expected[of], donors.view(np.float32), hashed(words[of], np.uint64(0)) + i.astype(np.uint64)
-        )
+        number = shift.apply(expected[of], donors.view(np.float32), own)
+        number = number if blur is None else blur.of_numbers(number, own)
         return of, np.zeros(len(of), np.uint32), number, np.ones(len(of))
 
     def _classes(
@@ -205,7 +207,10 @@ class _Climber:
             leaf = np.ascontiguousarray(self.tree.nodes["left"][node[at_leaf]])
             share[at_leaf] = tilt.shares(codes.T, rows[at_leaf], leaf)
         of, which = np.nonzero(share > 0)
-        return of, self._members(tilt.ranks[which], words, of), np.full(len(of), np.nan), share[of, which]
+        ranks, blur = self._members(tilt.ranks[which], words, of), self.column.blur
+        own = hashed(words[of], np.uint64(0)) + which.astype(np.uint64)
+        blurred = np.full(len(of), np.nan) if blur is None else blur.of_ranks(ranks, own)
+        return of, ranks, blurred, share[of, which]
 
     def _members(self, ranks: Ranks, words: NDArray[np.uint64], of: Places) -> Ranks:
         """The ranks, or a member of the group that each stands for."""

@@ -120,9 +120,18 @@ class Variable:
         DataError
             A value that the column did not have when it was learned.
         """
+        ranks, unknown = self.match(column)
+        if unknown.any():
+            raise DataError(f"Column {self.name!r} holds other values than before: its file was changed meanwhile.")
+        return ranks
+
+    def match(self, column: pa.Array | pa.ChunkedArray) -> tuple[Ranks, NDArray[np.bool_]]:
+        """Ranks of some values, and which of them the column did not have when it was learned."""
+        if isinstance(column, pa.Array):
+            column = pa.chunked_array([column])
         if not self.n_used and len(self.values) == 1:
             # Nothing but null, or identifiers, of which nothing is kept.
-            return np.zeros(len(column), self.rank_dtype)
+            return np.zeros(len(column), self.rank_dtype), np.zeros(len(column), bool)
         if pa.types.is_dictionary(self.dtype):
             coded = column.unify_dictionaries().combine_chunks()
         else:
@@ -130,13 +139,9 @@ class Variable:
         given = _plain(coded.dictionary)
         found, lost = self._find(given)
         rank_of: Ranks = np.append(found, 0).astype(self.rank_dtype)
-        used = np.zeros(len(given) + 1, bool)
         indices = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-        used[indices] = True
-        if (lost & used[:-1]).any():
-            raise DataError(f"Column {self.name!r} holds other values than before: its file was changed meanwhile.")
-        ranks: Ranks = rank_of[indices]  # null has index -1, and there stands 0
-        return ranks
+        # Null has index -1, and there stands 0.
+        return rank_of[indices], np.append(lost, False)[indices]
 
     def _find(self, given: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Ranks of plain values that are not null, and which of them the column did not have."""

@@ -91,9 +91,14 @@ class Synthesis(Sequence[Any]):
     climbed : dict of str to int
         By column, the rows in all copies for which no donor of the leaf met the limits, so that one from further up the
         tree did; under "" rows that were drawn anew as a whole. None for some of the copies.
+    exact : dict or None
+        What was done about rows that equal a real one: policy ("fresh" or "none"), column (that is redrawn), found
+        (share of such rows before), expected (their share in a fresh sample). None if nothing was, or had to be.
     recipe : Synthesizer or None
         The options that the copies were made with, not fitted: disclosure measures that make copies of other rows need
         it. None for copies of a folder, of a loaded model, and of single cells.
+    protection : list of dict
+        What ``protect`` did to the copies: names and counts.
     """
 
     def __init__(
@@ -111,6 +116,8 @@ class Synthesis(Sequence[Any]):
         self._partitions = partitions
         self.climbed: dict[str, int] | None = {}
         self.recipe: Any = None
+        self.exact: dict[str, Any] | None = None
+        self.protection: list[dict[str, Any]] = []
         self.design = design
         self.random_state_ = random_state
 
@@ -148,7 +155,7 @@ class Synthesis(Sequence[Any]):
             design = replace(self.design, m=len(some))
             part = Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
             part.climbed = self.climbed if len(some) == len(self) else None
-            part.recipe = self.recipe
+            part.recipe, part.exact, part.protection = self.recipe, self.exact, self.protection
             return part
         return self._frame.native(_whole(self._copies[i], self._frame))
 
@@ -215,7 +222,8 @@ class Synthesis(Sequence[Any]):
         schema = pq.read_schema(*_opened(copies[0].paths()[0]))
         frame = Frame("polars", False, schema)
         found = cls(copies, frame, design, audit["random_state"], audit["columns"], audit["partitions"])
-        found.climbed = audit["climbed"]
+        found.climbed, found.exact = audit["climbed"], audit.get("copies")
+        found.protection = audit.get("protection", [])
         return found
 
     def arrow(self, i: int) -> pa.Table:
@@ -274,9 +282,10 @@ class Synthesis(Sequence[Any]):
             "fit": "whole" if self._partitions is None else "partition",
             "partitions": self._partitions,
             "climbed": self.climbed,
+            "copies": self.exact,
             "random_state": self.random_state_,
             "columns": self._records,
-        }
+        } | ({"protection": self.protection} if self.protection else {})
 
     def write_parquet(self, folder: str | os.PathLike[str]) -> list[str]:
         """Write copies, manifest.json and audit.json into a new or empty folder, as ``synthesize(out=...)`` does.
@@ -316,7 +325,7 @@ def summary_of(records: list[dict[str, Any]]) -> pl.DataFrame:
         pl.col("n_leaves", "smallest_leaf", "n_rare_levels").cast(pl.Int64),
         pl.col("leaf_spread").cast(pl.List(pl.Float64)),
         pl.col("decision").cast(pl.String),
-        pl.col("n_missing_kinds", "n_spikes", "n_differ").cast(pl.Int64),
+        pl.col("n_missing_kinds", "n_spikes", "n_differ", "n_coded").cast(pl.Int64),
     )
 
 
@@ -334,6 +343,7 @@ def identity(synthesis: Synthesis, model: Model | None = None, rows: Any = (), t
     if model is not None:
         run["data"] = fingerprint(model.frame.schema, model.variables, rows)
         run["options"] = fingerprint(model.plan.steps)
+        run["copies"] = "keep" if model.exact is None else model.exact.policy
         run["models"] = fingerprint(trees)
         if model.given is not None:
             run["given"] = fingerprint(model.given)

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from fastsynth.climb import climb, climb_kinds
 from fastsynth.columns import Ranks, taken
 from fastsynth.errors import PlanError
+from fastsynth.exact import Exact, value_hashes
 from fastsynth.identifiers import fresh
-from fastsynth.methods import ColumnModel
+from fastsynth.methods import ColumnModel, people_of_ranks
 from fastsynth.model import Model
 from fastsynth.plan import Step
 from fastsynth.rowwise import evaluate, table_of, under_rules, within_limit
-from fastsynth.streams import DRAW, IDENTIFIER, STRATUM, random_words, unit
+from fastsynth.streams import DRAW, FRESH, GUARD, IDENTIFIER, STRATUM, random_words, unit
 
 # Rows that share a stream of random numbers. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
@@ -31,6 +32,12 @@ BLOCK_ROWS = 65_536
 TRIES, WHOLE_TRIES = 8, 20
 # So many of the latter are enough if none of so many rows was helped.
 HOPELESS = (3, 100)
+# Rounds in which rows get other donors, because a value was drawn too often.
+SPREADS = 20
+# Times that one column of a row that equals a real one is redrawn.
+COPY_TRIES = 10
+# Times that it is drawn as a whole, where none may.
+MOST_TRIES = 200
 
 Rows = NDArray[np.uint32]
 
@@ -58,7 +65,57 @@ def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> t
         place[dead] = len(numbers) + np.arange(len(dead))
         arrays = [taken(_concat(old, new), place) for old, new in zip(arrays, again, strict=True)]
         dead = dead[still]
+    if model.exact is not None and model.exact.keep < 1:
+        arrays = _without_copies(model, model.exact, entropy, copy, numbers, arrays)
     return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema), counts
+
+
+def _without_copies(
+    model: Model, exact: Exact, entropy: int, copy: int, numbers: NDArray[np.int64], arrays: list[pa.Array]
+) -> list[pa.Array]:
+    """Redraw one column of the rows that equal a real row, but for the share that a fresh sample would have.
+
+    Whole rows drawn anew would deplete the rare cells in which copies lie; one column leaves all others as they are.
+    Where chance finds no other value in ten draws, one is looked up, further up the tree if need be. Where nobody's row
+    is to be met (``copies="none"``) the rows that still equal one are drawn anew as a whole.
+    """
+    step = next(step for step in model.plan.steps if step.slot == exact.slot)
+    lost = Counter[str]()
+
+    def keeping(rows: NDArray[np.int64], attempt: int) -> _Draw:
+        return _Draw(model, entropy, copy, numbers[rows], attempt, lost)
+
+    bad = exact.find(model.variables, arrays)
+    stays = unit(keeping(bad, 0)._words(FRESH, 0, 1, 0)[0]) < exact.keep if len(bad) else np.zeros(0, bool)
+    bad = bad[~stays]
+    for attempt in range(1, COPY_TRIES + 1):
+        if not len(bad):
+            return arrays
+        draw = keeping(bad, WHOLE_TRIES + attempt)
+        draw.hold(arrays, bad)
+        draw._draw(step)
+        place = np.arange(len(numbers))
+        place[bad[~draw.dead]] = len(numbers) + np.flatnonzero(~draw.dead)
+        arrays[step.slot] = taken(_concat(arrays[step.slot], draw.arrays[step.slot]), place)
+        bad = bad[exact.find(model.variables, [taken(array, bad) for array in arrays])]
+    if len(bad):
+        draw = keeping(bad, WHOLE_TRIES + COPY_TRIES + 1)
+        arrays[step.slot], found = draw.unlike(exact, step, arrays, bad)
+        bad = bad[~found]
+    attempt = WHOLE_TRIES + COPY_TRIES + 1
+    while exact.policy == "none" and len(bad):
+        attempt += 1
+        if attempt > MOST_TRIES:
+            raise PlanError(
+                f"copies='none': {len(bad)} row(s) equal a real row however often they are drawn. The table has few "
+                "combinations of values; copies='fresh' leaves as many such rows as chance would."
+            )
+        again, dead = keeping(bad, attempt).run()
+        place, alive = np.arange(len(numbers)), np.delete(np.arange(len(bad)), dead)
+        place[bad[alive]] = len(numbers) + alive
+        arrays = [taken(_concat(old, new), place) for old, new in zip(arrays, again, strict=True)]
+        bad = bad[exact.find(model.variables, [taken(array, bad) for array in arrays])]
+    return arrays
 
 
 def _nothing_admissible(model: Model, n_rows: int, attempt: int) -> PlanError:
@@ -111,7 +168,6 @@ class _Draw:
         self.counts = counts
         self.codes = np.zeros((len(numbers), len(model.variables)), np.uint16)
         self.arrays: list[pa.Array] = [None] * len(model.frame.schema)
-        self.ranks: dict[int, Ranks] = {}
         self.dead = np.zeros(len(numbers), bool)
 
     def run(self) -> tuple[list[pa.Array], NDArray[np.int64]]:
@@ -135,6 +191,49 @@ class _Draw:
                 self._part_by_stratum()
         return self.arrays, np.flatnonzero(self.dead)
 
+    def hold(self, arrays: list[pa.Array], rows: NDArray[np.int64]) -> None:
+        """Take over rows that were drawn already."""
+        self.rows_of_strata = [np.arange(len(rows), dtype=np.uint32)]
+        for step in self.model.plan.steps:
+            self._set(step, taken(arrays[step.slot], rows))
+        if self.model.strata is not None:
+            self._part_by_stratum()
+
+    def unlike(
+        self, exact: Exact, step: Step, arrays: list[pa.Array], rows: NDArray[np.int64]
+    ) -> tuple[pa.Array, NDArray[np.bool_]]:
+        """The column with values for these rows that make them equal to no real row, from their leaves or up the tree.
+
+        Also, for which of the rows there was such a value.
+        """
+        self.hold(arrays, rows)
+        variable = self.model.variables[step.slot]
+        others, new = np.zeros(len(rows), np.uint64), np.ones(len(rows), bool)
+        for slot, array in enumerate(self.arrays):
+            if slot != step.slot:
+                others ^= value_hashes(self.model.variables[slot], slot, array)[0]
+
+        def admissible(rows: Rows, rank: Ranks, number: NDArray[np.float64]) -> NDArray[np.bool_]:
+            own = variable.compose(rank, number) if np.isfinite(number).any() else variable.decode(rank)
+            hashes, unknown = value_hashes(variable, step.slot, own)
+            ok = unknown | ~exact.holds(others[rows] ^ hashes)
+            return ok & self._within_limits(step, rows, rank, number)
+
+        ranks: Ranks = np.zeros(len(rows), variable.rank_dtype)
+        numbers = np.full(len(rows), np.nan)
+        for _, under in under_rules(step, self._table(_parents(step))) if step.rules else ():
+            new &= ~under
+        columns = self.model.columns(self.copy, step.slot)
+        words = self._words_of(step, columns, 0)[-1]
+        for column, of_stratum in zip(columns, self.rows_of_strata, strict=True):
+            here = of_stratum[new[of_stratum]]
+            lost, _ = climb(column, self.codes, here, words[here], admissible, ranks, numbers)
+            new[lost] = False
+        drawn = variable.compose(ranks, numbers) if np.isfinite(numbers).any() else variable.decode(ranks)
+        place = np.arange(len(arrays[step.slot]))
+        place[rows[new]] = len(place) + np.flatnonzero(new)
+        return taken(_concat(arrays[step.slot], drawn), place), new
+
     def _set(self, step: Step, array: pa.Array) -> None:
         self.arrays[step.slot] = array
         for slot in self.model.slots_of(step.slot):
@@ -148,8 +247,6 @@ class _Draw:
         for slot in self.model.slots_of(step.slot):
             self.codes[:, slot] = self.model.variables[slot].codes(ranks)
         self.arrays[step.slot] = variable.decode(ranks)
-        if self.model.strata is not None and step.slot in self.model.strata.slots:
-            self.ranks[step.slot] = ranks
 
     def _column(self, slot: int) -> pa.Array:
         return self.arrays[slot]
@@ -179,12 +276,7 @@ class _Draw:
     def _part_by_stratum(self) -> None:
         strata = self.model.strata
         assert strata is not None
-        given = self.model.given
-        if given is not None and self.model.variables[strata.slots[0]].name in given.column_names:
-            ranks = [self.model.variables[slot].rank(pa.chunked_array([self.arrays[slot]])) for slot in strata.slots]
-        else:
-            ranks = [self.ranks[slot] for slot in strata.slots]
-        number = strata.numbers(ranks)
+        number = strata.numbers([self.model.variables[slot].match(self.arrays[slot])[0] for slot in strata.slots])
         order = np.argsort(number, kind="stable").astype(np.uint32)
         ends = np.searchsorted(number[order], np.arange(len(strata.rows)), side="right")
         self.rows_of_strata = [np.sort(part) for part in np.split(order, ends[:-1])]
@@ -221,7 +313,7 @@ class _Draw:
             ranks: Ranks = np.zeros(n, variable.rank_dtype)
         else:
             ranks = model.kept[step.slot][self.numbers].copy()
-        numbers = np.full(n if any(column.shift is not None for column in columns) else 0, np.nan)
+        numbers = np.full(n if any(column.has_numbers for column in columns) else 0, np.nan)
         words = self._words_of(step, columns, 0)
         for column, rows in zip(columns, self.rows_of_strata, strict=True):
             for part in _parts(rows[replaced[rows]]):
@@ -236,6 +328,8 @@ class _Draw:
                     numbers[under] = np.nan
         if step.limits:
             self._admit(step, columns, ranks, numbers, replaced, free)
+        if step.guard is not None and step.guard.max_copies is not None and not len(numbers):
+            self._spread(step, columns, ranks, free, step.guard.max_copies)
         array = variable.compose(ranks, numbers) if len(numbers) else variable.decode(ranks)
         if len(numbers):
             self._set(step, array)
@@ -245,6 +339,34 @@ class _Draw:
     def _words_of(self, step: Step, columns: list[ColumnModel], attempt: int) -> NDArray[np.uint64]:
         n_words = max(column.n_words for column in columns)
         return self._words(DRAW, step.slot, n_words, attempt + self.attempt * (TRIES + 2))
+
+    # Copies of donors
+
+    def _spread(
+        self, step: Step, columns: list[ColumnModel], ranks: Ranks, free: NDArray[np.bool_], max_copies: int
+    ) -> None:
+        """Give rows other donors where a value is drawn too often for the people who have it."""
+        held = people_of_ranks(columns, len(self.model.variables[step.slot].values))
+        allowed = np.where(held > 0, max_copies * held, len(ranks))
+        block = (self.numbers // BLOCK_ROWS - self.numbers[0] // BLOCK_ROWS).astype(np.int64)
+        numbers, words = np.full(len(ranks), np.nan), self._words(GUARD, step.slot, SPREADS, self.attempt)
+        for turn in range(SPREADS):
+            place = block * len(held) + ranks
+            order = np.argsort(place, kind="stable")
+            starts = np.searchsorted(place[order], place[order])
+            over = order[np.arange(len(order)) - starts >= allowed[ranks[order]]]
+            over = np.sort(over[free[over]]).astype(np.uint32)
+            if not len(over):
+                return
+            room = np.tile(allowed, int(block[-1]) + 1) - np.bincount(place, minlength=len(held) * (int(block[-1]) + 1))
+
+            def admissible(rows: Rows, rank: Ranks, number: NDArray[np.float64]) -> NDArray[np.bool_]:
+                has_room: NDArray[np.bool_] = room[block[rows] * len(held) + rank] > 0  # noqa: B023
+                return has_room & self._within_limits(step, rows, rank, number)
+
+            for column, rows in zip(columns, self.rows_of_strata, strict=True):
+                here = np.intersect1d(over, rows, assume_unique=True)
+                climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers)
 
     # Limits
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsynth import _tree
+from fastsynth.blur import Blur
 from fastsynth.calibration import Shift, Tilt
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.errors import OptionError, check_count
@@ -346,6 +347,8 @@ class ColumnModel:
         What drawn ranks are replaced by, where they stand for a group of values.
     note : str
         What was decided when a calibrated model was fitted.
+    blur : Blur or None
+        What is done to the numbers drawn.
     """
 
     missing: Tree | None
@@ -358,6 +361,12 @@ class ColumnModel:
     present: int | None = None
     pools: Pools | None = None
     note: str = ""
+    blur: Blur | None = None
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether it draws numbers, and not only ranks."""
+        return self.shift is not None or self.blur is not None
 
     @property
     def is_margin(self) -> bool:
@@ -398,13 +407,13 @@ class ColumnModel:
         ranks : ndarray of shape (n_rows,), dtype=uint16 or uint32
             Set to the ranks drawn.
         numbers : ndarray of shape (n_rows,), dtype=float64
-            With ``shift``, set to the numbers drawn, NaN where the rank counts.
+            With ``shift`` or ``blur``, set to the numbers drawn, NaN where the rank counts.
         """
         first, last = words[0], words[-1]
         if self.missing is not None:
             _draw_part(self.missing, self.tilt_missing, codes, rows, first, ranks)
             present = ranks[rows] == (self.first if self.present is None else self.present)
-            if self.shift is not None:
+            if self.has_numbers:
                 numbers[rows] = np.nan
             rows, last = rows[present], np.ascontiguousarray(last[present])
             first = last
@@ -413,11 +422,14 @@ class ColumnModel:
         if self.shift is not None and self.means is not None:
             donors = np.zeros(len(codes), np.uint32)
             self.values.draw(codes, rows, last, donors)
-            numbers[rows] = self.shift.apply(self.expected(codes, rows, last), donors[rows].view(np.float32), last)
+            drawn = self.shift.apply(self.expected(codes, rows, last), donors[rows].view(np.float32), last)
+            numbers[rows] = drawn if self.blur is None else self.blur.of_numbers(drawn, last)
             return
         _draw_part(self.values, self.tilt, codes, rows, first, ranks)
         if self.pools is not None:
             ranks[rows] = self.pools.draw(ranks[rows], last)
+        if self.blur is not None:
+            numbers[rows] = self.blur.of_ranks(ranks[rows], last)
 
     def has_value(
         self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64], dtype: np.dtype[Any]
@@ -629,6 +641,16 @@ def fit_margin(variable: Variable, rows: NDArray[np.int64]) -> ColumnModel:
     """The model of a column without predictors, from the rows of each rank (n_ranks,): draws with replacement."""
     donors: Ranks = np.repeat(np.arange(len(rows), dtype=variable.rank_dtype), rows)
     return ColumnModel(None, one_leaf(donors), variable.first)
+
+
+def people_of_ranks(columns: Sequence[ColumnModel], n_ranks: int) -> NDArray[np.int64]:
+    """How many donors have each value (n_ranks,), over the strata of a column; 0 for what is not drawn from donors."""
+    held = np.zeros(n_ranks, np.int64)
+    for column in columns:
+        if column.values is not None and column.tilt is None and column.shift is None:
+            donors = column.values.donors if column.pools is None else column.pools.donors
+            held += np.bincount(donors, minlength=n_ranks)
+    return held
 
 
 def class_ids(occurs: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:

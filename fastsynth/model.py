@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastsynth.columns import Ranks, Variable
 from fastsynth.errors import OptionError
+from fastsynth.exact import Exact
 from fastsynth.methods import ColumnModel, Nested
 from fastsynth.plan import Plan
 from fastsynth.slopes import Slopes
@@ -99,6 +100,8 @@ class Model:
     extent : tuple of int
         For identifiers, which differ between all rows of a copy: random state, the copy's first row that this model
         draws, rows of the copy.
+    exact : Exact or None
+        What is done with rows that equal a real one.
     """
 
     plan: Plan
@@ -114,6 +117,7 @@ class Model:
     effective: float | None = None
     given: pa.Table | None = None
     extent: tuple[int, int, int] = (0, 0, 0)
+    exact: Exact | None = None
 
     @property
     def n_strata(self) -> int:
@@ -134,6 +138,14 @@ class Model:
         """The slot of a column, and of parts of its dates."""
         parts = enumerate(self.variables[len(self.frame.schema) :], len(self.frame.schema))
         return [slot, *(i for i, v in parts if v.calendar is not None and v.calendar[0] == slot)]
+
+    def without_max_copies(self) -> Model:
+        """The same model for draws of any size, which nobody gets to see."""
+        steps = (
+            step if step.guard is None else replace(step, guard=replace(step.guard, max_copies=None))
+            for step in self.plan.steps
+        )
+        return replace(self, plan=replace(self.plan, steps=tuple(steps)))
 
     @property
     def learned_rows(self) -> int | None:

@@ -5,6 +5,7 @@
     manifest.json           format, versions, plan, checksums
     schema.arrow            empty table with the caller's schema
     slopes.arrow            moments of pairs of numeric columns
+    exact.arrow             hashes of the rows that occur once, if copies of them are redrawn
     column_0000.arrow       values of the column by rank; kept ranks, if the column is kept
     fit_0000_0003_v.arrow   tree of copy 0, column 3: values (v), missing (m) or means of a calibrated column (a)
 
@@ -28,20 +29,23 @@ import polars as pl
 import pyarrow as pa
 
 from fastsynth import _calibrate, _tree
+from fastsynth.blur import Blur
 from fastsynth.calibrate import find_tails
 from fastsynth.calibration import Combination, Grid, Linear, Shift, Tilt
 from fastsynth.columns import Ranks, Variable, storage_of
 from fastsynth.errors import ModelFileError, OptionError, OutputError
+from fastsynth.exact import POLICIES, Exact
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, ColumnModel, Pools, Tree
 from fastsynth.model import Model, Strata
-from fastsynth.plan import Fixed, Limit, Plan, Step
+from fastsynth.plan import Fixed, Guard, Limit, Plan, Step
+from fastsynth.sdc import Smoothing
 from fastsynth.slopes import Slopes
 from fastsynth.source import Frame
 from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 VARIABLE = ("name", "kind", "first", "has_nan", "has_missing", "n_used", "calendar")
 NODE_FIELDS = ("feature", "threshold", "left")
 # Values and residuals of releasable models are means of so many.
@@ -51,6 +55,8 @@ COMBINATION = ("slots", "offset", "tables", "numbers", "pairs", "weights")
 LINEAR = ("slots", "offset", "index", "value")
 SLOPES = ("rows", "mean", "square", "product")
 POOLS = ("lowest", "offset", "donors")
+EXACT = ("policy", "expected", "slot", "found")
+BLUR = ("kind", "noise", "mean", "sd", "key")
 TILT = ("weights", "counts", "centre", "ranks")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -76,6 +82,9 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
     if model.strata is not None:
         strata = {str(slot): model.strata.ranks[:, i] for i, slot in enumerate(model.strata.slots)}
         parts["strata.arrow"] = _ipc(pa.table(strata | {"rows": model.strata.rows}))
+    exact = model.exact
+    if exact is not None:
+        parts["exact.arrow"] = _ipc(pa.table({"hashes": exact.hashes}))
     notes: dict[str, Any] = {}
     for copy, fit in enumerate(model.fits):
         for slot, column in sorted(fit.items()):
@@ -83,7 +92,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
                 if tree is not None:
                     parts.update(_tree_parts(f"fit_{copy:04}_{slot:04}_{letter}", tree))
             parts.update(_calibration_parts(f"fit_{copy:04}_{slot:04}", column))
-            if column.note or column.present is not None:
+            if column.note or column.present is not None or column.blur is not None:
                 notes[f"fit_{copy:04}_{slot:04}"] = _calibration_record(column)
     manifest = {
         "format": FORMAT,
@@ -99,6 +108,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
         "n_fits": len(model.fits),
         "strata": model.plan.strata,
         "effective": model.effective,
+        "exact": exact and {name: getattr(exact, name) for name in EXACT},
         "slopes": model.slopes.names,
         "calibration": notes,
         "variables": variables,
@@ -132,6 +142,10 @@ def releasable(model: Model) -> Model:
     OptionError
         Kept columns, or columns that are drawn from donors: their leaves list values of people.
     """
+    if model.exact is not None:
+        raise OptionError(
+            f"releasable=True: copies={model.exact.policy!r} knows every real row again. Fit with copies='keep'."
+        )
     listed = [model.variables[slot].name for slot in model.kept]
     spikes: dict[int, set[int]] = {}
     for step in model.plan.steps:
@@ -204,7 +218,8 @@ def _with_common_residuals(column: ColumnModel, variable: Variable) -> ColumnMod
     donors = new.astype(np.float32).view(np.uint32)
     present = numbers[~np.isnan(numbers)]
     shift = replace(shift, grid=grid, tails=find_tails(present, np.ones(len(present), np.int64)))
-    return replace(column, values=replace(tree, donors=donors), shift=shift)
+    blur = column.blur and column.blur.without_values(variable.numbers(), grid.low, grid.high)
+    return replace(column, values=replace(tree, donors=donors), shift=shift, blur=blur)
 
 
 def check_new_file(path: Path) -> None:
@@ -300,9 +315,15 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         )
         if not known or not len(strata.rows) or (strata.rows < 1).any() or len(fits) % len(strata.rows):
             raise ModelFileError("Strata do not fit the columns. The file is damaged; fit it again.")
+    exact = None
+    if manifest["exact"] is not None:
+        exact = Exact(hashes=_table(parts["exact.arrow"])["hashes"].to_numpy(), **manifest["exact"])
+        if exact.policy not in POLICIES or exact.slot not in fits[0]:
+            raise ModelFileError("The column that is redrawn is unknown. The file is damaged; fit it again.")
     plan = Plan(steps, manifest["proper"], tuple(manifest["strata"]), bool(where))
     fit_rows, effective = manifest["fit_rows"], manifest["effective"]
-    return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, kept, slopes, strata, where, effective)
+    held = (kept, slopes, strata, where, effective)
+    return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, *held, exact=exact)
 
 
 def _step_record(step: Step) -> dict[str, Any]:
@@ -315,6 +336,9 @@ def _step_record(step: Step) -> dict[str, Any]:
         "name": step.name,
         "action": step.action,
         "method": method,
+        "guard": step.guard and {name: getattr(step.guard, name) for name in step.guard.__dataclass_fields__},
+        "smoothing": step.smoothing,
+        "noise": step.noise,
         "predictors": list(step.predictors),
         "expression": _write_expression(step.name, step.expression),
         "rules": [
@@ -369,6 +393,9 @@ def _read_step(record: dict[str, Any], n_slots: int) -> Step:
         tuple(record["spikes"]),
         record["groups"],
         None if record["pattern"] is None else Pattern(**record["pattern"]),
+        None if record["guard"] is None else Guard(**record["guard"]),
+        record["smoothing"],
+        record["noise"],
     )
 
 
@@ -437,7 +464,7 @@ def _read_tree(parts: dict[str, bytes], name: str, n_slots: int, most: int, dono
 def _read_column(
     parts: dict[str, bytes], manifest: dict[str, Any], name: str, slot: int, variables: list[Variable]
 ) -> ColumnModel:
-    record = manifest["calibration"].get(name, {"note": "", "present": None})
+    record = manifest["calibration"].get(name, {"note": "", "present": None, "blur": None})
     n_ranks, n_slots = len(variables[slot].values), len(variables)
     tilt, kinds = (_read_tilt(parts, f"{name}_{part}", variables) for part in ("tilt", "kinds"))
     shift = _read_shift(parts, f"{name}_shift", record, variables)
@@ -457,17 +484,33 @@ def _read_column(
     means = None if shift is None else _read_tree(parts, f"{name}_a", n_slots, len(shift.means), False)
     first, present, note = variables[slot].first, record["present"], record["note"]
     pools = _read_pools(parts, f"{name}_pools", n_ranks)
-    return ColumnModel(missing, values, first, kinds, tilt, shift, means, present, pools, note)
+    blur = _read_blur(parts, name, record["blur"], n_ranks)
+    return ColumnModel(missing, values, first, kinds, tilt, shift, means, present, pools, note, blur)
+
+
+def _read_blur(parts: dict[str, bytes], name: str, record: dict[str, Any] | None, n_ranks: int) -> Blur | None:
+    if record is None:
+        return None
+    numbers, centres = (_array(parts, f"{name}_blur_{key}.arrow") for key in ("numbers", "centres"))
+    if not len(numbers) == len(centres) == n_ranks:
+        raise _unfit(name)
+    smoothing, grid = Smoothing(**record["smoothing"]), Grid(**record["grid"])
+    return Blur(smoothing=smoothing, grid=grid, numbers=numbers, centres=centres, **{key: record[key] for key in BLUR})
 
 
 def _calibration_record(column: ColumnModel) -> dict[str, Any]:
-    shift = column.shift
+    shift, blur = column.shift, column.blur
     return {
         "note": column.note,
         "present": column.present,
         "grid": None if shift is None else asdict(shift.grid),
         "logarithm": shift is not None and shift.logarithm,
+        "blur": None if blur is None else _blur_record(blur),
     }
+
+
+def _blur_record(blur: Blur) -> dict[str, Any]:
+    return {key: getattr(blur, key) for key in BLUR} | {"smoothing": asdict(blur.smoothing), "grid": asdict(blur.grid)}
 
 
 def _calibration_parts(name: str, column: ColumnModel) -> dict[str, bytes]:
@@ -476,6 +519,8 @@ def _calibration_parts(name: str, column: ColumnModel) -> dict[str, bytes]:
     if column.shift is not None:
         arrays |= {f"shift_{key}": getattr(column.shift.regression, key).ravel() for key in COMBINATION}
         arrays |= {"shift_means": column.shift.means, "shift_tails": column.shift.tails.ravel()}
+    if column.blur is not None:
+        arrays |= {"blur_numbers": column.blur.numbers, "blur_centres": column.blur.centres}
     if column.pools is not None:
         arrays |= {f"pools_{key}": getattr(column.pools, key) for key in POOLS}
     for letter, tilt in (("tilt", column.tilt), ("kinds", column.tilt_missing)):

@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from fastsynth.columns import EncodedTable, Variable
+from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick
 from fastsynth.learn import Learned, code_piece
 from fastsynth.methods import ColumnModel
 from fastsynth.model import Model
 from fastsynth.output import Output, Part
 from fastsynth.plan import Plan
-from fastsynth.run import FIT_BYTES, Cells, Setting, choose_rows, draw_part, fit_step, fits_at_once
+from fastsynth.run import FIT_BYTES, Cells, Setting, choose_rows, draw_part, fit_step, fits_at_once, with_exact
 from fastsynth.slopes import Slopes
 from fastsynth.source import Source
 from fastsynth.streams import PARTITION
@@ -54,6 +55,7 @@ def partitions(starts: Sequence[int], k: int) -> list[Share]:
 def write_partitions(
     learned: Learned,
     plan: Plan,
+    exact: Exact | None,
     shares: list[Share],
     names: list[list[str]],
     m: int,
@@ -80,7 +82,7 @@ def write_partitions(
         tick(m * jobs[i][1].k)
 
     k = sum(share.k for share in shares)
-    shared = (learned.source, learned.variables, plan, m, entropy, output.folder, k)
+    shared = (learned.source, learned.variables, plan, exact, m, entropy, output.folder, k)
     # Codes and ranks twice, models, and a part that is drawn.
     bytes_a_row = FIT_BYTES + 40 * len(learned.variables)
     at_most = fits_at_once(memory, bytes_a_row * max(max(share.n_rows, share.k) for share in shares))
@@ -88,14 +90,14 @@ def write_partitions(
 
 
 def synthesise_partition(
-    shared: tuple[Source, tuple[Variable, ...], Plan, int, int, str, int],
+    shared: tuple[Source, tuple[Variable, ...], Plan, Exact | None, int, int, str, int],
     number: int,
     share: Share,
     names: list[str],
     *held: Any,
 ) -> list[Part]:
     """Fit one partition, draw its rows of every copy, write them."""
-    source, variables, plan, m, entropy, folder, k = shared
+    source, variables, plan, exact, m, entropy, folder, k = shared
     ruled_steps = tuple(step for step in plan.steps if step.rules)
     blocks = [
         block
@@ -119,5 +121,5 @@ def synthesise_partition(
     kept = {step.slot: ranks[step.slot] for step in plan.steps if step.action == "keep"}
     slopes = Slopes.of(pa.table({}), ())
     model = Model(plan, variables, source.frame, share.n_rows, None, fits, kept, slopes)
-    model = replace(model, extent=(entropy, share.first, k))
+    model = replace(with_exact(model, exact, own), extent=(entropy, share.first, k))
     return [draw_part(model, own, copy, 0, share.k, folder, name) for copy, name in enumerate(names)]

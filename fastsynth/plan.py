@@ -5,6 +5,7 @@ Pure: no randomness, no rows. Every check of options is made here; after ``make_
 
 from __future__ import annotations
 
+import numbers
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,13 @@ from typing import Any, Literal
 import polars as pl
 
 from fastsynth._tree import MAX_SLOTS
+from fastsynth.blur import KINDS
 from fastsynth.columns import Variable
 from fastsynth.errors import DataError, OptionError, PlanError, check_count
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, Identifier, Method, Nested, Sample
+from fastsynth.recode import check_rare
 
 Action = Literal["draw", "keep", "passive", "identifier", "stratum"]
 Predictors = Literal["auto", "all"]
@@ -73,6 +76,55 @@ class Rule:
         return self.expression() & pl.col(name).ne_missing(pl.lit(self.value))
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a leaf must hold before copies draw from it; one with less draws from the first node above that has enough.
+
+    Relations that pure leaves would keep are weakened: what a category must be (no pregnant men) belongs into a rule or
+    ``forbid``. Numbers that calibrated trees move along a regression are nobody's values, and not concerned.
+
+    Parameters
+    ----------
+    distinct_donors : int, default 1
+        Fewest different people. ``minbucket`` counts rows; bootstrap samples (``proper``) hold people more than once.
+    l_diversity : int, default 1
+        Fewest different values of the column, or all that it has: in a leaf of one value, who knows that somebody
+        belongs to it knows the value (Machanavajjhala et al. 2007).
+    max_copies : int, optional
+        How often a value may be drawn from donors for each person that has it, in every 65,536 rows of a copy (but for
+        rows that are drawn anew as a whole). More find another donor, further up the tree if need be.
+
+    Raises
+    ------
+    OptionError
+        Something that is no positive integer.
+
+    References
+    ----------
+    Machanavajjhala, Kifer, Gehrke and Venkitasubramaniam (2007), l-diversity: Privacy beyond k-anonymity, ACM TKDD 1:3.
+
+    Examples
+    --------
+    >>> Guard(l_diversity=2, max_copies=3)
+    Guard(distinct_donors=1, l_diversity=2, max_copies=3)
+    """
+
+    distinct_donors: int = 1
+    l_diversity: int = 1
+    max_copies: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("distinct_donors", "l_diversity", "max_copies"):
+            value = getattr(self, name)
+            if value is not None or name != "max_copies":
+                object.__setattr__(self, name, check_count(name, value))
+
+    @property
+    def of_leaves(self) -> bool:
+        """Whether anything is asked of leaves."""
+        return self.distinct_donors > 1 or self.l_diversity > 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Column:
     """What is special about one column.
@@ -107,6 +159,26 @@ class Column:
         Draw which of about so many groups of its quantiles a number belongs to, as a class, and then one of the group's
         observed values (synthpop's ``numtocat`` and ``catgroups``).
 
+    coding : (low, high), optional
+        Top and bottom coding, before anything is learned: values beyond a limit become the limit (None: no limit), but
+        for missing codes. Means and tails of the copies are those of the coded column.
+    rare_levels : (fewer_than, level), optional
+        Levels that fewer rows have become this level, before anything is learned; with None they become null. Where
+        they are too few even together, the next rarest join them. ``recoded_`` of the synthesizer counts the rows.
+
+    guard : Guard, optional
+        What its leaves must hold; the default is what the whole synthesis says.
+    smoothing : {"density", "spline", "rmean"}, optional
+        What becomes of a drawn number, so that no observed value lives on (synthpop's ``smoothing``, but learned from
+        the observed column, and before later columns are drawn): a draw from a normal kernel around it, whose bandwidth
+        is that of Sheather and Jones; or the place of its rank on a smoothing spline or on running means (of 5) of the
+        sorted observed values. It stays on the column's grid (a column of few whole numbers keeps their values) and
+        within its range. A value that more than 70 % have, a top code, and spikes stay as they are. A kernel widens the
+        column by its bandwidth, and weakens relations accordingly.
+    noise : float, optional
+        Normal noise of so many standard deviations of the column, drawn back towards the mean so that the variance
+        stays. Correlations with other columns shrink by sqrt(1 + noise^2): .1 takes half a percent off.
+
     Raises
     ------
     OptionError
@@ -131,6 +203,11 @@ class Column:
     rules: Sequence[Rule] = ()
     bounds: tuple[Any, Any] | pl.Expr | str | None = None
     numtocat: int | None = None
+    coding: tuple[Any, Any] | None = None
+    rare_levels: tuple[int, str | None] | None = None
+    guard: Guard | None = None
+    smoothing: str | None = None
+    noise: float | None = None
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method != "keep":
@@ -145,14 +222,24 @@ class Column:
             raise OptionError("rules must be a list of Rule(when=..., value=...).")
         if not isinstance(self.outcome, bool):
             raise OptionError(f"outcome={self.outcome!r}: must be True or False.")
+        _check_guard(self.guard)
+        if self.smoothing is not None and self.smoothing not in KINDS:
+            raise OptionError(f"smoothing={self.smoothing!r}: allowed are {', '.join(map(repr, KINDS))}.")
+        if self.noise is not None and not (_is_number(self.noise) and 0 < self.noise <= 1):
+            raise OptionError(f"noise={self.noise!r}: must be above 0 and at most 1 standard deviation of the column.")
         if self.numtocat is not None and check_count("numtocat", self.numtocat) < 2:
             raise OptionError("numtocat=1: at least 2 groups are needed.")
         special = self.special()
         self.limits("")
+        if self.rare_levels is not None:
+            check_rare(self.rare_levels)
+        if self.coding is not None:
+            _check_coding(self.coding)
         if self.passive is not None:
             parse("passive", self.passive)
-            if self.method is not None or special:
-                named = ", ".join((["method"] if self.method is not None else []) + special)
+            given = [n for n in ("method", "coding", "rare_levels") if getattr(self, n) is not None] + special
+            if given:
+                named = ", ".join(given)
                 raise OptionError(
                     f"A passive column is computed: it takes no {named}. Put rules into its expression "
                     "(pl.when(...)), and bounds into forbid=[...]."
@@ -164,7 +251,7 @@ class Column:
 
     def special(self) -> list[str]:
         """Fields that say how the column is drawn, beside its method, and are set."""
-        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat")
+        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat", "guard", "smoothing", "noise")
         return [n for n in lists if getattr(self, n)] + [n for n in others if getattr(self, n) is not None]
 
     def expression(self) -> pl.Expr | None:
@@ -193,6 +280,25 @@ class Column:
         return [*([] if low is None else [column >= low]), *([] if high is None else [column <= high])]
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _check_guard(guard: Any) -> None:
+    if guard is not None and not isinstance(guard, Guard):
+        raise OptionError(f"guard={guard!r}: must be a Guard, for example Guard(l_diversity=2).")
+
+
+def _check_coding(coding: Any) -> None:
+    pair = isinstance(coding, Sequence) and not isinstance(coding, str) and len(coding) == 2
+    try:
+        if pair and any(limit is not None for limit in coding) and (None in coding or coding[0] <= coding[1]):
+            return
+    except TypeError:
+        pass
+    raise OptionError(f"coding={coding!r}: must be a pair (low, high) of which one may be None.")
+
+
 PLAIN = Column()
 
 
@@ -200,7 +306,7 @@ def _check_alone(method: Method, special: list[str]) -> None:
     """Refuse fields that a method has no use for."""
     if isinstance(method, Identifier):
         raise OptionError(f"Identifiers are made anew: method='identifier' takes no {', '.join(special)}.")
-    useless = [name for name in special if name in ("semicont", "numtocat")]
+    useless = [name for name in special if name in ("semicont", "numtocat", "smoothing", "noise")]
     if isinstance(method, Nested) and useless:
         raise OptionError(f"Nested codes are classes: they take no {', '.join(useless)}.")
 
@@ -281,6 +387,9 @@ class Step:
         Groups of quantiles that are drawn first; 0 for none.
     pattern : Pattern or None
         Of identifiers.
+    guard : Guard or None
+    smoothing : str or None
+    noise : float
     """
 
     slot: int
@@ -294,6 +403,9 @@ class Step:
     spikes: tuple[int, ...] = ()
     groups: int = 0
     pattern: Pattern | None = None
+    guard: Guard | None = None
+    smoothing: str | None = None
+    noise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -334,6 +446,7 @@ def make_plan(
     strata: Sequence[str] = (),
     where: Collection[str] | None = None,
     patterns: Mapping[str, Pattern] | None = None,
+    guard: Guard | None = None,
 ) -> Plan:
     """Turn options into a plan.
 
@@ -350,6 +463,8 @@ def make_plan(
         Columns of which some cells are replaced; all others are kept.
     patterns : dict of str to Pattern, optional
         Columns that identify people, and the pattern of fresh identifiers.
+    guard : Guard, optional
+        Of columns that have none of their own.
 
     Raises
     ------
@@ -365,6 +480,7 @@ def make_plan(
     n_all, variables = len(variables), [v for v in variables if v.calendar is None]
     names = [v.name for v in variables]
     check_columns(columns, names)
+    _check_guard(guard)
     columns, patterns = dict(columns or {}), dict(patterns or {})
     if n_all > MAX_SLOTS:
         raise DataError(f"The table has {len(names):,} columns; at most {MAX_SLOTS:,} are possible.")
@@ -420,6 +536,7 @@ def make_plan(
         elif name in patterns:
             steps.append(Step(slot[name], name, "identifier", Identifier(), pattern=patterns[name]))
         else:
+            _check_blur(variable, column)
             own = default if column.method is None else find_method(column.method)
             given: Sequence[str] = earlier
             if column.predictors is not None:
@@ -445,6 +562,9 @@ def make_plan(
                     limits=tuple(limits.get(name, ())),
                     spikes=_spikes(variable, column),
                     groups=_groups(variable, column),
+                    guard=guard if column.guard is None else column.guard,
+                    smoothing=column.smoothing,
+                    noise=float(column.noise or 0),
                 )
             )
         if name not in patterns and name not in strata:
@@ -455,6 +575,21 @@ def make_plan(
         chosen = {of: _with_parts(predictors_of, parts) for of, predictors_of in chosen.items()}
         steps = [_with_predictors(step, chosen, slot) for step in steps]
     return Plan(tuple(steps), proper, tuple(slot[name] for name in strata), where is not None)
+
+
+def redrawn_column(plan: Plan, variables: Sequence[Variable]) -> int | None:
+    """Slot of the column with the most different values among those that can be drawn anew by themselves.
+
+    No other column is computed from it, nested in it, or limited by it. None if there is none.
+    """
+    used = {slot for step in plan.steps if step.action == "passive" for slot in step.predictors} | set(plan.strata)
+    for step in plan.steps:
+        used |= {slot for rule in step.rules for slot in rule.parents}
+        used |= {slot for limit in step.limits for slot in (*limit.parents, *limit.passive) if slot != step.slot}
+        if isinstance(step.method, Nested):
+            used |= {slot for slot in step.predictors if variables[slot].name == step.method.within}
+    free = [step.slot for step in plan.steps if step.action == "draw" and step.slot not in used]
+    return max(free, key=lambda slot: (variables[slot].n_used, slot), default=None)
 
 
 def _with_parts(slots: Iterable[int], parts: Mapping[int, list[int]]) -> tuple[int, ...]:
@@ -564,6 +699,12 @@ def _spikes(variable: Variable, column: Column) -> tuple[int, ...]:
         if rank is None or rank < variable.first:
             raise OptionError(f"semicont={value!r} of {variable.name!r}: the column has no such value.")
     return tuple(sorted({rank for rank in ranks if rank is not None}))
+
+
+def _check_blur(variable: Variable, column: Column) -> None:
+    if variable.kind != "numeric" and (column.smoothing is not None or column.noise is not None):
+        what = "smoothing" if column.smoothing is not None else "noise"
+        raise OptionError(f"Column {variable.name!r} is {variable.dtype}: {what} is for numbers and dates.")
 
 
 def _groups(variable: Variable, column: Column) -> int:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from fastsynth._tree import MAX_CODES
 from fastsynth.columns import Variable, numbers_of, too_many_levels
 from fastsynth.errors import DataError, DataWarning, OptionError, PlanError
+from fastsynth.exact import POLICIES, Exact, row_hashes
 from fastsynth.execute import Executor
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern, find_pattern, looks_like_identifier
 from fastsynth.learn import Learned
 from fastsynth.methods import Identifier, Nested
 from fastsynth.model import Model
-from fastsynth.plan import Column, Plan, find_method
+from fastsynth.plan import Column, Plan, find_method, redrawn_column
 from fastsynth.rowwise import differing, holds
 from fastsynth.source import Source, read_table
 
@@ -253,6 +254,47 @@ def check_cells(plan: Plan, replaced: Mapping[int, Mask], variables: Sequence[Va
 
 
 # Given columns
+
+
+def find_exact(learned: Learned, plan: Plan, policy: str, executor: Executor) -> Exact | None:
+    """What drawing needs to know of real rows for a policy on copies of them; one more pass over files.
+
+    Raises
+    ------
+    OptionError
+        An unknown policy, or cells that are kept as they are.
+    PlanError
+        No column can be drawn anew by itself.
+    """
+    if policy not in POLICIES:
+        raise OptionError(f"copies={policy!r}: allowed are {', '.join(map(repr, POLICIES))}.")
+    if policy == "keep":
+        return None
+    if plan.where:
+        raise OptionError(f"copies={policy!r}: where= keeps cells, so rows equal real ones on purpose. Leave one out.")
+    columns = learned.variables[: len(learned.source.frame.schema)]
+    if policy == "fresh" and all(v.kind != "numeric" for v in columns if v.n_used):
+        # Equal rows of categories alone are what a correct model yields.
+        return None
+    slot = redrawn_column(plan, learned.variables)
+    if slot is None:
+        raise PlanError(
+            f"copies={policy!r} redraws one column of a row that equals a real one, and every column that is drawn "
+            "decides on others (rules, bounds, passive or nested columns). Use copies='keep'."
+        )
+    if learned.table is not None:
+        return Exact.of(policy, row_hashes(columns, learned.table.ranks[: len(columns)]), slot)
+    hashes = executor.map(_hashes_of_piece, (learned.source, columns), learned.source.jobs(), lambda _, found: found)
+    return Exact.of(policy, np.concatenate(hashes), slot)
+
+
+def _hashes_of_piece(shared: tuple[Source, tuple[Variable, ...]], piece: int, *held: Any) -> NDArray[np.uint64]:
+    source, variables = shared
+    hashes = [
+        row_hashes(variables, [v.rank(batch.column(slot)) for slot, v in enumerate(variables)])
+        for batch in source.batches(piece, *held)
+    ]
+    return np.concatenate(hashes)
 
 
 def read_given(given: Any, model: Model) -> pa.Table:

@@ -21,11 +21,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth import draw
-from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, fit_calibrated
+from fastsynth.blur import Blur
+from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, exact_to, find_grid, fit_calibrated
 from fastsynth.columns import EncodedTable, Variable
 from fastsynth.draw import draw_rows
 from fastsynth.errors import DataError
+from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick
+from fastsynth.guards import guarded, kinds_of
 from fastsynth.learn import Learned, code
 from fastsynth.methods import (
     Calibrated,
@@ -33,6 +36,7 @@ from fastsynth.methods import (
     ColumnModel,
     Nested,
     Sample,
+    Words,
     fit_column,
     fit_groups,
     fit_margin,
@@ -391,18 +395,47 @@ def _refills(step: Step) -> bool:
 
 
 def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
-    """Fit one column on the rows of one fit and stratum."""
-    table, rows, method = setting.table, setting.rows, step.method
-    copy = fit // setting.n_strata
-    words = partial(_row_words, rows.coded, random_words(setting.entropy, (REFILL, copy, step.slot), 1))
+    """Fit one column on the rows of one fit and stratum, and guard its leaves."""
+    key = random_words(setting.entropy, (REFILL, fit // setting.n_strata, step.slot), 1)
+    words = partial(_row_words, setting.rows.coded, key)
     shape, leaves = setting.chosen(fit, step)
+    model = _fit_step(setting, fit, step, shape, leaves, words)
+    rows = shape if leaves is None else leaves
+    if step.guard is not None:
+        model = guarded(model, step.guard, setting.table, step.slot, rows, words)
+    return _blurred(model, step, setting.table, rows) if step.smoothing or step.noise else model
+
+
+def _blurred(model: ColumnModel, step: Step, table: EncodedTable, rows: NDArray[np.uint32]) -> ColumnModel:
+    """The column with what is done to its numbers, learned from the rows that fill its leaves."""
+    variable = table.variables[step.slot]
+    held = np.bincount(table.ranks[step.slot][rows], minlength=len(variable.values))
+    held[: variable.first] = 0
+    held[[rank for rank in kinds_of(model).tolist() if rank < len(held)]] = 0
+    if model.values is None or not held.any():
+        return model
+    numbers = variable.numbers()
+    grid = find_grid(numbers[held > 0], exact_to(variable), held[held > 0])
+    return replace(model, blur=Blur.of(step.smoothing, step.noise, numbers, held, grid))
+
+
+def _fit_step(
+    setting: Setting,
+    fit: int,
+    step: Step,
+    shape: NDArray[np.uint32],
+    leaves: NDArray[np.uint32] | None,
+    words: Words,
+) -> ColumnModel:
+    table, rows, method = setting.table, setting.rows, step.method
     filling = shape if leaves is None else leaves
     if isinstance(method, Calibrated):
         special = (step.spikes, step.groups, rows.weighted)
         return fit_calibrated(Job(table, step.slot, step.predictors, method.minbucket, shape, filling, words, *special))
     if isinstance(method, Nested):
         within = next(slot for slot in step.predictors if table.variables[slot].name == method.within)
-        every = rows.shapes[copy] if rows.leaves is None else rows.leaves[copy]
+        of_copy = fit // setting.n_strata
+        every = rows.shapes[of_copy] if rows.leaves is None else rows.leaves[of_copy]
         return fit_nested(table, step.slot, step.predictors, within, method.minbucket, filling, every, words)
     assert isinstance(method, Cart | Sample)
     if step.groups:
@@ -443,7 +476,8 @@ def fingerprint(*what: Any) -> str:
             digest.update(_ipc(pa.record_batch([item.values], ["values"])))
             digest.update(repr((item.first, item.has_nan, item.calendar)).encode())
         elif isinstance(item, Step):
-            what = (item.name, item.action, item.method, item.predictors, item.spikes, item.groups, item.pattern)
+            options = (item.method, item.predictors, item.spikes, item.groups, item.pattern)
+            what = (item.name, item.action, *options, item.guard, item.smoothing, item.noise)
             digest.update(repr(what).encode())
             for rule in item.rules:
                 digest.update(repr((rule.rank, rule.parents)).encode())
@@ -487,6 +521,8 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
         yield model.where[slot]
     if model.strata is not None:
         yield from (model.strata.ranks, model.strata.rows)
+    if model.exact is not None:
+        yield model.exact.hashes
 
 
 # Draw
@@ -511,6 +547,15 @@ def generate(
         for i in range(0, len(batches), len(starts))
     ]
     return tables, total
+
+
+def with_exact(model: Model, exact: Exact | None, entropy: int) -> Model:
+    """The model with what is done about rows that equal a real one: their share is found in a first draw."""
+    if exact is None:
+        return model
+    rows = min(model.n_rows, draw.BLOCK_ROWS)
+    batch, _ = draw_rows(replace(model.without_max_copies(), extent=(entropy, 0, rows)), entropy, 0, 0, rows)
+    return replace(model, exact=exact.with_found(len(exact.find(model.variables, batch.columns)) / rows))
 
 
 def write_copies(model: Model, m: int, k: int, entropy: int, output: Output, executor: Executor, tick: Tick) -> None:

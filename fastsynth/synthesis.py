@@ -24,18 +24,21 @@ from tqdm.auto import tqdm
 
 from fastsynth import model_file
 from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, source_of, summary_of
+from fastsynth.draw import BLOCK_ROWS
 from fastsynth.errors import DataWarning, NotFittedError, OptionError, check_count
 from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
 from fastsynth.learn import Learned, learn, strongest_predictors
-from fastsynth.methods import Calibrated, Cart, Method
+from fastsynth.methods import Calibrated, Cart, Method, people_of_ranks
 from fastsynth.model import Model
 from fastsynth.output import Output
 from fastsynth.partition import partitions, write_partitions
-from fastsynth.plan import Column, Plan, Predictors, Rule, Step, check_columns, make_plan
+from fastsynth.plan import Column, Guard, Plan, Predictors, Rule, Step, check_columns, make_plan
+from fastsynth.recode import check_rare, coded, find_codings
 from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
     check_cells,
+    find_exact,
     find_identifiers,
     read_given,
     read_weights,
@@ -52,6 +55,7 @@ from fastsynth.run import (
     generate,
     model_arrays,
     part_names,
+    with_exact,
     write_copies,
 )
 from fastsynth.source import (
@@ -92,6 +96,8 @@ def synthesize(
     fit_rows: int | None = None,
     fresh_rows: bool = False,
     fit: str = "whole",
+    copies: str = "keep",
+    guard: Guard | None = None,
     random_state: RandomState = None,
     threads: int | None = None,
     client: Any = None,
@@ -172,6 +178,15 @@ def synthesize(
         DataFrame) are fitted each by themselves, draw their share of every copy, and are forgotten. Rules of ``pool``
         stay as they are if rows lie in random order; else it is a stratified synthesis. Needs ``out``. The bytes depend
         on how files or partitions cut the rows.
+    copies : {"keep", "fresh", "none"}, default "keep"
+        What is done about rows that equal a row which occurs once in the original. "fresh": all but the share that a
+        fresh sample from the population would have (twice the real rows that occur twice, over n) get another value in
+        the column with the most values, from their leaf; the other columns stay. Nothing is done in a table of
+        categories only, where such rows are what a correct model yields. "none": every such row; a reader of the copies
+        then knows that a match is not in the data. The default keeps them, as synthpop; ``disclosure`` counts them.
+    guard : Guard, optional
+        What leaves must hold before copies draw from them: different people, different values; and how often a value
+        may be copied. For columns that have none of their own.
     random_state : int, numpy SeedSequence or Generator, optional
         Same data, same random_state and same version give the same bytes, for any number of threads and any kind
         of table. None takes one from the system; it is kept in ``random_state_``.
@@ -257,6 +272,8 @@ def synthesize(
         relations=relations,
         fit_rows=fit_rows,
         fresh_rows=fresh_rows,
+        copies=copies,
+        guard=guard,
         random_state=random_state,
         threads=threads,
         client=client,
@@ -306,17 +323,19 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     k = n if k is None else k
     _refuse_other_k(k, n, plan)
     _check_identifiers(plan, learned.variables, k)
+    exact = find_exact(learned, plan, synthesizer.copies, executor)
     shares = partitions(learned.source.starts, k)
-    model = Model(plan, learned.variables, learned.source.frame, n, None, ({},), {}, learned.slopes)
+    model = Model(plan, learned.variables, learned.source.frame, n, None, ({},), {}, learned.slopes, exact=exact)
     names = part_names(m, k, len(shares))
     design = Design(n, k, m, plan.proper, plan.partial)
     copies = [FileCopy(output.folder, of_copy) for of_copy in names]
-    records = _describe(model, synthesizer.rare_levels_, synthesizer.differences_)
+    records = _describe(model, synthesizer)
     synthesis = Synthesis(copies, model.frame, design, entropy, records, len(shares))
+    synthesis.exact = _describe_exact(model)
     with output, _progress(synthesizer.progress, "fit and draw", m * k, "row") as tick:
         cut = {"partitions": fingerprint([(share.n_rows, share.k) for share in shares])}
         output.begin(identity(synthesis, model, learned.rows) | cut)
-        write_partitions(learned, plan, shares, names, m, entropy, memory, output, executor, tick)
+        write_partitions(learned, plan, exact, shares, names, m, entropy, memory, output, executor, tick)
         compare(synthesis, model, executor)
         synthesis.climbed = _count_climbed(output)
         _warn_of_restarts(synthesis.climbed, m * k)
@@ -330,7 +349,7 @@ class Synthesizer:
     Parameters
     ----------
     m, method, columns, visit_sequence, predictors, proper, forbid, where, strata, weights, relations, \
-    fit_rows, fresh_rows, random_state, threads, client, memory_limit, progress
+    fit_rows, fresh_rows, copies, guard, random_state, threads, client, memory_limit, progress
         As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper`` or ``fresh_rows``
         the number of fits. ``random_state`` is the default of ``sample``.
 
@@ -344,6 +363,8 @@ class Synthesizer:
     differences_ : dict of str to int
         For each column that is passive, has rules or bounds, or is the last one of something forbidden, the number of
         real rows that hold something else, or break a limit.
+    recoded_ : dict of str to int
+        For each column with ``coding`` or ``rare_levels``, the rows that were coded.
     relations_ : Relations
         Those that are kept, beside what ``columns`` and ``forbid`` say.
     dropped_ : list of str
@@ -376,6 +397,8 @@ class Synthesizer:
         relations: Relations | str | None = None,
         fit_rows: int | None = None,
         fresh_rows: bool = False,
+        copies: str = "keep",
+        guard: Guard | None = None,
         random_state: RandomState = None,
         threads: int | None = None,
         client: Any = None,
@@ -395,6 +418,8 @@ class Synthesizer:
         self.relations = relations
         self.fit_rows = fit_rows
         self.fresh_rows = fresh_rows
+        self.copies = copies
+        self.guard = guard
         self.random_state = random_state
         self.threads = threads
         self.client = client
@@ -444,10 +469,12 @@ class Synthesizer:
         if fit_rows is not None and fit_rows >= n:
             fit_rows = None
         _refuse_few_rows(fit_rows, plan, share)
+        exact = find_exact(learned, plan, self.copies, executor)
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
         n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
-            self.model_ = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+            model = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+        self.model_ = with_exact(model, exact, entropy)
         self.n_rows_ = n
         self.random_state_ = entropy
         return self
@@ -460,6 +487,7 @@ class Synthesizer:
             source = source.without([self.weights])
         names = source.frame.schema.names
         cont_na = check_columns(self.columns, names)
+        source = self._coded(source, cont_na, executor)
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick, cont_na)
         named = None if self.where is None else where_by_name(self.where)
@@ -481,6 +509,7 @@ class Synthesizer:
             strata=self.strata,
             where=where,
             patterns=patterns,
+            guard=self.guard,
         )
         self.differences_ = check_rows(learned.source, plan, learned.variables, executor)
         self.rare_levels_ = {
@@ -491,6 +520,14 @@ class Synthesizer:
         replaced = replaced_cells(plan, where)
         check_cells(plan, replaced, learned.variables)
         return learned, plan, Cells(replaced, weights)
+
+    def _coded(self, source: Source, cont_na: dict[str, Sequence[Any]], executor: Executor) -> Source:
+        """The source with extremes and rare levels coded, as ``columns`` says."""
+        columns = self.columns or {}
+        limits = {name: column.coding for name, column in columns.items() if column.coding is not None}
+        rare = {name: check_rare(c.rare_levels) for name, c in columns.items() if c.rare_levels is not None}
+        codings, self.recoded_ = find_codings(source, limits, rare, cont_na, executor)
+        return coded(source, codings)
 
     def _relations(self, source: Source, executor: Executor) -> Relations:
         """Relations to be kept beside what the caller says of columns."""
@@ -560,6 +597,7 @@ class Synthesizer:
         if given is not None:
             model = replace(model, given=read_given(given, model))
             k = _rows_of_given(model, k)
+            _refuse_given_copies(model)
         m = check_count("m", self.m if m is None else m)
         k = check_count("k", self.n_rows_ if k is None else k)
         fresh = not model.plan.proper and model.n_fits > 1
@@ -568,24 +606,25 @@ class Synthesizer:
         _refuse_other_k(k, self.n_rows_, model.plan)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
         _check_identifiers(model.plan, model.variables, k)
+        _check_max_copies(model, k)
         n = self.n_rows_ if model.effective is None else max(round(model.effective), 2)
         partial = model.plan.partial or model.given is not None
         design = Design(n, k, m, model.plan.proper, partial, model.learned_rows, fresh)
         executor = executor_of(self.threads, self.client)
-        records = _describe(model, self.rare_levels_, self.differences_)
+        records = _describe(model, self)
         if output is None:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
             with _progress(self.progress, "draw", m * k, "row") as tick:
                 tables, climbed = generate(model, range(m), k, entropy, executor, tick)
             synthesis = Synthesis(tables, model.frame, design, entropy, records)
-            synthesis.recipe = self._recipe(given)
+            synthesis.recipe, synthesis.exact = self._recipe(given), _describe_exact(model)
             synthesis.climbed = dict(sorted(climbed.items()))
             _warn_of_restarts(climbed, m * k)
             compare(synthesis, model, executor, self._large_draw(m, entropy, executor))
             return synthesis
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, records)
-        synthesis.recipe = self._recipe(given)
+        synthesis.recipe, synthesis.exact = self._recipe(given), _describe_exact(model)
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
             output.begin(identity(synthesis, model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
@@ -607,7 +646,7 @@ class Synthesizer:
         fresh = any(step.action == "identifier" for step in model.plan.steps)
         if model.plan.partial or model.n_fits > 1 or len(model.slopes.rows) < 2 or too_much or fresh:
             return None
-        return [generate(model, [m], rows, entropy, executor, lambda _: None)[0]]
+        return [generate(model.without_max_copies(), [m], rows, entropy, executor, lambda _: None)[0]]
 
     def summary(self) -> pl.DataFrame:
         """One row for each column, in visit sequence.
@@ -621,9 +660,10 @@ class Synthesizer:
             that is left within leaves, by which slopes of plain trees are too small; null for categories), decision
             (calibrated columns: what was fitted, or why not), n_missing_kinds (null, NaN and missing codes), n_spikes
             (values on which a number piles up, drawn as classes), n_differ (real rows that hold something other than
-            the passive expression or the rules say, or break a limit).
+            the passive expression or the rules say, or break a limit), n_coded (rows that ``coding`` or
+            ``rare_levels`` changed).
         """
-        return summary_of(_describe(self._fitted(), self.rare_levels_, self.differences_))
+        return summary_of(_describe(self._fitted(), self))
 
     def save(self, path: str | os.PathLike[str], *, releasable: bool = False) -> None:
         """Write the fitted model to one file: a zip of a JSON manifest and Arrow tables, no pickle.
@@ -652,6 +692,7 @@ class Synthesizer:
             "m": int(self.m),
             "random_state": self.random_state_,
             "differences": self.differences_,
+            "recoded": self.recoded_,
             "dropped": self.dropped_,
             "rare_levels": self.rare_levels_,
         }
@@ -687,6 +728,7 @@ class Synthesizer:
             fresh_rows=not plan.proper and model.n_fits > 1,
             forbid=[~limit.expression for step in plan.steps for limit in step.limits if not limit.values_only],
             strata=[model.variables[slot].name for slot in plan.strata],
+            copies="keep" if model.exact is None else model.exact.policy,
             random_state=state["random_state"],
             threads=threads,
             client=client,
@@ -697,6 +739,7 @@ class Synthesizer:
         self.random_state_ = state["random_state"]
         self.differences_ = state["differences"]
         self.dropped_ = state["dropped"]
+        self.recoded_ = state["recoded"]
         self.relations_ = Relations(())
         self._bound_to_data = plan.where or model.effective is not None
         self.rare_levels_ = state["rare_levels"]
@@ -731,7 +774,7 @@ class Synthesizer:
         return self.model_
 
 
-def _describe(model: Model, rare_levels: dict[str, int], differences: dict[str, int]) -> list[dict[str, Any]]:
+def _describe(model: Model, of: Synthesizer) -> list[dict[str, Any]]:
     """One record for each column in visit sequence: names, options and counts, no values."""
     records = []
     for step in model.plan.steps:
@@ -747,17 +790,43 @@ def _describe(model: Model, rare_levels: dict[str, int], differences: dict[str, 
                 "predictors": [model.variables[slot].name for slot in step.predictors],
                 "n_leaves": None if tree is None else tree.n_leaves,
                 "smallest_leaf": None if tree is None else tree.smallest_leaf,
-                "n_rare_levels": rare_levels.get(step.name),
+                "n_rare_levels": of.rare_levels_.get(step.name),
                 "leaf_spread": [
                     None if np.isnan(x) else round(x, 3) for x in (tree.spread if tree is not None else ())
                 ],
                 "decision": None if fit is None else fit.note or None,
                 "n_missing_kinds": variable.first - 1 + (variable.has_missing and not variable.has_nan),
                 "n_spikes": None if fit is None or variable.kind != "numeric" else fit.n_spikes,
-                "n_differ": differences.get(step.name),
+                "n_differ": of.differences_.get(step.name),
+                "n_coded": of.recoded_.get(step.name),
             }
         )
     return records
+
+
+def _check_max_copies(model: Model, k: int) -> None:
+    """Refuse more rows than values may be copied."""
+    for step in model.plan.steps:
+        most = None if step.guard is None else step.guard.max_copies
+        columns = [] if most is None else model.columns(0, step.slot)
+        drawn = [c for c in columns if c.values is not None and c.tilt is None and c.shift is None]
+        if most is None or not drawn or len(drawn) < len(columns):
+            continue
+        people = int(people_of_ranks(drawn, len(model.variables[step.slot].values)).sum())
+        if min(k, BLOCK_ROWS) > most * people:
+            raise OptionError(
+                f"k={k}: with max_copies={most} column {step.name!r} has donors for {most * people} rows only. Draw "
+                "fewer rows, or allow more copies."
+            )
+
+
+def _describe_exact(model: Model) -> dict[str, Any] | None:
+    exact = model.exact
+    if exact is None:
+        return None
+    found = None if exact.found is None else round(exact.found, 6)
+    name = model.variables[exact.slot].name
+    return {"policy": exact.policy, "column": name, "found": found, "expected": round(exact.expected, 6)}
 
 
 def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
@@ -780,6 +849,13 @@ def _rows_of_given(model: Model, k: int | None) -> int:
     if k is not None and k != n:
         raise OptionError(f"k={k}: given has {n} rows, so k must be {n}, or left out.")
     return n
+
+
+def _refuse_given_copies(model: Model) -> None:
+    exact, given = model.exact, model.given
+    if exact is not None and given is not None and model.variables[exact.slot].name in given.column_names:
+        name = model.variables[exact.slot].name
+        raise OptionError(f"copies={exact.policy!r} redraws {name!r}, which is given. Fit with copies='keep'.")
 
 
 def _warn_of_restarts(climbed: Mapping[str, int], n_rows: int) -> None:
@@ -824,6 +900,9 @@ def _column_of(step: Step, model: Model) -> Column:
         rules=[Rule(rule.expression, value(rule.rank)) for rule in step.rules],
         bounds=functools.reduce(operator.and_, bounds) if bounds else None,
         numtocat=step.groups or None,
+        guard=step.guard,
+        smoothing=step.smoothing,
+        noise=step.noise or None,
     )
 
 
