@@ -162,7 +162,7 @@ def _making_section(utility: Any, synthesis: Synthesis | None, shown: Shown) -> 
         facts += [] if shown.public else [("random_state", str(audit["random_state"]))]
     blocks.append(Table("How they were made", ("What", "Value"), tuple(facts), (False, False)))
     if synthesis is not None:
-        blocks += _columns_tables(synthesis, shown)
+        blocks += _columns_tables(synthesis, shown) + _protection_table(synthesis, shown)
     if utility.left_out:
         rows = tuple(utility.left_out.items())
         blocks += _cut(rows, MOST_ROWS, "columns that are not compared", "first")
@@ -187,8 +187,35 @@ def _facts(audit: Mapping[str, Any], design: Design) -> list[tuple[str, str]]:
             "Draws that left their leaf to meet limits and rules",
             NONE if climbed is None else f"{sum(climbed.values()):,}",
         ),
+        ("Rows that equal a real one", _exact(audit.get("copies"))),
         ("Version of fastsynth", str(audit["fastsynth"])),
     ]
+
+
+def _exact(policy: Mapping[str, Any] | None) -> str:
+    """What was done about rows that equal a real one."""
+    if policy is None:
+        return "left as they were drawn"
+    kept = "all" if policy["policy"] == "none" else "all but a fresh sample's share"
+    return f"{kept} got another value of {policy['column']}"
+
+
+def _protection_table(synthesis: Synthesis, shown: Shown) -> list[Any]:
+    """What ``protect`` did; limits of top coding may be values of people."""
+    rows = []
+    for record in synthesis.audit.get("protection", []):
+        options = {name: value for name, value in record.items() if name not in ("measure", "columns")}
+        words = "; ".join(f"{name} {_words(value)}" for name, value in options.items() if value not in (None, [], {}))
+        row = (record["measure"], _words(record["columns"]))
+        rows.append(row if shown.public else (*row, words))
+    head = ("Measure", "Columns") if shown.public else ("Measure", "Columns", "Options, and what changed")
+    return [Table("Protection after the synthesis", head, tuple(rows), (False,) * len(head))] if rows else []
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(x)}" for name, x in value.items())
+    return ", ".join(map(_words, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _columns_tables(synthesis: Synthesis, shown: Shown) -> list[Any]:

@@ -543,3 +543,17 @@ def test_it_fits_a_phone_and_prints(opened, tmp_path):
     pdf = tmp_path / "a.pdf"
     chromium(f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={pdf}", (opened / "a.html").as_uri())
     assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_protection_and_copies_of_real_rows_are_told(boys, tmp_path):
+    syn = fs.synthesize(boys.data, m=2, random_state=1, copies="none")
+    syn.protection = [{"measure": "TopCode", "columns": ["hgt"], "high": 193.4, "changed": {"hgt": 12}}]
+    texts = {}
+    for audience in ("internal", "public"):
+        path = tmp_path / f"{audience}.html"
+        fs.report(boys.data, syn, path, utility=boys.utility, disclosure=boys.disclosure, audience=audience)
+        texts[audience] = path.read_text(encoding="utf-8")
+        assert "all got another value of" in texts[audience]
+        assert "TopCode" in texts[audience]
+    assert "high 193.4; changed hgt 12" in texts["internal"]
+    assert "193.4" not in texts["public"]
