@@ -6,10 +6,11 @@ from fastsynth.disclosure import Disclosure, disclosure
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
+from fastsynth.pictures import plot_coefficients, plot_compare
 from fastsynth.plan import Column, Guard, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.relations import Relation, Relations, find_relations
-from fastsynth.report import plot_coefficients
+from fastsynth.report import Report, report
 from fastsynth.synthesis import Synthesizer, synthesize
 from fastsynth.utility import Utility, utility
 from fastsynth.version import __version__
@@ -28,6 +29,7 @@ __all__ = [
     "Pooled",
     "Relation",
     "Relations",
+    "Report",
     "Rule",
     "Sample",
     "Synthesis",
@@ -40,9 +42,11 @@ __all__ = [
     "load_boys",
     "mean",
     "plot_coefficients",
+    "plot_compare",
     "pool",
     "proportion",
     "quantile",
+    "report",
     "std",
     "synthesize",
     "table",
