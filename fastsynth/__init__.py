@@ -2,15 +2,17 @@
 
 from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
+from fastsynth.disclosure import Disclosure, disclosure
 from fastsynth.domains import Bins
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
+from fastsynth.pictures import plot_coefficients, plot_compare
 from fastsynth.plan import Column, Guard, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.private import DpCart
 from fastsynth.relations import Relation, Relations, find_relations
-from fastsynth.report import plot_coefficients
+from fastsynth.report import Report, report
 from fastsynth.synthesis import Synthesizer, synthesize
 from fastsynth.utility import Utility, utility
 from fastsynth.version import __version__
@@ -22,6 +24,7 @@ __all__ = [
     "Cart",
     "Column",
     "Comparison",
+    "Disclosure",
     "DpCart",
     "Estimates",
     "Guard",
@@ -30,6 +33,7 @@ __all__ = [
     "Pooled",
     "Relation",
     "Relations",
+    "Report",
     "Rule",
     "Sample",
     "Synthesis",
@@ -37,13 +41,16 @@ __all__ = [
     "Utility",
     "__version__",
     "correlation",
+    "disclosure",
     "find_relations",
     "load_boys",
     "mean",
     "plot_coefficients",
+    "plot_compare",
     "pool",
     "proportion",
     "quantile",
+    "report",
     "std",
     "synthesize",
     "table",

@@ -20,10 +20,12 @@ from fastsynth.sdc import (
     smooth_spline,
     smoothing_of,
 )
-from fastsynth.streams import Words, hashed
+from fastsynth.streams import Words, hashed, unit
 
 Floats = NDArray[np.float64]
 KINDS = ("density", "spline", "rmean")
+# Of a calibrated column that is drawn without predictors: rare values are moved between running means of so many rows.
+MARGIN, WINDOW = "margin", 21
 # Make other words of those that chose donors.
 SMOOTH_WORDS, NOISE_WORDS = np.uint64(0x6A09E667F3BCC909), np.uint64(0xBB67AE8584CAA73B)
 
@@ -34,7 +36,7 @@ class Blur:
 
     Attributes
     ----------
-    kind : {"density", "spline", "rmean"} or None
+    kind : {"density", "spline", "rmean", "margin"} or None
     noise : float
         Standard deviation of what is added, in units of the column's; 0 for none.
     mean, sd : float
@@ -61,12 +63,22 @@ class Blur:
     key: int
 
     @classmethod
-    def of(cls, kind: str | None, noise: float, numbers: Floats, rows: NDArray[np.int64], grid: Grid) -> Blur:
-        """Learn from the numbers of all ranks, and how many rows have each; spikes and kinds of missing have none."""
+    def of(
+        cls, kind: str | None, noise: float, numbers: Floats, rows: NDArray[np.int64], grid: Grid, enough: int = 0
+    ) -> Blur:
+        """Learn from the numbers of all ranks, and how many rows have each; spikes and kinds of missing have none.
+
+        With kind "margin" values that at least ``enough`` rows have stay.
+        """
         held = np.flatnonzero((rows > 0) & np.isfinite(numbers))
         values, counts = numbers[held], rows[held]
         smoothing = replace(smoothing_of(values, counts=counts), decimals=None)
         centres = numbers.copy()
+        if kind == MARGIN:
+            smoothing = replace(smoothing, spike=None, top=None)
+            smoothed = smooth_rmean(np.repeat(values, counts), smoothing, WINDOW)
+            centres[held] = np.add.reduceat(smoothed, np.cumsum(counts) - counts) / counts
+            centres[held[counts >= enough]] = numbers[held[counts >= enough]]
         if kind in ("spline", "rmean"):
             whole = np.repeat(values, counts)
             smoothed = smooth_spline(whole, smoothing) if kind == "spline" else smooth_rmean(whole, smoothing)
@@ -80,6 +92,8 @@ class Blur:
     def of_ranks(self, ranks: NDArray[np.unsignedinteger], words: Words) -> Floats:
         """Numbers for drawn ranks (n,); NaN where the value of the rank stays."""
         numbers = self.numbers[ranks]
+        if self.kind == MARGIN:
+            return self._between(ranks, words)
         stays = ~np.isfinite(numbers) | np.isin(numbers, self._fixed)
         return np.where(stays, np.nan, self.of_numbers(numbers, words))
 
@@ -105,6 +119,21 @@ class Blur:
         smoothing = replace(self.smoothing, low=low, high=high)
         grid = replace(self.grid, low=low, high=high)
         return replace(self, numbers=numbers, centres=centres, smoothing=smoothing, grid=grid)
+
+    def _between(self, ranks: NDArray[np.unsignedinteger], words: Words) -> Floats:
+        """Numbers up to half the way to the next centre on either side; NaN for a value that stays.
+
+        So they follow the quantile function that the means of neighbours make, and no mean can be told from it.
+        """
+        known = np.flatnonzero(np.isfinite(self.numbers))
+        place = np.searchsorted(known, ranks)
+        u = unit(hashed(words, SMOOTH_WORDS ^ np.uint64(self.key))) - 0.5
+        centre = self.centres[known]
+        own = np.clip(place, 0, len(known) - 1)
+        near = np.clip(own + np.where(u < 0, -1, 1), 0, len(known) - 1)
+        stays = ~np.isfinite(self.numbers[ranks]) | (self.centres[ranks] == self.numbers[ranks])
+        moved = centre[own] + np.abs(u) * (centre[near] - centre[own])
+        return np.where(stays, np.nan, self.grid.nearest(moved))
 
     @property
     def _fixed(self) -> list[float]:

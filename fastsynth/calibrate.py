@@ -91,7 +91,7 @@ UNLIKE, UNLIKE_CHANCE, UNLIKE_CLASSES, UNLIKE_GROUPS = 0.01, 1.2, 20, 5
 TAIL_SHARE, TAIL_QUANTILES = 0.02, 9
 # Plain donors attenuate slopes the more, the larger the leaf: theirs are smaller by this.
 DONORS_SHARE = 4
-NO_PREDICTORS = "no predictors: observed values"
+NO_PREDICTORS = "no predictors: rare values moved among neighbours"
 # Squares of numbers beyond may overflow.
 HUGE = 1e100
 # Standard deviations of a number, beyond which it is no further in the features.

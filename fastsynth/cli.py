@@ -1,4 +1,4 @@
-"""The command line: ``fastsynth demo``, ``synthesize``, ``fit`` and ``sample``."""
+"""The command line: ``fastsynth demo``, ``synthesize``, ``fit``, ``sample`` and ``report``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from fastsynth.errors import ClusterError, FastsynthError, OptionError, OutputEr
 from fastsynth.methods import METHODS, Calibrated, Cart
 from fastsynth.model_file import check_new_file
 from fastsynth.output import AUDIT, Output, copy_name, part_name
+from fastsynth.pictures import plot_compare
 from fastsynth.plan import Column, Guard, Rule, find_method
 from fastsynth.pooling import format_table, pool
-from fastsynth.report import plot_marginals
+from fastsynth.report import check_new_report, report
 from fastsynth.run import part_names
 from fastsynth.source import STAT_SUFFIXES, FileSource, TableSource, open_source, parse_memory, read_table
 from fastsynth.statfiles import WRITABLE, check_writable, read_statfile, write_statfile
@@ -214,6 +215,45 @@ def sample(
     _write_statfiles(synthesizer.sample(**given), out, suffix)
 
 
+@main.command("report")
+@click.argument("original", metavar="ORIGINAL")
+@click.argument("copies", metavar="COPIES...", nargs=-1, required=True)
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="HTML file to write.")
+@click.option("--key", "keys", multiple=True, metavar="COLUMN", help="An intruder may know it; may be repeated.")
+@click.option("--target", multiple=True, metavar="COLUMN", help="An intruder wants it; may be repeated (all others).")
+@click.option("--formula", help="Model to fit to both, such as 'income ~ age + C(sex)'.")
+@click.option("--holdout", metavar="FILE", help="Real rows that the copies were not made from.")
+@click.option("--shadows", type=int, default=0, help="Shadow models of the membership attack (none).")
+@click.option("--audience", type=click.Choice(["internal", "public"]), default="internal", show_default=True)
+@click.option("--weights", metavar="COLUMN", help="Survey weights, for utility.")
+@click.option("--column", "columns", multiple=True, metavar="COLUMN", help="Compare it; may be repeated (all).")
+@_options("random_state", "threads", "scheduler", "memory_limit", "drop")
+def report_command(
+    original: str, copies: tuple[str, ...], out: Path, holdout: str | None, scheduler: str | None, **given: Any
+) -> None:
+    """Write an HTML report on copies (a folder of synthesize, or one file each) of ORIGINAL.
+
+    An internal report shows real values and rows: keep it like the data.
+    """
+    check_new_report(out)
+    options: dict[str, Any] = {
+        name: list(x) if isinstance(x, tuple) else x for name, x in given.items() if x not in (None, ())
+    }
+    opening = {"memory_limit": options.get("memory_limit")}
+    held = None if holdout is None else _open((holdout,), dict(opening))
+    source = _open((original,), opening | {"drop": options.pop("drop", ())})
+    done = report(source, _read_copies(copies), out, **options, holdout=held, client=_client(scheduler))
+    audience = "holds real values" if options["audience"] == "internal" else "public"
+    click.echo(f"Report: {done.path} ({audience})")
+
+
+def _read_copies(paths: tuple[str, ...]) -> Any:
+    """A folder of copies as such, else one table for each path."""
+    if len(paths) == 1 and Synthesis.is_folder(paths[0]):
+        return Synthesis.read(paths[0])
+    return [read_statfile(path).table if Path(path).suffix.lower() in STAT_SUFFIXES else path for path in paths]
+
+
 @main.command()
 @click.option(
     "--out",
@@ -268,7 +308,7 @@ def demo(out: Path, m: int, random_state: int) -> None:
     synthesis.write_parquet(out)
     _report(synthesis, str(out))
     picture = out / "marginals.png"
-    plot_marginals(table, synthesis, picture)
+    plot_compare(table, synthesis, picture)
     click.echo(f"Marginals, original against synthetic: {picture}")
 
 

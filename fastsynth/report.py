@@ -1,172 +1,329 @@
-"""Pictures and tables for people."""
+"""``report``: one HTML file on what copies are good for and what they give away.
+
+Here are the front end, the model that is fitted to both, and the file. Module ``sections`` makes plain records of what
+was measured, and the template knows nothing but these.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from fastsynth.copies import Synthesis
-from fastsynth.errors import FastsynthError
-from fastsynth.pooling import Comparison
+from fastsynth.compared import _as_synthesis, open_compared
+from fastsynth.errors import FastsynthError, OptionError, OutputError
+from fastsynth.page import SMALLEST_CELL, Shown
+from fastsynth.pictures import clean
+from fastsynth.pooling import Analyses, Comparison, Pooled, pool
+from fastsynth.sections import make_page
 
-# Categories shown before the rest is summed up.
-MOST_LEVELS = 12
-# Panels side by side.
-PANELS = 3
-GREY, BLUE = "#b8bcc4", "#1f5fbf"
+Audience = Literal["internal", "public"]
 
 
-def plot_marginals(original: pa.Table, synthesis: Synthesis, path: Path) -> None:
-    """Draw the original and the synthetic margin of every column into one PNG.
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a report was written from.
 
-    Parameters
+    Attributes
     ----------
-    original : pyarrow.Table
-    synthesis : Synthesis
-        Numeric columns: share of rows by class, the original filled, a line for each copy. Other columns: share of
-        rows by category, a bar for the original, a dot for each copy.
+    utility : Utility
+    disclosure : Disclosure or None
+        None without keys.
+    comparison : Comparison or None
+        Of the model, if a formula was given.
     path : Path
-        File to write.
-
-    Raises
-    ------
-    FastsynthError
-        matplotlib is not installed.
+        The HTML file.
     """
-    names = original.column_names
-    rows = math.ceil(len(names) / PANELS)
-    figure = _figure(4.2 * PANELS, 2.7 * rows)
-    copies = [pl.DataFrame(synthesis.arrow(i)) for i in range(synthesis.m)]
-    real = pl.DataFrame(original)
-    for i, name in enumerate(names):
-        axes = figure.add_subplot(rows, PANELS, i + 1)
-        if real[name].dtype.is_numeric() or real[name].dtype.is_temporal():
-            _draw_numbers(axes, real[name], [copy[name] for copy in copies])
-        else:
-            _draw_levels(axes, real[name], [copy[name] for copy in copies])
-        axes.set_title(name, loc="left", fontsize=10, fontweight="bold")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    handles = [
-        figure.axes[0].fill_between([], [], color=GREY, label=f"original (n = {synthesis.n:,})"),
-        *figure.axes[0].plot([], [], color=BLUE, label=f"synthetic ({synthesis.m} copies of {synthesis.k:,})"),
-    ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False)
-    _save(figure, path)
+
+    utility: Any
+    disclosure: Any
+    comparison: Comparison | None
+    path: Path
 
 
-def plot_coefficients(comparison: Comparison, path: str | os.PathLike[str]) -> None:
-    """Draw pooled coefficients and their 95 % intervals beside those of the original into one PNG.
+def report(
+    original: Any,
+    synthetic: Any,
+    path: str | os.PathLike[str],
+    *,
+    keys: Sequence[str] | None = None,
+    target: str | Sequence[str] | None = None,
+    formula: str | Callable[[Any], Any] | None = None,
+    holdout: Any = None,
+    shadows: int = 0,
+    audience: Audience = "internal",
+    columns: Sequence[str] | None = None,
+    weights: str | None = None,
+    random_state: int = 0,
+    threads: int | None = None,
+    client: Any = None,
+    memory_limit: int | str | None = None,
+    utility: Any = None,
+    disclosure: Any = None,
+    attacks: Mapping[str, pl.DataFrame] | None = None,
+) -> Report:
+    """Write one HTML file on what copies are good for and what they give away.
+
+    It needs no network and no JavaScript, opens on a phone, prints, follows light and dark, and speaks to screen
+    readers. The same copies give the same bytes.
 
     Parameters
     ----------
-    comparison : Comparison
-        What ``Pooled.compare`` gave for a fit of the original.
+    original
+        Any table or path that ``synthesize`` reads.
+    synthetic : Synthesis, table, path, or list of tables or paths
+        Copies; those of a Synthesis, or of a folder that ``synthesize(out=...)`` wrote, tell how they were made.
     path : path
-        File to write.
+        New file; an existing one is never overwritten.
+    keys : list of str, optional
+        Columns that an intruder may know. Without them identity and attribute disclosure are not measured.
+    target : str or list of str, optional
+        What an intruder wants to learn; the default is all other columns.
+    formula : str or callable, optional
+        A model in the words of statsmodels (patsy), fitted to the original and to every copy: least squares, or
+        logistic for an outcome that is true or false, or 0 or 1. Or a function of a pandas DataFrame that gives what
+        ``pool`` reads.
+    holdout : table or path, optional
+        Real rows that the copies were not made from, for attacks.
+    shadows : int, default 0
+        Shadow models of the membership attack; 0 leaves it out.
+    audience : {"internal", "public"}
+        A public report shows no cell, level or pattern of fewer than 10 real rows, weighted or not (they are merged),
+        no minimum, maximum or outer per cent of a number, shares in steps of 10 rows, no records and no random state.
+    columns : list of str, optional
+        What to compare; the default is all that the copies have.
+    weights : str, optional
+        Column of survey weights, for ``utility``. The model is fitted without.
+    random_state : int, default 0
+    threads, client, memory_limit
+        As in ``synthesize``.
+    utility, disclosure : optional
+        What ``utility`` and ``disclosure`` gave already for the same tables; they are measured otherwise. Of weighted
+        results give ``weights``, too.
+    attacks : dict of str to polars.DataFrame, optional
+        Tables such as ``Disclosure.attacks`` of other copies by a name, such as "minbucket 1", to stand beside those of
+        these copies; "these copies" replaces the latter.
+
+    Returns
+    -------
+    Report
 
     Raises
     ------
+    OptionError
+        An unknown audience, a formula that cannot be fitted, and what ``utility`` and ``disclosure`` refuse.
+    OutputError
+        The file exists, or cannot be written.
     FastsynthError
-        matplotlib is not installed.
+        jinja2 is not installed, or statsmodels with a formula.
 
     Notes
     -----
-    In half widths of the original interval around its estimates, so that coefficients of all sizes can be seen: the
-    original intervals (grey) are of one length, and a pooled estimate at the dotted line equals the original one.
+    Cost is that of ``utility`` and ``disclosure``, one model for each table, and no more than the 40 worst margins and
+    60 columns of the heat map, so that the file stays below a few MB for any number of columns.
+
+    References
+    ----------
+    Raab, Nowok and Dibben (2021), Assessing, visualizing and improving the utility of synthetic data, arXiv 2109.12717.
+    Raab (2024), Privacy risk from synthetic data: practical proposals, PSD 2024.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fastsynth as fs
+    >>> boys = fs.load_boys()
+    >>> syn = fs.synthesize(boys, m=2, random_state=1)
+    >>> path = f"{tempfile.mkdtemp()}/report.html"
+    >>> fs.report(boys, syn, path, keys=["age", "reg"], target="phb").path.name
+    'report.html'
     """
-    if not isinstance(comparison, Comparison):
-        raise FastsynthError("plot_coefficients needs what Pooled.compare gives for a fit of the original.")
-    table = comparison.table
-    figure = _figure(6.4, 1.2 + 0.32 * table.height)
-    axes = figure.add_subplot()
-    place = np.arange(table.height)[::-1]
-    original, low, high = (table[name].to_numpy() for name in ("original", "original_low", "original_high"))
-    unit = np.where(high > low, (high - low) / 2, 1.0)
-    for name, shift, color in (("original", 0.13, "#8a8f99"), ("synthetic", -0.13, BLUE)):
-        middle, left, right = (
-            (table[column].to_numpy() - original) / unit for column in (name, f"{name}_low", f"{name}_high")
+    if audience not in ("internal", "public"):
+        raise OptionError(f"audience={audience!r}: must be 'internal' or 'public'.")
+    template, place = _template(), check_new_report(path)
+    shared: dict[str, Any] = {"threads": threads, "client": client, "memory_limit": memory_limit}
+    pooled, comparison = None, None
+    rare: list[str] = []
+    if formula is not None:
+        if audience == "public" and not isinstance(formula, str):
+            raise OptionError("A public report needs a formula as text: of a function, rare terms cannot be found.")
+        pooled, comparison, rare = compare_models(original, synthetic, formula, **shared)
+    if utility is None:
+        from fastsynth.utility import utility as measure_utility
+
+        utility = measure_utility(
+            original, synthetic, columns=columns, weights=weights, random_state=random_state, **shared
         )
-        axes.hlines(place + shift, left, right, color=color, linewidth=2)
-        axes.plot(middle, place + shift, "o", color=color, markersize=4, label=name)
-    axes.axvline(0, color="#8a8f99", linewidth=1, linestyle=":")
-    axes.set_yticks(place, table["term"].to_list())
-    axes.set_xlabel("distance from the original estimate, in half widths of its interval")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=2, frameon=False)
-    _save(figure, path)
+    if disclosure is None and keys is not None:
+        from fastsynth.disclosure import disclosure as measure_disclosure
 
+        disclosure = measure_disclosure(
+            original,
+            synthetic,
+            keys=keys,
+            target=target,
+            holdout=holdout,
+            shadows=shadows,
+            random_state=random_state,
+            **shared,
+        )
+    identical = None
+    if disclosure is None:
+        from fastsynth.disclosure import identical_rows
 
-def _figure(width: float, height: float) -> Any:
+        found = _as_synthesis(synthetic)
+        whole = synthetic if isinstance(synthetic, list | tuple) else [synthetic]
+        identical = identical_rows(original, whole if found is None else found)
+    least = 0.0
+    if audience == "public":
+        least = SMALLEST_CELL * (1 / utility.n if weights is None else _largest_share(original, weights, **shared))
+        if comparison is not None:
+            comparison = replace(comparison, table=comparison.table.filter(~pl.col("term").is_in(rare)))
+    page = make_page(
+        utility,
+        disclosure,
+        _as_synthesis(synthetic),
+        Shown(audience == "public", least),
+        formula=formula if isinstance(formula, str) else "the given function",
+        identical=identical,
+        pooled=pooled,
+        comparison=comparison,
+        attacks=attacks or {},
+    )
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        with place.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(template.render(page))
+    except FileExistsError:
+        raise _exists(place) from None
+    except OSError as error:
+        raise OutputError(f"Cannot write {str(place)!r} ({type(error).__name__}).") from None
+    return Report(utility, disclosure, comparison, place)
+
+
+def _template() -> Any:
+    try:
+        from jinja2 import Environment, StrictUndefined
     except ImportError:
-        raise FastsynthError("Pictures need matplotlib: pip install 'fastsynth[report]'.") from None
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+        raise FastsynthError("Reports need jinja2: pip install 'fastsynth[report]'.") from None
+    environment = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        # Figures are markup already, of another class.
+        finalize=lambda value: clean(value) if type(value) is str else value,
+    )
+    return environment.from_string((files("fastsynth") / "report.html.j2").read_text(encoding="utf-8"))
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
-    # No date and no version in the file: the same copies give the same bytes.
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+def check_new_report(path: str | os.PathLike[str]) -> Path:
+    """Refuse a file that exists, and one in a folder that does not."""
+    place = Path(path)
+    if place.exists():
+        raise _exists(place)
+    if not place.absolute().parent.is_dir():
+        raise OutputError(f"No folder {str(place.absolute().parent)!r} for the report.")
+    return place
 
 
-def _draw_numbers(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
-    numbers = [_numbers(s) for s in (real, *copies)]
-    whole = np.concatenate(numbers)
-    if not len(whole):
-        return
-    low, high = whole.min(), whole.max()
-    distinct = np.unique(whole)
-    step = np.diff(distinct).min() if len(distinct) > 1 else max(1.0, abs(low))
-    # Classes of equal width: one for each value on a coarse grid, else thirty.
-    steps = round((high - low) / step)
-    edges = low + step * (np.arange(steps + 2) - 0.5) if steps <= 60 else np.linspace(low, high, 31)
-    for i, values in enumerate(numbers):
-        share = np.histogram(values, edges)[0] / max(len((real, *copies)[i]), 1)
-        if i == 0:
-            axes.stairs(share, edges, fill=True, color=GREY)
-        else:
-            axes.stairs(share, edges, color=BLUE, alpha=0.6, linewidth=1)
+def _exists(place: Path) -> OutputError:
+    return OutputError(f"{str(place)!r} exists. Name a new file for the report, or remove this one.")
 
 
-def _numbers(series: pl.Series) -> NDArray[np.float64]:
-    present = series.drop_nulls()
-    physical = present.to_physical() if series.dtype.is_temporal() else present
-    return physical.cast(pl.Float64).drop_nans().to_numpy()
+def _largest_share(original: Any, weights: str, **shared: Any) -> float:
+    """Share of the weights that one row has at most: a cell of ten times that has ten rows at least."""
+    pieces = open_compared(original, original, columns=[weights], **shared).map(_sums, weights, [weights], [0])[0]
+    total = math.fsum(part[0] for part in pieces)
+    return max(part[1] for part in pieces) / total if total > 0 else 1.0
 
 
-def _draw_levels(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
-    shares = [_shares(s) for s in (real, *copies)]
-    levels = real.dtype.categories.to_list() if isinstance(real.dtype, pl.Enum) else []
-    levels = levels or sorted(shares[0], key=lambda level: (-shares[0][level], level))
-    if "(missing)" in shares[0] and "(missing)" not in levels:
-        levels.append("(missing)")
-    shown, rest = levels[:MOST_LEVELS], levels[MOST_LEVELS:]
-    place = range(len(shown) + bool(rest))
-    for i, share in enumerate(shares):
-        heights = [share.get(level, 0.0) for level in shown]
-        if rest:
-            heights.append(1 - sum(heights))
-        if i == 0:
-            axes.bar(place, heights, color=GREY)
-        else:
-            axes.plot(place, heights, "_", color=BLUE, alpha=0.8, markersize=12)
-    labels = [level if len(level) <= 14 else f"{level[:13]}…" for level in shown] + ["other"] * bool(rest)
-    crowded = sum(map(len, labels)) > 30
-    axes.set_xticks(list(place), labels, rotation=40 if crowded else 0, ha="right" if crowded else "center")
+def _sums(name: str, rows: pl.DataFrame, _first: int) -> tuple[float, float]:
+    weights = rows[name].cast(pl.Float64).fill_null(0.0)
+    return float(weights.sum()), float(weights.max() or 0.0)  # type: ignore[arg-type]
 
 
-def _shares(series: pl.Series) -> dict[str, float]:
-    counts = series.alias("level").cast(pl.String).fill_null("(missing)").value_counts()
-    return dict(zip(counts["level"], counts["count"] / len(series), strict=True))
+def compare_models(
+    original: Any, synthetic: Any, formula: str | Callable[[Any], Any], **shared: Any
+) -> tuple[Pooled, Comparison, list[str]]:
+    """Fit a model to every copy and to the original, pool, and compare; ``formula`` as in ``report``.
+
+    The third result are terms that rest on fewer than ten real rows.
+    """
+    whole = open_compared(original, synthetic, **shared)
+    used = [name for name in whole.names if not isinstance(formula, str) or name in formula]
+    if not used:
+        raise OptionError(f"formula={formula!r} names no column of the copies; they have {', '.join(whole.names)}.")
+    compared = open_compared(original, synthetic, columns=used, **shared)
+    fit = formula_fit(formula) if isinstance(formula, str) else formula
+    try:
+        fits = [fit(frame.to_pandas()) for frame in _same_levels([compared.frame(i) for i in range(compared.m + 1)])]
+    except ModuleNotFoundError:
+        raise FastsynthError("Models need statsmodels and pandas: pip install 'fastsynth[analysis]'.") from None
+    if compared.design is not None:
+        pooled = pool(Analyses(fits[1:], compared.design))
+    else:
+        pooled = pool(fits[1:], "raab2016", n=compared.n, k=compared.k)
+    return pooled, pooled.compare(fits[0]), _rare_terms(fits[0]) if isinstance(formula, str) else []
+
+
+def _same_levels(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Tables whose categories have one order, so that every model has the same reference level."""
+    dtypes = {}
+    for name, dtype in frames[0].schema.items():
+        if dtype in (pl.String, pl.Categorical):
+            found = {level for frame in frames for level in frame[name].cast(pl.String).drop_nulls().unique()}
+            dtypes[name] = pl.Enum(sorted(found))
+    return [
+        frame.with_columns(pl.col(name).cast(pl.String).cast(dtype) for name, dtype in dtypes.items())
+        for frame in frames
+    ]
+
+
+def _rare_terms(fit: Any) -> list[str]:
+    """Terms of a fit of statsmodels that are 0 for all but a few rows, and those of factors with a rare reference."""
+    used = dict(zip(fit.model.exog_names, fit.model.exog.T != 0, strict=True))
+    rare = {name for name, rows in used.items() if 0 < rows.sum() < SMALLEST_CELL}
+    factors: dict[str, list[str]] = {}
+    for name in used:
+        if "[" in name:
+            factors.setdefault(re.sub(r"\[.*?\]", "", name), []).append(name)
+    for names in factors.values():
+        # A reference level has no column: its rows are 0 in all of them.
+        if 0 < (~np.any([used[name] for name in names], axis=0)).sum() < SMALLEST_CELL:
+            rare.update(names)
+    return sorted(rare)
+
+
+def formula_fit(formula: str) -> Callable[[Any], Any]:
+    """Give a function that fits a formula to a pandas DataFrame: logistic for outcomes of 0 and 1, else linear."""
+    try:
+        import statsmodels.formula.api as smf
+    except ImportError:
+        raise FastsynthError("Models need statsmodels: pip install 'fastsynth[analysis]'.") from None
+    outcome = re.fullmatch(r"Q\((['\"])(.*)\1\)", formula.partition("~")[0].strip())
+    name = outcome[2] if outcome else formula.partition("~")[0].strip()
+
+    def fit(table: Any) -> Any:
+        logistic = False
+        if name in table:
+            known = table[name].dropna()
+            logistic = len(known) > 0 and bool(known.isin([0, 1]).all())
+            if logistic:
+                table = table.assign(**{name: table[name].astype("Float64").astype(float)})
+        try:
+            return smf.logit(formula, table).fit(disp=0) if logistic else smf.ols(formula, table).fit()
+        except Exception as error:
+            # Errors of the fit may quote values of the data.
+            raise OptionError(
+                f"formula={formula!r} cannot be fitted ({type(error).__name__}). Outcomes are numbers, or true and "
+                "false; predictors are columns, C(column) or Q('a name with spaces')."
+            ) from None
+
+    return fit

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth import draw
-from fastsynth.blur import Blur
+from fastsynth.blur import MARGIN, Blur
 from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, exact_to, find_grid, fit_calibrated
 from fastsynth.columns import EncodedTable, Variable
 from fastsynth.draw import draw_rows
@@ -221,9 +221,10 @@ def fit_plan(
         if fit_rows is not None and not plan.proper and cells.weights is None and not plan.strata:
             margins = [job for job in jobs if not job[1].predictors and job[1].slot not in setting.free]
             for fit, step in margins:
-                margin = fit_margin(learned.variables[step.slot], learned.rows[step.slot])
+                variable, of_ranks = learned.variables[step.slot], learned.rows[step.slot]
                 note = NO_PREDICTORS if isinstance(step.method, Calibrated) else ""
-                fits[fit][step.slot] = replace(margin, note=note)
+                margin = replace(fit_margin(variable, of_ranks), note=note)
+                fits[fit][step.slot] = _blurred(margin, step, variable, of_ranks)
                 tick(1)
             jobs = [job for job in jobs if job not in margins]
         jobs.sort(key=lambda job: -len(job[1].predictors))
@@ -404,19 +405,32 @@ def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
     rows = shape if leaves is None else leaves
     if step.guard is not None:
         model = guarded(model, step.guard, setting.table, step.slot, rows, words)
-    return _blurred(model, step, setting.table, rows) if step.smoothing or step.noise else model
+    variable = setting.table.variables[step.slot]
+    held = np.bincount(setting.table.ranks[step.slot][rows], minlength=len(variable.values))
+    return _blurred(model, step, variable, held)
 
 
-def _blurred(model: ColumnModel, step: Step, table: EncodedTable, rows: NDArray[np.uint32]) -> ColumnModel:
-    """The column with what is done to its numbers, learned from the rows that fill its leaves."""
-    variable = table.variables[step.slot]
-    held = np.bincount(table.ranks[step.slot][rows], minlength=len(variable.values))
+def _blurred(model: ColumnModel, step: Step, variable: Variable, rows: NDArray[np.int64]) -> ColumnModel:
+    """The column with what is done to its numbers, learned from the rows of each rank (n_ranks,).
+
+    Calibrated numbers are new values. Where there are no predictors to move them along, those that few people have are
+    moved among their neighbours.
+    """
+    margin = isinstance(step.method, Calibrated) and not step.predictors and not step.groups
+    if variable.kind != "numeric" or not (step.smoothing or step.noise or margin):
+        return model
+    held = rows.copy()
     held[: variable.first] = 0
     held[[rank for rank in kinds_of(model).tolist() if rank < len(held)]] = 0
     if model.values is None or not held.any():
         return model
     numbers = variable.numbers()
     grid = find_grid(numbers[held > 0], exact_to(variable), held[held > 0])
+    enough = step.method.minbucket if isinstance(step.method, Calibrated) else 0
+    if margin and not step.smoothing:
+        if held.max() >= enough and held[held < enough].sum() == 0:
+            return model
+        return replace(model, blur=Blur.of(MARGIN, step.noise, numbers, held, grid, enough))
     return replace(model, blur=Blur.of(step.smoothing, step.noise, numbers, held, grid))
 
 

@@ -191,7 +191,7 @@ def test_guards_decide_and_say_why():
     ],
 )
 def test_grids(values, floating, step, digits):
-    grid = calibrate._find_grid(np.array(values), 1e-9 if floating else None)
+    grid = calibrate.find_grid(np.array(values), 1e-9 if floating else None)
     assert (grid.step, grid.digits) == (step, digits)
     assert grid.nearest(np.array(values)).tolist() == values
 

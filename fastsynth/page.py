@@ -1,0 +1,411 @@
+"""What stands on the page of a report: plain records of text, what an audience may see, and the verdicts in words.
+
+Every limit that a verdict goes by is one of the constants below, and stands on the page, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fastsynth.copies import Synthesis
+from fastsynth.pictures import MOST_LEVELS, plain
+from fastsynth.pooling import V_NOTED, Comparison
+
+Floats = NDArray[np.float64]
+NONE = "\N{EN DASH}"
+Grade = Literal["good", "look", "poor", "none"]
+
+# A public report shows nothing of fewer real rows, and no class of the outer per cent of a number.
+SMALLEST_CELL, TAIL = 10, 0.01
+# S_pMSE below which copies are good, and acceptable (Raab, Nowok and Dibben 2021).
+GOOD, ACCEPTABLE = 3.0, 10.0
+# repU in per cent: below, a line is good; from the second on it is poor.
+REPLICATED = (1.0, 5.0)
+# DiSCO in per cent that is too little to speak of, whatever the baseline.
+FEW_DISCLOSED = 5.0
+# AUC of an attack on membership, by the lower end of its interval.
+AUC = (0.55, 0.65)
+# Copies of unique rows: so many times those of a fresh sample, and so many more, is no more than chance; then poor.
+COPIED, COPIED_MORE, COPIED_POOR = 1.5, 0.001, 0.05
+# p value of the lack of fit of a model, z of missing values, difference of a correlation: what is worth a look.
+UNFIT, FAR, APART = 0.01, 3.0, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of texts. The first cell of a row is its head; ``numbers`` says which columns stand to the right."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: tuple[bool, ...]
+    kind: str = "table"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Figures with captions (a name, and what follows it), side by side where the page is wide enough."""
+
+    svg: tuple[tuple[tuple[str, str], str], ...]
+    kind: str = "figures"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A paragraph, or the heading of what follows."""
+
+    words: str
+    kind: str = "prose"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page."""
+
+    anchor: str
+    title: str
+    blocks: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One finding of a verdict."""
+
+    grade: Grade
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An answer in words, and what it rests on."""
+
+    question: str
+    answer: str
+    grade: Grade
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an audience may see.
+
+    Attributes
+    ----------
+    public : bool
+    least : float
+        Share of the original's rows below which nothing is shown, and in steps of which shares are; 0 for internal
+        reports.
+    """
+
+    public: bool
+    least: float
+
+    def round(self, shares: Any) -> Floats:
+        """Shares in steps of the least."""
+        found: Floats = np.asarray(shares, np.float64)
+        return np.asarray(np.rint(found / self.least) * self.least) if self.public else found
+
+    def percent(self, percent: Any) -> str:
+        """A share of the original's rows, given in per cent."""
+        if missing(percent):
+            return NONE
+        if not self.public:
+            return f"{percent:.2f}"
+        if percent / 100 < self.least:
+            return f"under {100 * self.least:.3g}"
+        return f"{100 * float(self.round(percent / 100)):.1f}"
+
+
+def merge_levels(labels: list[str], original: Floats, copies: Floats, shown: Shown) -> tuple[list[str], Floats, Floats]:
+    """Put rare levels together: those that a public report may not show, and those beyond the first twelve.
+
+    What is put together has ten rows at least, too, or else it could be told from the rest.
+    """
+    order = sorted(range(len(labels)), key=lambda i: (-original[i], i))
+    allowed = [i for i in order if original[i] >= shown.least] if shown.public else order
+    few = len(order) > MOST_LEVELS
+    kept = allowed[: MOST_LEVELS - 1] if few else allowed
+    rest = [i for i in order if i not in kept]
+    while shown.public and rest and kept and original[rest].sum() < shown.least:
+        rest.append(kept.pop())
+    kept = kept if few else sorted(kept)
+    if not rest:
+        return [labels[i] for i in kept], original[kept], copies[:, kept]
+    other = f"other ({len(rest)})" if not shown.public else "other"
+    return (
+        [*(labels[i] for i in kept), other],
+        np.append(original[kept], original[rest].sum()),
+        np.column_stack([copies[:, kept], copies[:, rest].sum(axis=1)]),
+    )
+
+
+def merge_numbers(
+    edges: Floats, original: Floats, copies: Floats, shown: Shown
+) -> tuple[Floats, Floats, Floats, list[int]] | None:
+    """Put classes together until each has ten rows, and the outer ones 1 % each; their outer limits are hidden.
+
+    Limits are rounded, for two of equal classes would tell where the first begins. None for fewer than four classes.
+    The last result says with which class each begins.
+    """
+    tail = max(shown.least, TAIL * float(original.sum()))
+    groups: list[list[int]] = []
+    for i in range(len(original)):
+        # A class is full once it has enough; the first one needs more.
+        need = tail if len(groups) == 1 else shown.least
+        if groups and original[groups[-1]].sum() < need:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    while len(groups) > 1 and original[groups[-1]].sum() < tail:
+        last = groups.pop()
+        groups[-1] += last
+    if len(groups) < 4:
+        return None
+    inner = np.array([edges[of[0]] for of in groups[1:]])
+    unit = 10.0 ** math.floor(math.log10(float(np.diff(inner).min()))) / 2
+    inner = np.rint(inner / unit) * unit
+    width = float(np.median(np.diff(inner)))
+    borders = np.concatenate([[inner[0] - width], inner, [inner[-1] + width]])
+    starts = [of[0] for of in groups]
+    merged = shown.round(np.add.reduceat(original, starts)), shown.round(np.add.reduceat(copies, starts, axis=1))
+    return (borders, *merged, starts)
+
+
+def worst(lines: Iterable[Line]) -> Grade:
+    """The gravest grade of some lines; "none" if nothing was measured."""
+    grades = {line.grade for line in lines}
+    return next((grade for grade in ("poor", "look", "good") if grade in grades), "none")
+
+
+def usable(utility: Any, comparison: Comparison | None) -> Verdict:
+    """Answer whether the copies can be used."""
+    lines = []
+    if not missing(utility["S_pMSE"]):
+        mean, most = utility["S_pMSE"], utility["S_pMSE_max"]
+        grade: Grade = "good" if mean < GOOD else "look" if mean < ACCEPTABLE else "poor"
+        fresh = plain(round(utility.references["fresh"], 2))
+        lines += [
+            Line(
+                grade,
+                f"Pairs of columns: mean S_pMSE {plain(round(mean, 2))}; a correct model has 1, a new sample {fresh}.",
+            ),
+            Line("good" if most < ACCEPTABLE else "look", f"The worst pair: S_pMSE {plain(round(most, 1))}."),
+        ]
+    if comparison is not None:
+        overlap = float(comparison.table["overlap"].to_numpy().mean())
+        fit = comparison.lack_of_fit
+        words = f"The model: its 95 % intervals overlap with those of the original by {100 * overlap:.0f} % on average"
+        if fit is None:
+            lines.append(Line("none", f"{words}."))
+        else:
+            more = fit.p_value < UNFIT
+            words += f"; its coefficients differ {'more than' if more else 'no more than'} synthesis explains"
+            lines.append(Line("look" if more else "good", f"{words} (p = {fit.p_value:.2g})."))
+    grade = worst(lines)
+    answers = {"good": "Good", "look": "Acceptable", "poor": "Poor", "none": "Not measured"}
+    return Verdict("Are they usable?", answers[grade], grade, tuple(lines))
+
+
+def safe(disclosure: Any, identical: Any, attacks: Mapping[str, pl.DataFrame], shown: Shown) -> Verdict:
+    """Answer whether the copies give people away, as far as that was measured."""
+    lines = [] if identical is None else [_copies_line(identical, shown)]
+    lines += [] if disclosure is None else _disclosure_lines(disclosure, shown)
+    membership = _attack_lines(attacks)
+    lines += membership or [Line("none", "Membership: not measured. Attacks need a hold-out or shadow models.")]
+    if disclosure is None:
+        lines.append(Line("none", "Identity and attributes: not measured, because no keys were named."))
+    grade = worst(lines)
+    answers = {
+        "good": "No sign of trouble in what was measured",
+        "look": "Look before release",
+        "poor": "Not for release as they are",
+        "none": "Not measured",
+    }
+    return Verdict("Are they safe?", answers[grade], grade, tuple(lines))
+
+
+def _copies_line(same: Any, shown: Shown) -> Line:
+    limit = COPIED * same.fresh_unique + COPIED_MORE
+    more = same.unique_share - limit
+    grade: Grade = "poor" if more > COPIED_POOR else "look" if more > 0 else "good"
+    words = (
+        f"Exact copies: {shown.percent(100 * same.unique_share)} % of synthetic rows equal a unique real row; of a new "
+        f"sample {shown.percent(100 * same.fresh_unique)} %."
+    )
+    return Line(grade, words)
+
+
+def _disclosure_lines(disclosure: Any, shown: Shown) -> list[Line]:
+    lines = []
+    replicated = disclosure["repU"]
+    grade: Grade = "good" if replicated < REPLICATED[0] else "look" if replicated < REPLICATED[1] else "poor"
+    lines.append(
+        Line(
+            grade,
+            f"Identity: repU {shown.percent(replicated)} % of real rows are unique by the keys and so is a copy; "
+            f"{shown.percent(disclosure['UiO'])} % are unique in the original.",
+        )
+    )
+    first = disclosure.attribute.row(0, named=True) if disclosure.attribute.height else None
+    if first is not None:
+        found, guess = first["DiSCO"], first["baseCAPd"]
+        lines.append(
+            Line(
+                "good" if found <= max(guess, FEW_DISCLOSED) else "look",
+                f"Attributes: the keys disclose {first['target']} rightly for {shown.percent(found)} % of real rows "
+                f"(DiSCO); a guess from its margin is right for {shown.percent(guess)} %, and the original's "
+                f"own table would disclose {shown.percent(first['Dorig'])} %.",
+            )
+        )
+    return lines
+
+
+def _attack_lines(attacks: Mapping[str, pl.DataFrame]) -> list[Line]:
+    own = attacks.get("these copies")
+    lines: list[Line] = []
+    for row in () if own is None else own.iter_rows(named=True):
+        value, low, baseline = row["value"], row["low"], row["baseline"]
+        if missing(value):
+            continue
+        if row["statistic"] == "AUC":
+            certain = value if missing(low) else low
+            grade: Grade = "good" if certain < AUC[0] else "look" if certain < AUC[1] else "poor"
+            words = f"{row['attack'].capitalize()}: AUC {value:.2f}{_between(row)}; a guess has 0.50."
+        elif row["statistic"] == "risk" and not missing(baseline):
+            grade = "good" if (value if missing(low) else low) <= baseline else "look"
+            words = f"{row['attack'].capitalize()}: risk {value:.3f}{_between(row)}; without a leak {baseline:.3f}."
+        else:
+            continue
+        lines.append(Line(grade, words))
+    return lines
+
+
+def _between(row: Mapping[str, Any]) -> str:
+    return "" if missing(row["low"]) else f" ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def look_at(utility: Any, disclosure: Any, synthesis: Synthesis | None, shown: Shown) -> Verdict:
+    """What deserves a closer look, gravest first."""
+    words = []
+    for row in _worst(utility.twoway, "S_pMSE", GOOD, 5):
+        words.append(f"{row['first']} with {row['second']}: S_pMSE {plain(round(row['S_pMSE'], 1))}.")
+    for row in _worst(utility.oneway, "S_pMSE", GOOD, 3):
+        words.append(f"The margin of {row['column']}: S_pMSE {plain(round(row['S_pMSE'], 1))}.")
+    for row in _worst(patterns_shown(utility.missing, shown), "z", FAR, 3):
+        words.append(f"Missing values of {pattern(row)}: z {plain(round(row['z'], 1))}.")
+    for row in _worst(utility.correlations, "difference", APART, 3):
+        words.append(f"The correlation of {row['first']} and {row['second']}: {signed(row['difference'])}.")
+    if synthesis is not None and synthesis.v is not None and synthesis.v >= V_NOTED:
+        words.append(f"Slopes vary by v = {synthesis.v:.2f} beyond what pooling counts: intervals are too short.")
+    if synthesis is not None and synthesis.climbed:
+        total = sum(synthesis.climbed.values())
+        if total > 0.01 * synthesis.m * synthesis.k:
+            words.append(f"{total:,} draws had to leave their leaf to meet limits and rules.")
+    if disclosure is not None and not shown.public and disclosure.records.height:
+        several = int((disclosure.records["n_measures"] >= 2).sum())
+        words += [f"Real records that two or more measures touch: {several:,}."] if several else []
+    if utility.left_out:
+        names = ", ".join(sorted(utility.left_out)[:8]) + (", ..." if len(utility.left_out) > 8 else "")
+        words.append(f"Not compared: {names}.")
+    answer = f"{len(words)} point{'s' * (len(words) > 1)}" if words else "Nothing stands out"
+    return Verdict("What to look at?", answer, "look" if words else "good", tuple(Line("none", w) for w in words))
+
+
+def _worst(table: pl.DataFrame | None, column: str, limit: float, most: int) -> list[dict[str, Any]]:
+    """Rows with the largest absolute values, of those from a limit on."""
+    if table is None or not table.height:
+        return []
+    size = pl.col(column).cast(pl.Float64).abs()
+    found = table.filter(size.is_not_nan() & (size >= limit)).sort(size, descending=True, maintain_order=True)
+    return found.head(most).to_dicts()
+
+
+def patterns_shown(table: pl.DataFrame | None, shown: Shown) -> pl.DataFrame | None:
+    """Patterns of missing values that an audience may see."""
+    if table is None or not shown.public:
+        return table
+    return table.filter((pl.col("original") >= shown.least) & (pl.col("original") <= 1 - shown.least))
+
+
+def pattern(row: Mapping[str, Any]) -> str:
+    """What is missing, of a row of ``Utility.missing``."""
+    return row["columns"] if row["kind"] == "column" else f"{row['columns']}, and no other"
+
+
+def missing(x: Any) -> bool:
+    """Whether there is no number."""
+    return x is None or (isinstance(x, float) and math.isnan(x))
+
+
+def number(x: Any) -> str:
+    """A number of any size in a table: two decimals, fewer of large ones, three figures of small ones."""
+    if missing(x):
+        return NONE
+    if x == 0 or not math.isfinite(x):
+        return "0" if x == 0 else str(x)
+    size = abs(x)
+    text = (
+        f"{x:,.0f}"
+        if size >= 1000 or float(x).is_integer()
+        else f"{x:.1f}"
+        if size >= 100
+        else f"{x:.2f}"
+        if size >= 0.1
+        else f"{x:.2g}"
+    )
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def figures(x: Any, digits: int) -> str:
+    """A number in so many figures; a date as it is."""
+    if not isinstance(x, int | float):
+        return NONE if x is None else str(x)
+    return NONE if missing(x) else plain(float(f"{x:.{digits}g}"))
+
+
+def decimal(x: Any) -> str:
+    """A number with two decimals."""
+    return NONE if missing(x) else f"{round(x, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(x: float) -> str:
+    """A number with its sign."""
+    return f"{x:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def count(x: Any) -> str:
+    """A whole number."""
+    return NONE if x is None else f"{x:,}"
+
+
+def limits() -> list[tuple[str, str]]:
+    """What the verdicts go by, in words that stand on the page."""
+    return [
+        (
+            "Usable",
+            f"Mean S_pMSE of pairs below {GOOD:g} is good, below {ACCEPTABLE:g} acceptable (Raab, Nowok and Dibben "
+            f"2021). A pair from {ACCEPTABLE:g} on deserves a look, and so does a model whose lack of fit has p below "
+            f"{UNFIT:g}.",
+        ),
+        (
+            "Safe",
+            f"repU below {REPLICATED[0]:g} % is good, from {REPLICATED[1]:g} % on poor. DiSCO is good up to "
+            f"{FEW_DISCLOSED:g} %, or up to what a guess from the margin gets right. Copies of unique rows are good "
+            f"up to {COPIED:g} times those of a new sample and {100 * COPIED_MORE:g} % more, poor beyond another "
+            f"{100 * COPIED_POOR:g} %. The lower end of the AUC of a membership attack is good below {AUC[0]:g}, poor "
+            f"from {AUC[1]:g} on; another attack is good where its lower end does not exceed its baseline. These "
+            "are rules of thumb of this program.",
+        ),
+        (
+            "Look at",
+            f"Pairs and columns with S_pMSE from {GOOD:g} on, missing values with z beyond {FAR:g}, correlations that "
+            f"differ by {APART:g}, v from {V_NOTED:g} on.",
+        ),
+    ]
