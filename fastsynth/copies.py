@@ -221,7 +221,8 @@ class Synthesis(Sequence[Any]):
         """
         place, audit, parts = read_folder(folder)
         names = ("n", "k", "m", "proper", "partial", "fit_rows")
-        design = Design(**{name: audit[name] for name in names}, fresh=audit["fresh_rows"], v=audit.get("v"))
+        noted = {"fresh": audit["fresh_rows"], "v": audit.get("v"), "private": "private" in audit}
+        design = Design(**{name: audit[name] for name in names}, **noted)
         copies = [FileCopy(place, of_copy) for of_copy in parts]
         schema = pq.read_schema(*_opened(copies[0].paths()[0]))
         frame = Frame("polars", False, schema)

@@ -40,6 +40,10 @@ FEW_DF = 0.02
 V_NOTED = 0.15
 # Copies that behave as declared are doubted in this share of analyses.
 DOUBT = 1e-6
+PRIVATE = (
+    "the copies are differentially private: the noise of their models is shared by all of them and counted by no rule, "
+    "so intervals are too short, and associations may be too weak (docs/private.md)."
+)
 # Scales on which 0 is no hypothesis of interest.
 UNTESTED = ("logit", "log", "r_squared")
 SHOWN = ("term", "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high")
@@ -412,6 +416,8 @@ def pool(
     t, df = variances(name, design, share, of, complete)
     if name in ("raab2016", "subsample") and not design.partial:
         notes += _doubts(terms, of, design)
+    if design.private:
+        notes += [PRIVATE]
     for note in notes:
         warnings.warn(note, PoolWarning, stacklevel=2)
     table = _table(terms, scale, of, t, df)

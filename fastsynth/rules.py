@@ -98,6 +98,8 @@ class Design:
     v : float, optional
         What slopes of the copies vary around the original's beyond what drawing rows explains, in units of the
         original's variance (module ``fastsynth.slopes``). No rule uses it.
+    private : bool
+        Whether noise of differential privacy is in the models. All copies share it, and no rule counts it.
     """
 
     n: int
@@ -110,6 +112,7 @@ class Design:
     imputed: bool = False
     syntheses: int = 1
     v: float | None = None
+    private: bool = False
 
     @property
     def n_s(self) -> int:

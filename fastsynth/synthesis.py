@@ -717,7 +717,7 @@ class Synthesizer:
             raise OptionError(
                 "random_state: that of the fit is secret, and copies carry theirs: draw with another one."
             )
-        executor, design = executor_of(self.threads, None), Design(model.n_rows, k, m)
+        executor, design = executor_of(self.threads, None), Design(model.n_rows, k, m, private=True)
         tables: Sequence[pa.Table | FileCopy] = []
         if output is not None:
             tables = [FileCopy(output.folder, names) for names in part_names(m, k)]

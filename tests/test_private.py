@@ -21,7 +21,7 @@ from scipy.stats import beta, chisquare
 import fastsynth as fs
 from fastsynth import private, source
 from fastsynth.domains import Bins, Levels, Numbers, bind
-from fastsynth.errors import ModelFileError, OptionError, PrivacyWarning
+from fastsynth.errors import ModelFileError, OptionError, PoolWarning, PrivacyWarning
 from fastsynth.execute import Threads
 from fastsynth.noise import SecretBits, choice_shares, discrete_laplace
 from fastsynth.private import (
@@ -736,3 +736,11 @@ def test_the_example_of_the_docs_runs(capsys):
     exec(code, names)
     assert "epsilon = 5" in capsys.readouterr().out
     assert names["syn"][0].schema == fs.load_boys().schema
+
+
+def test_pooled_intervals_say_that_they_are_too_short(mixed, tmp_path):
+    syn = fs.synthesize(mixed, m=2, k=200, method=DpCart(5.0, DOMAINS), out=tmp_path / "out")
+    for copies in (syn, fs.Synthesis.read(tmp_path / "out")):
+        with pytest.warns(PoolWarning, match="differentially private"):
+            pooled = fs.pool(copies.analyse(fs.mean("age")))
+        assert "too short" in str(pooled)
