@@ -40,7 +40,7 @@ class Blur:
     noise : float
         Standard deviation of what is added, in units of the column's; 0 for none.
     mean, sd : float
-        Of the observed column.
+        Of the observed column, with noise.
     smoothing : Smoothing
         Bandwidth, range, and values that stay as they are.
     grid : Grid
@@ -72,10 +72,12 @@ class Blur:
         """
         held = np.flatnonzero((rows > 0) & np.isfinite(numbers))
         values, counts = numbers[held], rows[held]
-        smoothing = replace(smoothing_of(values, counts=counts), decimals=None)
+        if kind == MARGIN or kind is None:
+            smoothing = Smoothing(0.0, float(values[0]), float(values[-1]))
+        else:
+            smoothing = replace(smoothing_of(values, counts=counts), decimals=None)
         centres = numbers.copy()
         if kind == MARGIN:
-            smoothing = replace(smoothing, spike=None, top=None)
             smoothed = smooth_rmean(np.repeat(values, counts), smoothing, WINDOW)
             centres[held] = np.add.reduceat(smoothed, np.cumsum(counts) - counts) / counts
             centres[held[counts >= enough]] = numbers[held[counts >= enough]]
@@ -83,8 +85,10 @@ class Blur:
             whole = np.repeat(values, counts)
             smoothed = smooth_spline(whole, smoothing) if kind == "spline" else smooth_rmean(whole, smoothing)
             centres[held] = np.add.reduceat(smoothed, np.cumsum(counts) - counts) / counts
-        mean = float(values @ counts / counts.sum())
-        sd = float(np.sqrt(np.square(values - mean) @ counts / counts.sum()))
+        mean = sd = 0.0
+        if noise:
+            mean = float(values @ counts / counts.sum())
+            sd = float(np.sqrt(np.square(values - mean) @ counts / counts.sum()))
         digest = hashlib.sha256(values.tobytes() + counts.astype(np.int64).tobytes()).digest()
         key = int.from_bytes(digest[:8], "little")
         return cls(kind, noise, mean, sd, smoothing, grid, numbers, centres, key)

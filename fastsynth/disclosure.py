@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from fastsynth.attacks import attack_copies, attack_recipe
 from fastsynth.attribution import (
     ATTRIBUTE,
     CHECKS,
@@ -35,6 +36,10 @@ from fastsynth.errors import DataError, OptionError, check_count
 from fastsynth.identical import IdenticalRows, count_identical, hash_rows, identical_rows
 from fastsynth.matching import match_risk
 from fastsynth.pooling import format_table
+from fastsynth.scores import Attack, attacks_table, called_members
+from fastsynth.shadows import SHADOW_TARGETS, shadow_models
+from fastsynth.source import Source
+from fastsynth.synthesis import Synthesizer
 from fastsynth.tally import HASHES, Counts, Mask, Tally, number, pack, quantile_classes, tally
 
 __all__ = ["Disclosure", "IdenticalRows", "disclosure", "identical_rows"]
@@ -142,8 +147,9 @@ class Disclosure(Mapping[str, float]):
         Columns: row (from 0, in the order in which the original is read), is_unique (alone with its keys), exact_copy
         (alone in the original with its values in all columns, and equal to a synthetic row) and n_exact_copies (of the
         m copies), replicated (unique on its keys in the original and in a copy) and n_replicated, disclosed (targets
-        for which DiSCO holds in a copy) and n_disclosed (targets times copies), n_measures (of exact_copy, replicated,
-        disclosed). Read when first asked for, and kept: it reads all rows again.
+        for which DiSCO holds in a copy) and n_disclosed (targets times copies), called_member (of the records that were
+        attacked, those that an attack on membership names at 1 % false positives), n_measures (of exact_copy,
+        replicated, disclosed, called_member). Read when first asked for, and kept: it reads all rows again.
         """
         return self._found[0]
 
@@ -229,6 +235,8 @@ def disclosure(
     match_window: float | Mapping[str, float] | None = None,
     holdout: Any = None,
     shadows: int = 0,
+    recipe: Synthesizer | None = None,
+    distances: bool = False,
     random_state: int = 0,
     threads: int | None = None,
     client: Any = None,
@@ -271,12 +279,19 @@ def disclosure(
     match_window : float or dict of str to float, optional
         For partial synthesis: numeric keys agree within this share of the real value, for example 0.1; the default is
         that they have to be equal.
-    holdout : any table, optional
-        Real rows that the copies were not made from.
+    holdout : any table, or a share, optional
+        Real rows that the copies were not made from: membership inference, singling out, linkability and inference are
+        tried on the copies, with these rows as control (docs/attacks.md). A share such as 0.2 holds so many rows out,
+        makes copies of the others as ``recipe`` says, and attacks those: siblings of the copies, not the copies.
     shadows : int
-        Copies of shadow models for attacks on membership.
+        Runs of shadow models, an even number of at least 8, which fit ``recipe`` to halves of some rows; 0 for none.
+    recipe : Synthesizer, optional
+        Options of the copies, where attacks make others. The default is what the Synthesis remembers; copies from a
+        folder or of a loaded model have none.
+    distances : bool
+        With ``holdout``, distances to the closest record: alarms, and no evidence of safety (Yao and others 2025).
     random_state : int
-        Of the attacks; counts need none.
+        Of the attacks; counts need none. Not that of the synthesis.
     threads, client, memory_limit
         As in ``synthesize``.
 
@@ -345,7 +360,10 @@ def disclosure(
         {name: quantile_classes(both, name, count) for name, count in groups.items()},
     )
     sources = {"threads": threads, "client": client, "memory_limit": memory_limit}
-    held = None if holdout is None else _open_holdout(both, original, holdout, **sources)
+    share = holdout if isinstance(holdout, float) else None
+    held = None if holdout is None or share is not None else _open_holdout(both, original, holdout, **sources)
+    recipe = getattr(synthetic, "recipe", None) if recipe is None else recipe
+    attacks = _attack(both, options, held, share, shadows, recipe, distances, random_state, threads)
     identity, by_copy, checks, excluded = _measure(both, options)
     return Disclosure(
         key_names,
@@ -359,9 +377,9 @@ def disclosure(
         checks,
         count_identical(both, held),
         _match(both, options),
-        _attacks(both, held, shadows, random_state),
+        attacks_table(attacks) if attacks else None,
         both.left_out,
-        lambda: _touched(both, options),
+        lambda: _touched(both, options, called_members(attacks)),
     )
 
 
@@ -423,16 +441,56 @@ def _match(both: Compared, options: Options) -> pl.DataFrame | None:
     return pl.DataFrame(found, schema_overrides=schema).select(pl.int_range(1, pl.len() + 1).alias("copy"), pl.all())
 
 
-def _attacks(both: Compared, holdout: Compared | None, shadows: int, random_state: int) -> pl.DataFrame | None:
-    """Attacks on membership; made by another file, which is not there yet."""
-    del both, holdout, shadows, random_state
-    return None
+def _attack(
+    both: Compared,
+    options: Options,
+    held: Compared | None,
+    share: float | None,
+    shadows: int,
+    recipe: Synthesizer | None,
+    distances: bool,
+    random_state: int,
+    threads: int | None,
+) -> list[Attack]:
+    """Attacks on the copies with a hold-out, on copies that leave a share of the rows out, and by shadow models."""
+    if shadows != 0:
+        check_count("shadows", shadows)
+    if (share is not None or shadows) and recipe is None:
+        raise OptionError(
+            f"{'holdout' if share is not None else 'shadows'}={share or shadows}: attacks that make new copies need to "
+            "know how: give recipe=, a Synthesizer with the options of these copies, or a hold-out as a table."
+        )
+    keys, targets = list(options.keys), list(options.targets)
+    common: dict[str, Any] = {"random_state": random_state, "threads": threads}
+    found = []
+    if held is not None:
+        copies = [both.frame(side) for side in range(1, both.m + 1)]
+        sides = (both.frame(0), copies, held.frame(1, both.names))
+        found += attack_copies(*sides, keys=keys, targets=targets, distances=distances, **common)
+    if recipe is None:
+        return found
+    whole = _every_column(both.sides[0]) if share is not None or shadows else pl.DataFrame()
+    if share is not None:
+        asked: dict[str, Any] = {"keys": keys, "targets": targets, "distances": distances}
+        found += attack_recipe(whole, recipe, holdout=share, m=both.m, **asked, **common)
+    if shadows:
+        targets_of = min(SHADOW_TARGETS, whole.height)
+        found += shadow_models(whole, recipe, shadows=shadows, m=both.m, targets=targets_of, **common)
+    return found
+
+
+def _every_column(source: Source) -> pl.DataFrame:
+    """The original as it is: what a recipe was made for."""
+    pieces = [batch for job in source.jobs() for batch in source.batches(*job)]
+    frame = pl.from_arrow(pa.concat_tables(pieces))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 # Which rows
 
 
-def _touched(both: Compared, options: Options) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _touched(both: Compared, options: Options, called: Counts) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tables ``records`` and ``rows``."""
     real_hashes = pl.concat(both.map(hash_rows, None, None, [0])[0])
     number_of, _ = number(real_hashes)
@@ -459,14 +517,18 @@ def _touched(both: Compared, options: Options) -> tuple[pl.DataFrame, pl.DataFra
             told = of.real.packed[of.correct]
             n_disclosed[name] += np.isin(pack(own, real.rows[name]), told)
             of_rows[copy][f"= {name}"] = np.isin(other, (told >> np.uint64(32)).astype(np.uint32))
-    records = _records(is_unique, n_exact, n_replicated, n_disclosed)
+    records = _records(is_unique, n_exact, n_replicated, n_disclosed, called)
     return records, pl.concat(_risky(copy, masks) for copy, masks in of_rows.items())
 
 
-def _records(is_unique: Mask, n_exact: Counts, n_replicated: Counts, n_disclosed: Mapping[str, Counts]) -> pl.DataFrame:
+def _records(
+    is_unique: Mask, n_exact: Counts, n_replicated: Counts, n_disclosed: Mapping[str, Counts], called: Counts
+) -> pl.DataFrame:
     """The real records that something touches, the most touched first."""
     total = sum(n_disclosed.values(), np.zeros(len(n_exact), dtype=np.int64))
-    at = np.flatnonzero((n_exact > 0) | (n_replicated > 0) | (total > 0))
+    is_called = np.zeros(len(n_exact), dtype=np.bool_)
+    is_called[called] = True
+    at = np.flatnonzero((n_exact > 0) | (n_replicated > 0) | (total > 0) | is_called)
     table = pl.DataFrame(
         {
             "row": at,
@@ -477,9 +539,10 @@ def _records(is_unique: Mask, n_exact: Counts, n_replicated: Counts, n_disclosed
             "n_replicated": n_replicated[at],
             "disclosed": _names_of({name: count[at] > 0 for name, count in n_disclosed.items()}, len(at)),
             "n_disclosed": total[at],
+            "called_member": is_called[at],
         }
     )
-    measures = [pl.col(name).cast(pl.Int64) for name in ("exact_copy", "replicated")]
+    measures = [pl.col(name).cast(pl.Int64) for name in ("exact_copy", "replicated", "called_member")]
     table = table.with_columns(pl.sum_horizontal(*measures, pl.col("n_disclosed").clip(0, 1)).alias("n_measures"))
     order = ["n_measures", "n_exact_copies", "n_replicated", "n_disclosed", "row"]
     return table.sort(order, descending=[True, True, True, True, False])

@@ -232,3 +232,13 @@ def risk_statistics(main: Bools, control: Bools, naive: float) -> tuple[Statisti
         Statistic("success", rates[0], *limits[0], naive),
         Statistic("control", rates[1], *limits[1], naive),
     )
+
+
+def called_members(attacks: Sequence[Attack]) -> Integers:
+    """Numbers of the rows that some attack on membership calls members at 1 % false positives, ascending."""
+    called = [
+        attack.records.filter("called")["row"].to_numpy()
+        for attack in attacks
+        if attack.records is not None and "called" in attack.records.columns
+    ]
+    return np.unique(np.concatenate([*called, np.zeros(0, np.int64)])).astype(np.int64)

@@ -257,9 +257,13 @@ def test_a_column_that_follows_from_another_one_spoils_no_third():
     rng = np.random.default_rng(3)
     income = np.exp(rng.normal(8, 1, 2_000)).round(2)
     frame = pl.DataFrame({"income": income, "tax": (0.3 * income).round(2), "noise": rng.normal(size=2_000).round(3)})
-    for copy in fs.synthesize(frame, m=3, random_state=1):
+    observed = {"income": fs.Column(method="sample")}
+    for copy in fs.synthesize(frame, m=3, columns=observed, random_state=1):
         assert copy["noise"].std() == pytest.approx(1, abs=0.1)
         assert (copy["tax"] - 0.3 * copy["income"]).abs().max() < 0.02
+    # Values between observed ones predict what the nearest one does.
+    for copy in fs.synthesize(frame, m=3, random_state=1):
+        assert (copy["tax"] / copy["income"] / 0.3 - 1).abs().quantile(0.9) < 0.01
 
 
 def test_draws_are_as_precise_as_most_values():

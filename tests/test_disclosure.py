@@ -377,11 +377,11 @@ def test_a_fresh_sample_has_the_shares_that_are_expected_of_it():
 
 
 def test_a_holdout_has_shares_of_its_own():
-    d = count(REAL, COPY, holdout=table("a1x d1y q1x d1y"))
+    d = count(REAL, COPY, holdout=table("a1x d1y q1x d1y " * 5))
     assert (d.identical.holdout, d.identical.holdout_unique) == (0.75, 0.5)
     assert "hold-out: 75.00 %" in str(d)
     real = pl.DataFrame({"k": [1, 2, 3], "t": [1, 1, 2]})
-    copy, held = real.cast(pl.Float64), pl.DataFrame({"k": [1, 9], "t": [1, 1]})
+    copy, held = real.cast(pl.Float64), pl.DataFrame({"k": [1, 9] * 10, "t": [1] * 20})
     assert fs.disclosure(real, copy, "k", holdout=held).identical.holdout == 0.5
     with pytest.raises(DataError, match="hold-out"):
         fs.disclosure(real, real, "k", holdout=held.cast(pl.Float64))
@@ -517,3 +517,66 @@ def test_identity_of_counts_alone():
     assert identity_measures(d, s) == pytest.approx({"UiO": 40, "UiS": 50, "UiOiS": 20, "repU": 20})
     used = np.array([False, True, True, True])
     assert identity_measures(d, s, used) == pytest.approx({"UiO": 20, "UiS": 25, "UiOiS": 0, "repU": 0})
+
+
+# Attacks
+
+
+@pytest.fixture(scope="module")
+def attacked():
+    boys = fs.load_boys()
+    made_from, held = boys[::2], boys[1::2]
+    leaky = fs.synthesize(made_from, m=3, method=fs.Cart(minbucket=1), random_state=1)
+    return made_from, held, leaky
+
+
+def value(d, attack, statistic):
+    return d.attacks.filter((pl.col("attack") == attack) & (pl.col("statistic") == statistic))["value"].item()
+
+
+def test_a_hold_out_shows_what_is_true_of_members_only(attacked):
+    made_from, held, leaky = attacked
+    d = fs.disclosure(made_from, leaky, ["age", "reg"], ["tv"], holdout=held)
+    assert value(d, "membership (distance)", "AUC") > 0.9
+    assert d.records["called_member"].sum() > 0
+    assert "inference of tv" in set(d.attacks["attack"])
+    assert not d.attacks["attack"].is_in(["distances"]).any()
+    fresh = fs.disclosure(made_from, [held[::2]], ["age", "reg"], ["tv"], holdout=held[1::2], distances=True)
+    auc, low = (
+        fresh.attacks.filter(statistic="AUC", attack="membership (distance)")[n].item() for n in ("value", "low")
+    )
+    # Half the width of the interval once more, since it is one for 95 %.
+    assert low - (auc - low) / 2 < 0.5
+    assert "alarm" in " ".join(fresh.attacks.filter(attack="distances")["note"])
+
+
+def test_a_share_is_held_out_from_siblings_of_the_copies(attacked):
+    made_from, _, leaky = attacked
+    d = fs.disclosure(made_from, leaky, ["age"], ["tv"], holdout=0.3)
+    again = fs.disclosure(made_from, leaky, ["age"], ["tv"], holdout=0.3, threads=1)
+    assert d.attacks.equals(again.attacks)
+    assert value(d, "membership (distance)", "AUC") > 0.9
+    assert d.records["row"].max() < made_from.height
+
+
+def test_shadow_models_tell_leaky_leaves_from_the_default(attacked):
+    made_from, _, leaky = attacked
+    bad = fs.disclosure(made_from, leaky, ["age"], [], shadows=16)
+    good = fs.disclosure(made_from, fs.synthesize(made_from, m=3, random_state=1), ["age"], [], shadows=16)
+    assert value(bad, "shadow models (all)", "AUC") > 0.9
+    assert value(good, "shadow models (all)", "AUC") < 0.8
+
+
+def test_copies_without_a_recipe_need_one_for_refits(attacked, tmp_path):
+    made_from, _, leaky = attacked
+    leaky.write_parquet(tmp_path / "copies")
+    with pytest.raises(OptionError, match="give recipe="):
+        fs.disclosure(made_from, tmp_path / "copies", ["age"], ["tv"], holdout=0.2)
+    with pytest.raises(OptionError, match="give recipe="):
+        fs.disclosure(made_from, tmp_path / "copies", ["age"], ["tv"], shadows=8)
+    d = fs.disclosure(made_from, tmp_path / "copies", ["age"], ["tv"], shadows=8, recipe=leaky.recipe)
+    assert set(d.attacks["attack"]) == {f"shadow models ({group})" for group in ("all", "outlying", "random")}
+    with pytest.raises(OptionError, match=r"holdout=1\.5"):
+        fs.disclosure(made_from, leaky, ["age"], ["tv"], holdout=1.5)
+    with pytest.raises(OptionError, match="shadows"):
+        fs.disclosure(made_from, leaky, ["age"], ["tv"], shadows=-3)
