@@ -1,5 +1,6 @@
 """fastsynth: multiply imputed synthetic microdata from large tables, and valid inference from them."""
 
+from fastsynth import controls
 from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import Disclosure, disclosure
@@ -11,6 +12,7 @@ from fastsynth.pictures import plot_coefficients, plot_compare
 from fastsynth.plan import Column, Guard, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.private import DpCart
+from fastsynth.protect import Protected, protect
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import Report, report
 from fastsynth.synthesis import Synthesizer, synthesize
@@ -31,6 +33,7 @@ __all__ = [
     "Identifier",
     "Nested",
     "Pooled",
+    "Protected",
     "Relation",
     "Relations",
     "Report",
@@ -40,6 +43,7 @@ __all__ = [
     "Synthesizer",
     "Utility",
     "__version__",
+    "controls",
     "correlation",
     "disclosure",
     "find_relations",
@@ -49,6 +53,7 @@ __all__ = [
     "plot_compare",
     "pool",
     "proportion",
+    "protect",
     "quantile",
     "report",
     "std",

@@ -157,7 +157,7 @@ def open_compared(
     """
     executor, memory = executor_of(threads, client), parse_memory(memory_limit)
     real = source_of(original, client, memory)
-    synthesis = _as_synthesis(synthetic)
+    synthesis = as_synthesis(synthetic)
     copies = [source_of(copy, client, memory) for copy in _copies(synthetic if synthesis is None else synthesis)]
     if not copies or any(copy.starts[-1] == 0 for copy in copies) or real.starts[-1] == 0:
         raise DataError("There is nothing to compare: the original and every copy need at least one row.")
@@ -192,7 +192,8 @@ def open_compared(
     )
 
 
-def _as_synthesis(synthetic: Any) -> Synthesis | None:
+def as_synthesis(synthetic: Any) -> Synthesis | None:
+    """The Synthesis that was given, or that a folder holds; None for other copies."""
     if isinstance(synthetic, Synthesis):
         return synthetic
     if isinstance(synthetic, str | os.PathLike) and Synthesis.is_folder(synthetic):

@@ -32,6 +32,8 @@ REPLICATED = (1.0, 5.0)
 FEW_DISCLOSED = 5.0
 # AUC of an attack on membership, by the lower end of its interval.
 AUC = (0.55, 0.65)
+# Of shadow models, an attacker who knows all rows, on runs of few rows, which tell much more about each than many.
+SHADOW_AUC = (0.6, 0.9)
 # Copies of unique rows: so many times those of a fresh sample, and so many more, is no more than chance; then poor.
 COPIED, COPIED_MORE, COPIED_POOR = 1.5, 0.001, 0.05
 # p value of the lack of fit of a model, z of missing values, difference of a correlation: what is worth a look.
@@ -276,7 +278,8 @@ def _attack_lines(attacks: Mapping[str, pl.DataFrame]) -> list[Line]:
             continue
         if row["statistic"] == "AUC":
             certain = value if missing(low) else low
-            grade: Grade = "good" if certain < AUC[0] else "look" if certain < AUC[1] else "poor"
+            good, look = SHADOW_AUC if row["attack"].startswith("shadow") else AUC
+            grade: Grade = "good" if certain < good else "look" if certain < look else "poor"
             words = f"{row['attack'].capitalize()}: AUC {value:.2f}{_between(row)}; a guess has 0.50."
         elif row["statistic"] == "risk" and not missing(baseline):
             grade = "good" if (value if missing(low) else low) <= baseline else "look"
@@ -400,7 +403,8 @@ def limits() -> list[tuple[str, str]]:
             f"{FEW_DISCLOSED:g} %, or up to what a guess from the margin gets right. Copies of unique rows are good "
             f"up to {COPIED:g} times those of a new sample and {100 * COPIED_MORE:g} % more, poor beyond another "
             f"{100 * COPIED_POOR:g} %. The lower end of the AUC of a membership attack is good below {AUC[0]:g}, poor "
-            f"from {AUC[1]:g} on; another attack is good where its lower end does not exceed its baseline. These "
+            f"from {AUC[1]:g} on (of shadow models, which know all rows and see few: {SHADOW_AUC[0]:g}, {SHADOW_AUC[1]:g}); "
+            f"another attack is good where its lower end does not exceed its baseline. These "
             "are rules of thumb of this program.",
         ),
         (

@@ -11,7 +11,6 @@ Disclosure is therefore measured against the original coded alike, utility again
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
 import os
 import tempfile
@@ -44,6 +43,7 @@ from fastsynth.controls import (
     some_rows,
 )
 from fastsynth.copies import FileCopy, Synthesis
+from fastsynth.disclosure import disclosure
 from fastsynth.errors import OptionError
 from fastsynth.expressions import parse
 from fastsynth.output import Output
@@ -53,6 +53,7 @@ from fastsynth.sdc import is_number
 from fastsynth.source import Frame
 from fastsynth.streams import PROTECT, random_words
 from fastsynth.synthesis import RandomState, _entropy
+from fastsynth.utility import utility
 
 # Of the limits of ``until``, the one that a number of a record tells.
 IDENTICAL = "identical"
@@ -194,12 +195,16 @@ def protect(
     >>> from fastsynth.protect import protect
     >>> boys = fs.load_boys()
     >>> syn = fs.synthesize(boys, m=2, random_state=1)
-    >>> done = protect(boys, syn, [Smooth("hgt"), TopCode("wgt", high=90)])  # doctest: +SKIP
-    >>> done.synthesis[0]["wgt"].max()  # doctest: +SKIP
+    >>> done = protect(boys, syn, [Smooth("hgt"), TopCode("wgt", high=90)])
+    >>> done.synthesis[0]["wgt"].max()
     90.0
     """
     # One of our own, because the recipe is taken from it in the end.
     given = _opened(synthesis)[:]
+    if given.private is not None:
+        raise OptionError(
+            "protect: measures that look at the real data would end the guarantee of differentially private copies."
+        )
     if (measures is None) == (until is None):
         raise OptionError("protect takes measures=[...] or until={...}, one of them.")
     chosen = [measures] if isinstance(measures, Measure) else list(measures or ())
@@ -234,11 +239,9 @@ class _Figures:
 
     def of(self, setting: Setting, synthesis: Synthesis) -> dict[str, float]:
         """S_pMSE against the original as it is, disclosure against the original coded alike."""
-        utility = importlib.import_module("fastsynth.utility").utility
         found = {"S_pMSE": float(utility(self.original, synthesis, **self.options)["S_pMSE"])}
         if self.keys is None:
             return found
-        disclosure = importlib.import_module("fastsynth.disclosure").disclosure
         risk = disclosure(setting.alike(), synthesis, keys=list(self.keys), target=self.target, **self.options)
         for name in self.limits or ("repU", "DiSCO"):
             if name == IDENTICAL:

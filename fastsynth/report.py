@@ -18,12 +18,15 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from fastsynth.compared import _as_synthesis, open_compared
+from fastsynth.compared import as_synthesis, open_compared
+from fastsynth.disclosure import disclosure as measure_disclosure
+from fastsynth.disclosure import identical_rows
 from fastsynth.errors import FastsynthError, OptionError, OutputError
 from fastsynth.page import SMALLEST_CELL, Shown
 from fastsynth.pictures import clean
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.sections import make_page
+from fastsynth.utility import utility as measure_utility
 
 Audience = Literal["internal", "public"]
 
@@ -156,14 +159,10 @@ def report(
             raise OptionError("A public report needs a formula as text: of a function, rare terms cannot be found.")
         pooled, comparison, rare = compare_models(original, synthetic, formula, **shared)
     if utility is None:
-        from fastsynth.utility import utility as measure_utility
-
         utility = measure_utility(
             original, synthetic, columns=columns, weights=weights, random_state=random_state, **shared
         )
     if disclosure is None and keys is not None:
-        from fastsynth.disclosure import disclosure as measure_disclosure
-
         disclosure = measure_disclosure(
             original,
             synthetic,
@@ -176,9 +175,7 @@ def report(
         )
     identical = None
     if disclosure is None:
-        from fastsynth.disclosure import identical_rows
-
-        found = _as_synthesis(synthetic)
+        found = as_synthesis(synthetic)
         whole = synthetic if isinstance(synthetic, list | tuple) else [synthetic]
         identical = identical_rows(original, whole if found is None else found)
     least = 0.0
@@ -189,7 +186,7 @@ def report(
     page = make_page(
         utility,
         disclosure,
-        _as_synthesis(synthetic),
+        as_synthesis(synthetic),
         Shown(audience == "public", least),
         formula=formula if isinstance(formula, str) else "the given function",
         identical=identical,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-import sys
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -17,8 +15,6 @@ import pytest
 from polars.testing import assert_frame_equal, assert_series_equal
 
 import fastsynth as fs
-import fastsynth.disclosure
-from fastsynth.compared import open_compared
 from fastsynth.controls import (
     KeepRows,
     Label,
@@ -32,74 +28,15 @@ from fastsynth.controls import (
     Swap,
     TopCode,
 )
+from fastsynth.disclosure import disclosure
 from fastsynth.errors import DataError, OptionError, OutputError
 from fastsynth.protect import protect
+from fastsynth.utility import utility
 from tests.conftest import KINDS, as_arrow
-
-# Stand-ins: what the real ones count, written plainly, for few columns.
 
 
 def plain(frame):
     return frame.with_columns((pl.selectors.categorical() | pl.selectors.enum()).cast(pl.String))
-
-
-def sides(original, synthetic):
-    compared = open_compared(original, synthetic)
-    return [plain(compared.frame(i)) for i in range(compared.m + 1)]
-
-
-class Figures(dict):
-    identical: SimpleNamespace
-
-
-def disclosure(original, synthetic, *, keys, target=None, **_):
-    real, *copies = sides(original, synthetic)
-    targets = [target] if isinstance(target, str) else target or [c for c in real.columns if c not in keys]
-    found = Figures(repU=0.0, UiOiS=0.0, DiSCO=0.0)
-    n, shares = real.height, []
-    for copy in copies:
-        d = real.with_columns(d=pl.len().over(keys))
-        s = copy.group_by(keys).agg(
-            s=pl.len(),
-            **{f"of {t}": pl.col(t).n_unique() for t in targets},
-            **{f"is {t}": pl.col(t).first() for t in targets},
-        )
-        both = d.join(s, on=keys, nulls_equal=True)
-        found["repU"] += 100 * both.filter(d=1, s=1).height / n / len(copies)
-        found["UiOiS"] += 100 * both.filter(d=1).height / n / len(copies)
-        hits = [both.filter(pl.col(f"of {t}") == 1, pl.col(f"is {t}").eq_missing(pl.col(t))).height for t in targets]
-        found["DiSCO"] += 100 * max(hits) / n / len(copies)
-        shares.append(copy.join(real, on=real.columns, how="semi", nulls_equal=True).height / copy.height)
-    found.identical = SimpleNamespace(share=float(np.mean(shares)))
-    return found
-
-
-def utility(original, synthetic, **_):
-    """Of each column the pMSE of its levels, or quarters, over what correct copies have."""
-    real, *copies = sides(original, synthetic)
-    found = []
-    for copy in copies:
-        for name in real.columns:
-            x, y = (
-                f[name].fill_null(strategy="max") if not f[name].dtype.is_numeric() else f[name] for f in (real, copy)
-            )
-            if x.dtype.is_numeric():
-                edges = np.unique(np.quantile(x.drop_nulls().to_numpy().astype(float), [0.25, 0.5, 0.75]))
-                x, y = (pl.Series(np.digitize(v.fill_null(0).to_numpy().astype(float), edges)) for v in (x, y))
-            o, s = (
-                v.to_physical().cast(pl.String).value_counts(name=str(i)).rename({v.name: "v"})
-                for i, v in enumerate((x, y))
-            )
-            both = o.join(s, on="v", how="full", coalesce=True, nulls_equal=True).fill_null(0)
-            a, b = both["0"].to_numpy() / len(x), both["1"].to_numpy() / len(y)
-            found.append(((a - b) ** 2 / (a + b)).sum() * len(y) / max(len(a) - 1, 1))
-    return {"S_pMSE": float(np.mean(found))}
-
-
-@pytest.fixture(autouse=True)
-def _stand_ins(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fastsynth.utility", SimpleNamespace(utility=utility))
-    monkeypatch.setattr(fastsynth.disclosure, "disclosure", disclosure, raising=False)
 
 
 @pytest.fixture(scope="session")
