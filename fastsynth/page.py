@@ -403,7 +403,7 @@ def limits() -> list[tuple[str, str]]:
             f"{FEW_DISCLOSED:g} %, or up to what a guess from the margin gets right. Copies of unique rows are good "
             f"up to {COPIED:g} times those of a new sample and {100 * COPIED_MORE:g} % more, poor beyond another "
             f"{100 * COPIED_POOR:g} %. The lower end of the AUC of a membership attack is good below {AUC[0]:g}, poor "
-            f"from {AUC[1]:g} on (of shadow models, which know all rows and see few: {SHADOW_AUC[0]:g}, {SHADOW_AUC[1]:g}); "
+            f"from {AUC[1]:g} on (of shadow models, which know all rows: {SHADOW_AUC[0]:g} and {SHADOW_AUC[1]:g}); "
             f"another attack is good where its lower end does not exceed its baseline. These "
             "are rules of thumb of this program.",
         ),
