@@ -1,7 +1,7 @@
 """What is kept of a household survey: relations, codes, spikes, nulls, two-way S_pMSE; tests/survey.py has the table.
 
-    python benchmarks/survey.py copies [-n 100000] [-m 5] [--method calibrated] [--records both] [--order table] [--threads 2]
-    python benchmarks/survey.py nulls adult.parquet [-m 5] [--method calibrated] [--order table] [--threads 2]
+    python benchmarks/survey.py copies [-n 100000] [-m 5] [--method calibrated] [--order auto] [--records both]
+    python benchmarks/survey.py nulls adult.parquet [-m 5] [--method calibrated] [--order auto] [--threads 2]
     python benchmarks/survey.py relations [-n 1000000]
     python benchmarks/survey.py intervals [--repeats 200]
 

@@ -519,9 +519,8 @@ def test_columns_without_predictors_and_levels_come_from_all_rows():
     assert len(first.donors) == n
     assert (first.donors == 2).sum() == 20  # ranks are in the order of the values: null, often, rare
     assert len(s.model_.fits[0][2].values.donors) == 100
-    s = fs.Synthesizer(m=1, visit_sequence="table", random_state=1, fit_rows=100, method=fs.Cart(refill=True)).fit(
-        frame
-    )
+    s = fs.Synthesizer(m=1, method=fs.Cart(refill=True), visit_sequence="table", random_state=1, fit_rows=100)
+    s.fit(frame)
     assert len(s.model_.fits[0][2].values.donors) == 800  # eight rows in a leaf for each that it was grown on
 
 
