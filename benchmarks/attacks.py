@@ -30,14 +30,14 @@ METHODS = {
 def shadow_row(real: pl.DataFrame, method: object, shadows: int, m: int) -> list[float]:
     """AUC of all, outlying and random targets, their TPR at FPR 1 %, and seconds."""
     start = time.perf_counter()
-    found = shadow_models(real, fs.Synthesizer(method=method, visit_sequence="table"), shadows=shadows, m=m)
+    found = shadow_models(real, fs.Synthesizer(method=method), shadows=shadows, m=m)
     seconds = time.perf_counter() - start
     return [*(a["AUC"] for a in found), found[0]["TPR at FPR 1 %"], found[0]["AUC, worst tenth of targets"], seconds]
 
 
 def copy_row(real: pl.DataFrame, method: object, m: int, keys: list[str], target: str) -> list[float]:
     """AUCs of membership, risks, and the share closer to members."""
-    recipe = fs.Synthesizer(method=method, visit_sequence="table")
+    recipe = fs.Synthesizer(method=method)
     found = attack_recipe(real, recipe, holdout=0.5, m=m, keys=keys, targets=[target], distances=True)
     by_name = {attack.name: attack for attack in found}
     aucs = [by_name[f"membership ({name})"]["AUC"] for name in ("distance", "density ratio", "values")]
