@@ -180,8 +180,12 @@ def open_compared(
             left_out[name] = "not in the copies"
         else:
             fields.append(pa.field(name, _common_type(name, real, copies)))
-    if not fields:
-        raise DataError("The copies have no column of the original. Are these copies of this table?")
+    absent = sum(reason == "not in the copies" for reason in left_out.values())
+    if not fields or absent > len(fields):
+        raise DataError(
+            f"The copies have {len(fields)} of {len(fields) + absent} columns of the original. Are these copies of "
+            "this table? Name with columns=[...] what is to be compared."
+        )
     return Compared(
         (real, *copies),
         pa.schema(fields),

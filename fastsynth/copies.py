@@ -9,14 +9,15 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from fastsynth.errors import OptionError, OutputError, check_count
+from fastsynth.errors import OptionError, check_count
 from fastsynth.estimates import Estimates, read_fit
 from fastsynth.estimators import Analysis
 from fastsynth.execute import Executor, Threads
 from fastsynth.model import Model
-from fastsynth.output import Output, copy_name, read_folder
+from fastsynth.output import AUDIT, MANIFEST, Output, copy_name, read_folder
 from fastsynth.pooling import Analyses
 from fastsynth.rules import Design
 from fastsynth.run import find_v, fingerprint, part_names, write_table
@@ -194,10 +195,11 @@ class Synthesis(Sequence[Any]):
     def is_folder(path: str | os.PathLike[str]) -> bool:
         """Whether copies can be read from a folder."""
         try:
-            read_folder(path)
-        except OutputError:
+            system, inside = filesystem(os.fspath(path).rstrip("/"))
+            found = system.get_file_info([f"{inside}/{AUDIT}", f"{inside}/{MANIFEST}"])
+        except (OSError, pa.ArrowException, ValueError):
             return False
-        return True
+        return all(info.type == pafs.FileType.File for info in found)
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Synthesis:
@@ -337,6 +339,7 @@ def summary_of(records: list[dict[str, Any]]) -> pl.DataFrame:
         pl.col("leaf_spread").cast(pl.List(pl.Float64)),
         pl.col("decision").cast(pl.String),
         pl.col("n_missing_kinds", "n_spikes", "n_differ", "n_coded").cast(pl.Int64),
+        pl.col("protection").cast(pl.List(pl.String)),
     )
 
 

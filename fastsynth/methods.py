@@ -375,6 +375,16 @@ class ColumnModel:
         return bool(self.note) and all(tree.n_leaves == 1 for tree in trees)
 
     @property
+    def n_kinds(self) -> int:
+        """Rows that were missing, or spikes: drawn as kinds, and not from the leaves of ``values``."""
+        if self.missing is None:
+            return 0
+        present = self.first if self.present is None else self.present
+        if self.tilt_missing is None:
+            return int((self.missing.donors != present).sum())
+        return int(self.tilt_missing.counts[:, self.tilt_missing.ranks != present].sum())
+
+    @property
     def n_spikes(self) -> int:
         """Values on which the column piles up, drawn as classes of their own."""
         if self.missing is None or self.present is None:

@@ -92,7 +92,8 @@ class Guard:
         belongs to it knows the value (Machanavajjhala et al. 2007).
     max_copies : int, optional
         How often a value may be drawn from donors for each person that has it, in every 65,536 rows of a copy (but for
-        rows that are drawn anew as a whole). More find another donor, further up the tree if need be.
+        rows that are drawn anew as a whole). More find another donor, further up the tree if need be. Missing values,
+        spikes, classes with tilted shares, and moved numbers have no donors.
 
     Raises
     ------
@@ -177,7 +178,8 @@ class Column:
         column by its bandwidth, and weakens relations accordingly.
     noise : float, optional
         Normal noise of so many standard deviations of the column, drawn back towards the mean so that the variance
-        stays. Correlations with other columns shrink by sqrt(1 + noise^2): .1 takes half a percent off.
+        stays. Correlations with other columns shrink by sqrt(1 + noise^2): .1 takes half a percent off. Later columns
+        are drawn at the noisy value: a ratio or index of it inherits noise that is large beside small values.
 
     Raises
     ------
@@ -296,7 +298,7 @@ def _check_coding(coding: Any) -> None:
             return
     except TypeError:
         pass
-    raise OptionError(f"coding={coding!r}: must be a pair (low, high) of which one may be None.")
+    raise OptionError(f"coding={coding!r}: must be a pair (low, high), low not above high, of which one may be None.")
 
 
 PLAIN = Column()

@@ -471,6 +471,7 @@ class PrivateModel:
                     "n_spikes": None,
                     "n_differ": None,
                     "n_coded": None,
+                    "protection": [],
                 }
             )
         return found

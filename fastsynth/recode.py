@@ -64,15 +64,18 @@ class Coding:
         if not pa.types.is_dictionary(chunk.type):
             into = pa.scalar(self.into, chunk.type)
             return pc.if_else(pc.is_in(chunk, rare.cast(chunk.type)), into, chunk)
+        # Rare levels go from the list of levels, too: it is in every copy.
         known = chunk.dictionary
         is_rare = pc.is_in(known, rare.cast(known.type)).to_numpy(zero_copy_only=False)
+        new = np.cumsum(~is_rare) - 1
+        known = known.filter(pa.array(~is_rare))
         place = pc.index(known, pa.scalar(self.into, known.type)).as_py() if self.into is not None else 0
         if place < 0:
             known, place = pa.concat_arrays([known, pa.array([self.into], known.type)]), len(known)
         indices = chunk.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
         rare_rows = np.append(is_rare, False)[indices]
         missing = (indices < 0) | (rare_rows if self.into is None else False)
-        indices = pa.array(np.where(rare_rows, place, np.maximum(indices, 0)), mask=missing)
+        indices = pa.array(np.where(rare_rows, place, np.append(new, 0)[indices]), mask=missing)
         return pa.DictionaryArray.from_arrays(indices.cast(chunk.type.index_type), known, ordered=chunk.type.ordered)
 
 
@@ -82,7 +85,7 @@ class CodedSource:
     def __init__(self, source: Source, codings: Mapping[str, Coding]) -> None:
         self.source = source
         self.codings = codings
-        self.frame = source.frame
+        self.frame = replace(source.frame, schema=_coded_schema(source.frame.schema, codings))
         self.starts = source.starts
 
     def without(self, names: Sequence[str]) -> Source:
@@ -97,14 +100,26 @@ class CodedSource:
     def batches(self, piece: int, *held: Any) -> Iterator[pa.Table]:
         """Read the rows of a piece in their order."""
         for batch in self.source.batches(piece, *held):
-            yield _coded(batch, self.codings)
+            yield _coded(batch, self.codings, self.frame.schema)
 
 
-def _coded(table: pa.Table, codings: Mapping[str, Coding]) -> pa.Table:
+def _coded(table: pa.Table, codings: Mapping[str, Coding], schema: pa.Schema) -> pa.Table:
+    columns = [
+        codings[name].apply(column) if name in codings else column
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _coded_schema(schema: pa.Schema, codings: Mapping[str, Coding]) -> pa.Schema:
+    """The schema with lists of levels (of polars' Enum) that no longer have the rare ones."""
     for name, coding in codings.items():
-        place = table.column_names.index(name)
-        table = table.set_column(place, table.schema.field(place), coding.apply(table.column(place)))
-    return table
+        place = schema.get_field_index(name)
+        enum = pl.DataFrame(schema.empty_table().select([name])).schema[name]
+        if coding.levels and isinstance(enum, pl.Enum):
+            kept = pl.Enum([level for level in enum.categories.to_list() if level not in coding.levels])
+            schema = schema.set(place, pl.Series(name, [], kept).to_frame().to_arrow().schema.field(0))
+    return schema
 
 
 def coded(source: Source, codings: Mapping[str, Coding]) -> Source:
@@ -112,7 +127,8 @@ def coded(source: Source, codings: Mapping[str, Coding]) -> Source:
     if not codings:
         return source
     if isinstance(source, TableSource):
-        return TableSource(_coded(source.table, codings), replace(source.frame))
+        schema = _coded_schema(source.frame.schema, codings)
+        return TableSource(_coded(source.table, codings, schema), replace(source.frame, schema=schema))
     return CodedSource(source, codings)
 
 

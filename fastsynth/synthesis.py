@@ -931,6 +931,7 @@ def _describe(model: Model, of: Synthesizer) -> list[dict[str, Any]]:
                 "n_spikes": None if fit is None or variable.kind != "numeric" else fit.n_spikes,
                 "n_differ": of.differences_.get(step.name),
                 "n_coded": of.recoded_.get(step.name),
+                "protection": _protection(step, (of.columns or {}).get(step.name, Column())),
             }
         )
     return records
@@ -967,6 +968,14 @@ def _refuse_guessed_types(data: Any) -> None:
         )
 
 
+def _protection(step: Step, column: Column) -> list[str]:
+    """What protects a column while it is drawn, in words; of coding not the limits, which may be real values."""
+    words = [name for name in ("coding", "rare_levels") if getattr(column, name) is not None]
+    words += [repr(step.guard)] * (step.guard is not None)
+    words += [f"smoothing={step.smoothing!r}"] * (step.smoothing is not None)
+    return words + [f"noise={step.noise:g}"] * (step.noise > 0)
+
+
 def _check_max_copies(model: Model, k: int) -> None:
     """Refuse more rows than values may be copied."""
     for step in model.plan.steps:
@@ -976,9 +985,11 @@ def _check_max_copies(model: Model, k: int) -> None:
         if most is None or not drawn or len(drawn) < len(columns):
             continue
         people = int(people_of_ranks(drawn, len(model.variables[step.slot].values)).sum())
-        if min(k, BLOCK_ROWS) > most * people:
+        # Missing values and spikes need no donor.
+        rows = people + sum(column.n_kinds for column in drawn)
+        if min(k, BLOCK_ROWS) > most * rows:
             raise OptionError(
-                f"k={k}: with max_copies={most} column {step.name!r} has donors for {most * people} rows only. Draw "
+                f"k={k}: with max_copies={most} column {step.name!r} has donors for {most * rows} rows only. Draw "
                 "fewer rows, or allow more copies."
             )
 

@@ -123,6 +123,15 @@ def test_guards_go_with_limits_missing_values_and_the_model_file(table, tmp_path
         assert copy.filter(pl.col("a") == "5")["pay"].is_null().all()
 
 
+def test_spikes_need_no_donor(table):
+    rng = np.random.default_rng(6)
+    rows = table.with_columns(gain=pl.Series(np.where(rng.random(N) < 0.9, 0, rng.integers(1, 10**6, N))))
+    for method in ("cart", "calibrated"):
+        columns = {"gain": fs.Column(method=method, semicont=[0], guard=fs.Guard(max_copies=2))}
+        copy = fit(rows, columns=columns).sample(m=1)[0]
+        assert copy.filter(pl.col("gain") > 0)["gain"].value_counts()["count"].max() <= 2
+
+
 def test_more_rows_than_copies_are_allowed_are_refused(table):
     s = fit(table, guard=fs.Guard(max_copies=2))
     with pytest.raises(OptionError, match="max_copies=2 column"):

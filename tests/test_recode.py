@@ -81,6 +81,8 @@ def test_rare_levels_may_go_to_a_level_that_there_is_or_be_held_back(table):
     assert set(merged.sample()[0]["ordered"].to_list()) <= {"a", "b", "c", None}
     held = synthesize(table, ordered={"rare_levels": (20, None)}, text={"rare_levels": (20, None)})
     copy = held.sample(k=3_000)[0]
+    # Not even the names of the levels that were held back.
+    assert copy["ordered"].dtype == pl.Enum(["a", "b", "c", "g"])
     assert set(copy["ordered"].to_list()) == set(copy["text"].to_list()) == {"a", "b", "c", None}
     assert copy["ordered"].null_count() / 3_000 == pytest.approx(20 / 600, abs=4 * (0.033 / 3_000) ** 0.5)
 
@@ -93,6 +95,7 @@ def test_pandas_and_files_are_coded_alike(table, tmp_path, monkeypatch):
     from_pandas = synthesize(frame, **options)
     assert from_pandas.recoded_["category"] == 19
     assert set(from_pandas.sample(k=2_000)[0]["category"].dropna()) == {"a", "b", "c", "other"}
+    assert set(from_pandas.sample()[0]["category"].cat.categories) == {"a", "b", "c", "other"}
     table.write_parquet(tmp_path / "t.parquet", row_group_size=90)
     monkeypatch.setattr(source, "PIECE_ROWS", 90)
     columns = {name: fs.Column(**given) for name, given in options.items()}
@@ -114,6 +117,7 @@ def test_it_is_kept_in_the_model_file(table, tmp_path):
     s.save(tmp_path / "model")
     loaded = fs.Synthesizer.load(tmp_path / "model")
     assert loaded.recoded_ == s.recoded_
+    assert s.summary().filter(column="whole")["protection"].to_list() == [["coding"]]
     assert loaded.sample()[0].equals(s.sample()[0])
 
 
