@@ -118,9 +118,7 @@ def _read_piece(
     sources, schema, function, what = shared
     first, results = sources[side].starts[piece], []
     for batch in sources[side].batches(piece, *held):
-        rows = pl.from_arrow(batch.select(schema.names).cast(schema))
-        assert isinstance(rows, pl.DataFrame)
-        results.append(function(what, rows, first))
+        results.append(function(what, pl.DataFrame(batch.select(schema.names).cast(schema)), first))
         first += batch.num_rows
     return results
 

@@ -441,7 +441,7 @@ def _with_levels(table: pa.Table, column: str, text: pl.Series, rare: pl.Series,
     metadata = dict(field.metadata or {})
     if any(key.startswith(b"_PL_ENUM") for key in metadata):
         # polars keeps the levels of an Enum beside the data.
-        dtype: Any = pl.from_arrow(table.schema.empty_table().select([column])).schema[column]  # type: ignore[union-attr]
+        dtype: Any = pl.DataFrame(table.schema.empty_table().select([column])).schema[column]
         levels = dtype.categories.to_list()
     gone = set(rare.to_list())
     levels = [level for level in levels if level not in gone and level != into] + [into]
@@ -759,9 +759,7 @@ def _n_codes(synthesis: Synthesis, column: str, real: pl.Series) -> int:
 
 
 def _series(table: pa.Table, name: str) -> pl.Series:
-    frame = pl.from_arrow(table.select([name]))
-    assert isinstance(frame, pl.DataFrame)
-    return frame[name]
+    return pl.DataFrame(table.select([name]))[name]
 
 
 def check_names(what: str, given: Any) -> tuple[str, ...]:

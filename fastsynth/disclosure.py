@@ -482,9 +482,7 @@ def _attack(
 def _every_column(source: Source) -> pl.DataFrame:
     """The original as it is: what a recipe was made for."""
     pieces = [batch for job in source.jobs() for batch in source.batches(*job)]
-    frame = pl.from_arrow(pa.concat_tables(pieces))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return pl.DataFrame(pa.concat_tables(pieces))
 
 
 # Which rows
@@ -682,9 +680,7 @@ def _known_pairs(
 
 def _as_levels(both: Compared, option: str, name: str, levels: list[Any], grouped: Iterable[str]) -> pl.Series:
     """Levels in the type of their column; the text of categories and of groups."""
-    empty = pl.from_arrow(pa.schema([both.schema.field(name)]).empty_table())
-    assert isinstance(empty, pl.DataFrame)
-    dtype = empty.dtypes[0]
+    dtype = pl.DataFrame(pa.schema([both.schema.field(name)]).empty_table()).dtypes[0]
     if name in grouped or dtype in (pl.Categorical, pl.Enum):
         dtype = pl.String()
     try:

@@ -324,9 +324,7 @@ def _declared_levels(field: pa.Field) -> list[str] | None:
     """The categories of a polars Enum, which belong to the type."""
     if not pa.types.is_dictionary(field.type):
         return None
-    frame = pl.from_arrow(pa.schema([field]).empty_table())
-    assert isinstance(frame, pl.DataFrame)
-    dtype = frame.schema[field.name]
+    dtype = pl.DataFrame(pa.schema([field]).empty_table()).dtypes[0]
     return dtype.categories.to_list() if isinstance(dtype, pl.Enum) else None
 
 

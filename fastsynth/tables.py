@@ -203,8 +203,7 @@ def columns_of(both: Compared, cont_na: Mapping[str, Sequence[Any]] | None) -> l
         )
     found = []
     # Of Enums polars knows the order of the levels from notes beside the Arrow type.
-    typed = pl.from_arrow(both.sides[0].frame.schema.empty_table())
-    assert isinstance(typed, pl.DataFrame)
+    typed = pl.DataFrame(both.sides[0].frame.schema.empty_table())
     for field in both.schema:
         types, dtype = pa.types, field.type
         number = types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype)
@@ -444,8 +443,7 @@ def _shown(column: Column, values: Sequence[float] | Floats) -> list[str]:
     if pa.types.is_temporal(column.dtype):
         empty = pa.array([], column.dtype)
         whole = pa.array(np.rint(np.asarray(values, np.float64)).astype(np.int64)).cast(storage_of(empty).type)
-        times = pl.from_arrow(whole.view(column.dtype))
-        assert isinstance(times, pl.Series)
+        times = pl.Series(whole.view(column.dtype))
         text = times.to_list() if isinstance(times.dtype, pl.Duration) else times.cast(pl.String).to_list()
         return [str(value).removesuffix(".000000") for value in text]
     return [_number(value) for value in values]
