@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fastsynth.compared import Compared
 from fastsynth.copies import Synthesis
-from fastsynth.errors import DataError, OptionError, check_count
+from fastsynth.errors import DataError, OptionError, check_column_list, check_count
 from fastsynth.relations import Relations
 from fastsynth.sdc import (
     Floats,
@@ -479,7 +479,7 @@ class RemoveUniques(Measure):
     effect: ClassVar[str] = "fewer rows: pool uses the new k; rare combinations of keys are too few"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", check_names("keys", self.keys))
+        object.__setattr__(self, "keys", tuple(check_column_list("keys", self.keys)))
         if self.which not in ("replicated", "in_original"):
             raise OptionError(f"RemoveUniques: which={self.which!r}: must be 'replicated' or 'in_original'.")
 
@@ -517,7 +517,7 @@ class RedrawUniques(Measure):
     effect: ClassVar[str] = "rare combinations of keys are a little too few; k stays if the recipe is known"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", check_names("keys", self.keys))
+        object.__setattr__(self, "keys", tuple(check_column_list("keys", self.keys)))
 
     def prepare(self, setting: Setting, synthesis: Synthesis) -> Step:
         """Fit the recipe, if there is one."""
@@ -760,15 +760,6 @@ def _n_codes(synthesis: Synthesis, column: str, real: pl.Series) -> int:
 
 def _series(table: pa.Table, name: str) -> pl.Series:
     return pl.DataFrame(table.select([name]))[name]
-
-
-def check_names(what: str, given: Any) -> tuple[str, ...]:
-    """A list of column names as a tuple; refuse anything else."""
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
-        raise OptionError(f"{what}={given!r}: must be a list of columns.")
-    if not all(isinstance(name, str) for name in given):
-        raise OptionError(f"{what}={given!r}: must be a list of column names.")
-    return tuple(given)
 
 
 def _check_share(what: str, share: Any, most: float) -> None:

@@ -10,7 +10,6 @@ are counted, not what they stand for.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -31,8 +30,9 @@ from fastsynth.attribution import (
     identity_measures,
     name_checks,
 )
+from fastsynth.columns import is_numeric
 from fastsynth.compared import Compared, open_compared
-from fastsynth.errors import DataError, OptionError, check_count
+from fastsynth.errors import DataError, OptionError, check_count, is_real, is_whole
 from fastsynth.identical import IdenticalRows, count_identical, hash_rows, identical_rows
 from fastsynth.matching import match_risk
 from fastsynth.pooling import format_table
@@ -594,7 +594,7 @@ def _by_column(
     """A number for each numeric column: the same for all, or by name."""
     if given is None:
         return {}
-    numeric = [name for name in columns if _is_numeric(both.schema.field(name).type)]
+    numeric = [name for name in columns if is_numeric(both.schema.field(name).type)]
     if not isinstance(given, Mapping):
         given = dict.fromkeys(numeric, given) if numeric or check(given) else {"": given}
     for name, value in given.items():
@@ -605,28 +605,20 @@ def _by_column(
     return dict(given)
 
 
-def _is_numeric(dtype: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
 def _is_groups(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 2
+    return is_whole(value) and value >= 2
 
 
 def _is_tolerance(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < float("inf")
+    return is_real(value) and 0 <= value < float("inf")
 
 
 def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 < value < 1
+    return is_real(value) and 0 < value < 1
 
 
 def _threshold(option: str, given: Any) -> tuple[float, float]:
-    if not (isinstance(given, Sequence) and len(given) == 2 and all(map(_is_number, given)) and min(given) >= 0):
+    if not (isinstance(given, Sequence) and len(given) == 2 and all(map(is_real, given)) and min(given) >= 0):
         raise OptionError(f"{option}={given!r}: must be two numbers of at least 0, rows and percent.")
     return float(given[0]), float(given[1])
 

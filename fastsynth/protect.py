@@ -37,14 +37,13 @@ from fastsynth.controls import (
     Smooth,
     Swap,
     TopCode,
-    check_names,
     columns_of,
     name_of,
     some_rows,
 )
 from fastsynth.copies import FileCopy, Synthesis
 from fastsynth.disclosure import disclosure
-from fastsynth.errors import OptionError
+from fastsynth.errors import OptionError, check_column_list
 from fastsynth.expressions import parse
 from fastsynth.output import Output
 from fastsynth.relations import Relations
@@ -472,7 +471,7 @@ def _check_given(
         if keys is None:
             raise OptionError("until= needs keys=[...]: the columns that an intruder may know.")
     if keys is not None:
-        check_names("keys", keys)
+        check_column_list("keys", keys)
     if out is not None:
         Output(out)
     elif any(isinstance(copy, FileCopy) for copy in synthesis._copies):

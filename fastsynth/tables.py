@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth import _count
-from fastsynth.columns import missing_codes, numbers_of, storage_of
+from fastsynth.columns import is_numeric, is_text, missing_codes, numbers_of, storage_of
 from fastsynth.compared import Compared
 from fastsynth.errors import DataError, OptionError
 from fastsynth.measures import Floats
@@ -206,11 +206,8 @@ def columns_of(both: Compared, cont_na: Mapping[str, Sequence[Any]] | None) -> l
     typed = pl.DataFrame(both.sides[0].frame.schema.empty_table())
     for field in both.schema:
         types, dtype = pa.types, field.type
-        number = types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype)
-        number = number or (types.is_temporal(dtype) and not types.is_interval(dtype))
-        text = dtype.value_type if types.is_dictionary(dtype) else dtype
-        level = types.is_string(text) or types.is_large_string(text) or types.is_string_view(text)
-        if not (number or level or types.is_boolean(dtype) or types.is_null(dtype)):
+        number = is_numeric(dtype) or (types.is_temporal(dtype) and not types.is_interval(dtype))
+        if not (number or is_text(dtype) or types.is_boolean(dtype) or types.is_null(dtype)):
             raise DataError(
                 f"Column {field.name!r} has type {dtype}, which cannot be compared. Allowed are numbers, decimals, "
                 "booleans, text, categories, dates, times and durations. Convert it, or name the others in columns."
