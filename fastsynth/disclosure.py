@@ -40,7 +40,7 @@ from fastsynth.scores import Attack, attacks_table, called_members
 from fastsynth.shadows import SHADOW_TARGETS, shadow_models
 from fastsynth.source import Source
 from fastsynth.synthesis import Synthesizer
-from fastsynth.tally import HASHES, Counts, Mask, Tally, number, pack, quantile_classes, tally
+from fastsynth.tally import HASHES, Counts, Mask, Tally, number, pack, padded, quantile_classes, tally
 
 __all__ = ["Disclosure", "IdenticalRows", "disclosure", "identical_rows"]
 
@@ -388,9 +388,8 @@ def _measure(both: Compared, options: Options) -> tuple[pl.DataFrame, pl.DataFra
     identity, attribute, checks = [], [], []
     excluded: dict[str, float] = {}
     for is_first, copy, real, synthetic in _passes(both, options):
-        d = np.zeros(len(synthetic.n), dtype=np.int64)
-        d[: len(real.n)] = real.n
         if is_first:
+            d = padded(real.n, len(synthetic.n))
             identity.append({"copy": copy, **identity_measures(d, synthetic.n, synthetic.no_null)})
         for name in real.cells:
             of = face(real, synthetic, name, options)
@@ -504,8 +503,7 @@ def _touched(both: Compared, options: Options, called: Counts) -> tuple[pl.DataF
             n_exact[alone.join(hashes, on=HASHES, how="semi")["row"].to_numpy()] += 1
             exact = np.zeros(len(other), dtype=np.bool_)
             exact[hashes.join(alone, on=HASHES, how="semi")["at"].to_numpy()] = True
-            d = np.zeros(len(synthetic.n), dtype=np.int64)
-            d[: len(real.n)] = real.n
+            d = padded(real.n, len(synthetic.n))
             is_unique = d[own] == 1
             replicated = (d == 1) & (synthetic.n == 1) & synthetic.no_null
             n_replicated += replicated[own]
