@@ -466,9 +466,9 @@ def _attack(
         copies = [both.frame(side) for side in range(1, both.m + 1)]
         sides = (both.frame(0), copies, held.frame(1, both.names))
         found += attack_copies(*sides, keys=keys, targets=targets, distances=distances, **common)
-    if recipe is None:
+    if recipe is None or (share is None and not shadows):
         return found
-    whole = _every_column(both.sides[0]) if share is not None or shadows else pl.DataFrame()
+    whole = _every_column(both.sides[0])
     if share is not None:
         asked: dict[str, Any] = {"keys": keys, "targets": targets, "distances": distances}
         found += attack_recipe(whole, recipe, holdout=share, m=both.m, **asked, **common)

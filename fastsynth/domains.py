@@ -93,9 +93,7 @@ def as_said(name: str, domain: Any) -> Bins | list[Any]:
     OptionError
         It is neither a list of levels nor bins.
     """
-    if isinstance(domain, Bins):
-        return domain
-    if isinstance(domain, list) and domain:
+    if isinstance(domain, Bins) or (isinstance(domain, list) and domain):
         return domain
     if isinstance(domain, tuple):
         null = len(domain) == 4 and domain[3] is None

@@ -352,16 +352,8 @@ def number(x: Any) -> str:
         return NONE
     if x == 0 or not math.isfinite(x):
         return "0" if x == 0 else str(x)
-    size = abs(x)
-    text = (
-        f"{x:,.0f}"
-        if size >= 1000 or float(x).is_integer()
-        else f"{x:.1f}"
-        if size >= 100
-        else f"{x:.2f}"
-        if size >= 0.1
-        else f"{x:.2g}"
-    )
+    digits = 0 if abs(x) >= 1000 or float(x).is_integer() else 1 if abs(x) >= 100 else 2
+    text = f"{x:,.{digits}f}" if abs(x) >= 0.1 else f"{x:.2g}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 

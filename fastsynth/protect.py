@@ -1,8 +1,7 @@
 """Protection after synthesis: measures on finished copies, and what each does to inference.
 
-``protect`` applies measures one after the other to copies in memory or in files, measures
-utility and disclosure after each, and gives new copies: the caller's are never changed. Measures
-are in ``fastsynth.controls``.
+``protect`` applies measures one after the other to copies in memory or in files, measures utility and disclosure after
+each, and gives new copies: the caller's are never changed. Measures are in ``fastsynth.controls``.
 
 Coarser coding (``Round``, ``TopCode``, ``MergeLevels``) is public: an intruder codes what he knows in the same way.
 Disclosure is therefore measured against the original coded alike, utility against the original as it is.

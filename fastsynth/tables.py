@@ -392,10 +392,15 @@ def group(columns: Sequence[Column], sides: Sequence[Seen], groups: int) -> list
 
 def pooled(sides: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
     """Distribution of the original and the copies together, each half of it."""
+    m = len(sides) - 1
+    return mixture(sides, [0.5, *[0.5 / m] * m])
+
+
+def mixture(sides: Sequence[tuple[Floats, Floats]], weights: Sequence[float]) -> tuple[Floats, Floats]:
+    """Distinct values of several distributions, and the weighted sums of their shares."""
     values = np.unique(np.concatenate([values for values, _ in sides]))
     share = np.zeros(len(values))
-    for i, (of_side, rows) in enumerate(sides):
-        weight = 0.5 if i == 0 else 0.5 / (len(sides) - 1)
+    for (of_side, rows), weight in zip(sides, weights, strict=True):
         share[np.searchsorted(values, of_side)] += weight * rows / max(rows.sum(), 1)
     return values, share
 

@@ -30,6 +30,7 @@ from fastsynth.tables import (
     count,
     group,
     look,
+    mixture,
     pairs,
     plot_classes,
     pooled,
@@ -466,11 +467,7 @@ def _quantiles(columns: Sequence[Column], seen: Sequence[Seen]) -> pl.DataFrame:
         if not column.is_number or pa.types.is_temporal(column.dtype):
             continue
         own = seen[0].values[column.name]
-        values = np.unique(np.concatenate([side.values[column.name][0] for side in seen[1:]]))
-        share = np.zeros(len(values))
-        for side in seen[1:]:
-            of_side, weight = side.values[column.name]
-            share[np.searchsorted(values, of_side)] += weight / max(weight.sum(), 1)
+        values, share = mixture([side.values[column.name] for side in seen[1:]], [1.0] * (len(seen) - 1))
         if len(own[0]) and len(values):
             both = zip(quantile(*own, QUANTILES), quantile(values, share, QUANTILES), strict=True)
             rows += [(column.name, q, *pair) for q, pair in zip(QUANTILES, both, strict=True)]
