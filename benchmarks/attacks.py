@@ -37,9 +37,8 @@ def shadow_row(real: pl.DataFrame, method: object, shadows: int, m: int) -> list
 
 def copy_row(real: pl.DataFrame, method: object, m: int, keys: list[str], target: str) -> list[float]:
     """AUCs of membership, risks, and the share closer to members."""
-    found = attack_recipe(
-        real, fs.Synthesizer(method=method), holdout=0.5, m=m, keys=keys, targets=[target], distances=True
-    )
+    recipe = fs.Synthesizer(method=method)
+    found = attack_recipe(real, recipe, holdout=0.5, m=m, keys=keys, targets=[target], distances=True)
     by_name = {attack.name: attack for attack in found}
     aucs = [by_name[f"membership ({name})"]["AUC"] for name in ("distance", "density ratio", "values")]
     names = ("singling out (univariate)", "singling out (multivariate)", "linkability", f"inference of {target}")

@@ -11,7 +11,7 @@ coefficients of each analysis but the intercept: coverage of 95 % intervals (mea
 of the original (mean and largest), and v, what the estimates vary about those of their originals beyond b/m, in units
 of the original variance. ``boys``: the simulation of paper.py. ``attack``: shadow fits with and without a person, and
 how well distance and density ratio tell which. A JSON line for each result in results/calibrated.jsonl, which ``table``
-prints; what is there is not run again. Of adult: ``benchmarks/fidelity.py --method calibrated --auto``.
+prints; what is there is not run again. Of adult: ``benchmarks/fidelity.py --method calibrated``.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ def repeat(job: tuple[str, int, int, str]) -> tuple[np.ndarray, ...]:
     true = TRUE.get(name, true)
     frame = pl.DataFrame(columns)
     k = 5 * n if name.endswith("5n") else None
-    syn = fs.synthesize(frame, m=M, k=k, method=method, random_state=seed, threads=1, progress=False)
+    options = {"visit_sequence": "table", "threads": 1, "progress": False}
+    syn = fs.synthesize(frame, m=M, k=k, method=method, random_state=seed, **options)
     fits = [analyse({c: copy[c].to_numpy() for c in copy.columns}) for copy in syn]
     pooled = fs.pool(fits, "raab2016", n=n, k=syn.k).table
     own, covariance = analyse({c: frame[c].to_numpy() for c in frame.columns})
@@ -273,8 +274,8 @@ def shadow(job: tuple[pl.DataFrame, str, int]) -> tuple[np.ndarray, np.ndarray, 
     member = rng.random(200) < 0.5
     others = rest[rng.choice(rest.height, 2_000 - int(member.sum()), replace=False)]
     data = pl.concat([people.filter(pl.Series(member)), others])
-    options = {} if method == "cart" else {"visit_sequence": "auto"}
-    copy = fs.synthesize(data, m=1, method=method, random_state=seed, threads=1, progress=False, **options)[0]
+    options = {"visit_sequence": "table" if method == "cart" else "auto", "threads": 1, "progress": False}
+    copy = fs.synthesize(data, m=1, method=method, random_state=seed, **options)[0]
     to_people = distances(people, copy, real)
     to_population = distances(people, population, real)
     nearest = to_people.min(1)

@@ -47,6 +47,8 @@ def main() -> None:
                             str(options.m),
                             "--method",
                             options.method,
+                            "--visit-sequence",
+                            "table",
                             "--random-state",
                             "1",
                             "--threads",

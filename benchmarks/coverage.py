@@ -258,6 +258,7 @@ def tree_analyses(cell: Cell, z: np.ndarray, rng: np.random.Generator) -> list[t
             m=max(cell.m),
             k=cell.k,
             method="cart",
+            visit_sequence="table",
             proper=cell.proper,
             fit_rows=cell.fit_rows,
             fresh_rows=cell.fresh,

@@ -1,6 +1,6 @@
 """Two-way S_pMSE and identical rows of copies of a table, for comparison with other systems.
 
-    python benchmarks/fidelity.py adult.parquet [--drop native_country] [-m 5] [--method calibrated --auto]
+    python benchmarks/fidelity.py adult.parquet [--drop native_country] [-m 5] [--method calibrated] [--order table]
 
 For every pair of columns the original and a copy are tabulated, numbers in five groups by quantiles of the pooled
 values, nulls as a group of their own; S_pMSE is sum (s - o)^2 / ((s + o) / 2) over the cells, by their number less
@@ -56,19 +56,19 @@ def main() -> None:
     parser.add_argument("-m", type=int, default=5)
     parser.add_argument("--method", choices=["cart", "calibrated"], default="cart")
     parser.add_argument("--minbucket", type=int)
-    parser.add_argument("--auto", action="store_true", help="visit sequence auto instead of table order")
+    parser.add_argument("--order", choices=["auto", "table"], default="auto", help="visit sequence")
     options = parser.parse_args()
     real = pl.read_parquet(options.source).drop(options.drop)
     kind = fs.Cart if options.method == "cart" else fs.Calibrated
     method = kind() if options.minbucket is None else kind(minbucket=options.minbucket)
-    order = "auto" if options.auto else None
-    syn = fs.synthesize(real, m=options.m, method=method, visit_sequence=order, random_state=1)
+    syn = fs.synthesize(real, m=options.m, method=method, visit_sequence=options.order, random_state=1)
     scores = [two_way(real, copy) for copy in syn]
     means = {pair: float(np.mean([score[pair] for score in scores])) for pair in scores[0]}
     worst = sorted(means.items(), key=lambda item: -item[1])[:5]
     by_copy = [float(np.mean(list(score.values()))) for score in scores]
     rows = identical_rows(read_table(real)[0], (syn.arrow(i) for i in range(syn.m)))
-    print(f"{options.source.name}: {real.height:,} rows x {real.width} columns, m = {syn.m}, {method}, order {order}")
+    size = f"{real.height:,} rows x {real.width} columns"
+    print(f"{options.source.name}: {size}, m = {syn.m}, {method}, order {options.order}")
     print(f"mean two-way S_pMSE {np.mean(by_copy):.2f} (sd over copies {np.std(by_copy, ddof=1):.2f})")
     print("worst pairs: " + ", ".join(f"{a} x {b} {value:.1f}" for (a, b), value in worst))
     print(f"rows identical to a real row {100 * rows.share:.2f} %, expected of a fresh sample {100 * rows.fresh:.2f} %")

@@ -44,9 +44,10 @@ def run(source: Path, options: list[str]) -> dict[str, object]:
     """Synthesise the table, m = 1 unless told otherwise."""
     with tempfile.TemporaryDirectory(dir=source.absolute().parent) as folder:
         out = Path(folder) / "out"
-        words = [sys.executable, "-m", "fastsynth", "synthesize", str(source), "-o", str(out), "--random-state", "1"]
+        words = [sys.executable, "-m", "fastsynth", "synthesize", str(source), "-o", str(out)]
+        words += ["--random-state", "1", "--visit-sequence", "table", *(options or ["-m", "1"])]
         start = time.perf_counter()
-        process = subprocess.Popen([*words, *(options or ["-m", "1"])], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         if status:
@@ -68,6 +69,7 @@ def cluster(source: Path) -> dict[str, object]:
     from distributed import Client, LocalCluster
 
     seconds: dict[str, list[float]] = {"threads": [], "cluster": []}
+    options = {"m": 1, "method": "cart", "visit_sequence": "table", "random_state": 1, "progress": False}
     hashes = set()
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as workers, Client(workers) as client:
         for repeat in range(6):
@@ -76,7 +78,7 @@ def cluster(source: Path) -> dict[str, object]:
                 out = Path(folder) / "out"
                 how = {"client": client} if where == "cluster" else {"threads": 2}
                 start = time.perf_counter()
-                fs.synthesize(source, m=1, method="cart", random_state=1, out=out, progress=False, **how)
+                fs.synthesize(source, out=out, **options, **how)
                 seconds[where].append(round(time.perf_counter() - start, 1))
                 digest = hashlib.sha256()
                 for file in sorted(out.rglob("*.parquet")):
@@ -125,7 +127,8 @@ def levels(n: int) -> dict[str, object]:
     )
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        synthesis = fs.synthesize(frame, m=1, method="cart", random_state=1, out=Path(folder) / "out", progress=False)
+        options = {"m": 1, "method": "cart", "visit_sequence": "table", "random_state": 1, "progress": False}
+        synthesis = fs.synthesize(frame, out=Path(folder) / "out", **options)
         drawn = synthesis.scan(0).select(pl.col("place").n_unique()).collect().item()
     rare = {record["column"]: record["n_rare_levels"] for record in synthesis.audit["columns"]}
     return {"rows": n, "levels": drawn, "rare levels": rare["place"], "seconds": round(time.perf_counter() - start, 1)}

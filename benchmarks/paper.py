@@ -40,6 +40,7 @@ VARIANT_RUNS = 300
 OPTIONS = {
     "method": fs.Cart(minbucket=3, cp=1e-8),
     "columns": {"bmi": fs.Column(passive=(pl.col("wgt") / (pl.col("hgt") / 100) ** 2).truncate(2))},
+    "visit_sequence": "table",
     "threads": 1,
     "progress": False,
 }

@@ -64,7 +64,7 @@ def main() -> None:
         if predictors == "auto":
             plan.AUTO_PREDICTORS = number
         start = time.perf_counter()
-        syn = fs.synthesize(real, m=1, method="cart", predictors=predictors, random_state=1)
+        syn = fs.synthesize(real, m=1, method="cart", visit_sequence="table", predictors=predictors, random_state=1)
         seconds = time.perf_counter() - start
         scores = np.array(list(two_way(real, syn[0]).values()))
         print(

@@ -1,7 +1,7 @@
 """What is kept of a household survey: relations, codes, spikes, nulls, two-way S_pMSE; tests/survey.py has the table.
 
-    python benchmarks/survey.py copies [-n 100000] [-m 5] [--method calibrated] [--records both] [--auto] [--threads 2]
-    python benchmarks/survey.py nulls adult.parquet [-m 5] [--method calibrated] [--auto] [--threads 2]
+    python benchmarks/survey.py copies [-n 100000] [-m 5] [--method calibrated] [--order auto] [--records both]
+    python benchmarks/survey.py nulls adult.parquet [-m 5] [--method calibrated] [--order auto] [--threads 2]
     python benchmarks/survey.py relations [-n 1000000]
     python benchmarks/survey.py intervals [--repeats 200]
 
@@ -71,7 +71,7 @@ def _synthesise(real: pl.DataFrame, options: argparse.Namespace, **more: object)
         real,
         m=options.m,
         method=options.method,
-        visit_sequence="auto" if options.auto else None,
+        visit_sequence=options.order,
         relations="auto" if options.relations else None,
         threads=options.threads,
         random_state=1,
@@ -203,7 +203,8 @@ def repeat(job: tuple[str, int]) -> NDArray[np.float64]:
         frame = frame.filter(pl.Series(rng.random(6_000) < 0.2 * np.exp(-0.5 * a)))
     else:
         frame = frame.drop("w").head(600)
-    syn = fs.synthesize(frame, random_state=seed, threads=1, progress=False, **DESIGNS[name])
+    options = {"visit_sequence": "table", "threads": 1, "progress": False} | DESIGNS[name]
+    syn = fs.synthesize(frame, random_state=seed, **options)
     tables = [
         fs.pool(syn.analyse(analysis)).table for analysis in (fs.mean("b"), line, fs.mean(pl.col("c").cast(float)))
     ]
@@ -230,7 +231,7 @@ def main() -> None:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-m", type=int, default=5)
     common.add_argument("--method", choices=["cart", "calibrated"], default="calibrated")
-    common.add_argument("--auto", action="store_true", help="visit sequence auto instead of table order")
+    common.add_argument("--order", choices=["auto", "table"], default="table", help="visit sequence")
     common.add_argument("--relations", action="store_true", help="keep relations that are found")
     common.add_argument("--threads", type=int)
     command = commands.add_parser("copies", parents=[common])

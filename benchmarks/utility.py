@@ -58,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.source != "census":
         real = pl.read_parquet(options.source)
-        syn = fs.synthesize(real, m=options.m, random_state=1)
+        syn = fs.synthesize(real, m=options.m, visit_sequence="table", random_state=1)
         timed(real, syn, options.repeats)
         print(timed(real, syn, 1, threeway=True, model=["logit", "cart"]))
         return

@@ -114,7 +114,9 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "k": click.option("-k", type=int, help="Rows of each copy (as many as the original)."),
         "method": click.option("--method", help=f"Of columns without their own: {', '.join(METHODS)} (calibrated)."),
         "minbucket": click.option("--minbucket", type=int, help="Fewest rows in a leaf (that of the method)."),
-        "visit_sequence": click.option("--auto", "visit_sequence", flag_value="auto", help="Visit sequence by kind."),
+        "visit_sequence": click.option(
+            "--visit-sequence", type=click.Choice(["auto", "table"]), help="Columns by kind (auto) or as in the table."
+        ),
         "strata": click.option("--strata", multiple=True, metavar="COLUMN", help="Models for each of its values."),
         "weights": click.option("--weights", metavar="COLUMN", help="Survey weights: copies represent the population."),
         "relations": click.option(
@@ -441,8 +443,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(columns, dict):
         raise OptionError(f"{path}: columns must be tables such as [columns.income].")
     for key in ("visit_sequence", "drop", "strata", "forbid"):
-        if not isinstance(options.get(key, []), list) and (key, options[key]) != ("visit_sequence", "auto"):
-            what = "SQL texts" if key == "forbid" else "column names"
+        words = ("auto", "table") if key == "visit_sequence" else ()
+        if not isinstance(options.get(key, []), list) and options[key] not in words:
+            what = " or ".join(["SQL texts" if key == "forbid" else "column names", *map(repr, words)])
             raise OptionError(f"{path}: {key} must be a list of {what}.")
     options["method"] = _method(options.get("method", "calibrated"))
     if "guard" in options:

@@ -141,7 +141,7 @@ class Column:
         The column is computed from synthetic columns, row by row, instead of drawn. Text is read as SQL by polars.
         As in mice, where it is written ``~ I(wgt / (hgt / 100)^2)``.
     outcome : bool, default False
-        The visit sequence "auto" draws the column after all that are no outcomes.
+        The visit sequence "auto", the default, draws the column after all that are no outcomes.
     cont_na : list, default ()
         Values of a number or date that are no values but kinds of missing, such as -8 (does not apply) and -9 (no
         answer). They are kept apart, drawn as classes, and told apart by the columns that come later. Null and NaN are
@@ -438,7 +438,7 @@ def make_plan(
     *,
     method: str | Method = "calibrated",
     columns: Mapping[str, Column] | None = None,
-    visit_sequence: Sequence[str] | str | None = None,
+    visit_sequence: Sequence[str] | str = "auto",
     predictors: Predictors = "auto",
     proper: bool = False,
     strongest: Strongest | None = None,
@@ -540,8 +540,8 @@ def make_plan(
             own = default if column.method is None else find_method(column.method)
             given: Sequence[str] = earlier
             if column.predictors is not None:
-                _check_earlier(name, column.predictors, position, "predictor")
                 _refuse_identifiers(name, column.predictors, patterns)
+                _check_earlier(name, column.predictors, position, "predictor")
                 given = [n for n in column.predictors if n not in strata]
             if isinstance(own, Nested):
                 _check_nested(name, own, names, position, patterns)
@@ -719,8 +719,8 @@ def _check_nested(
     name: str, method: Nested, names: list[str], position: Mapping[str, int], patterns: Mapping[str, Pattern]
 ) -> None:
     _check_known(f"within of {name!r}", [method.within], names)
-    _check_earlier(name, [method.within], position, "column of coarse codes")
     _refuse_identifiers(name, [method.within], patterns)
+    _check_earlier(name, [method.within], position, "column of coarse codes")
 
 
 def _refuse_identifiers(name: str, others: Sequence[str], patterns: Mapping[str, Pattern]) -> None:
@@ -802,14 +802,14 @@ def _passive(name: str, column: Column, names: list[str]) -> pl.Expr:
 
 def _order(
     variables: Sequence[Variable],
-    given: Sequence[str] | str | None,
+    given: Sequence[str] | str,
     columns: Mapping[str, Column],
     kept: list[str],
     strata: list[str],
     needed: dict[str, list[str]],
 ) -> list[str]:
     """The visit sequence: kept columns first, for they are there from the start; then strata; then the caller's order,
-    or that of the table or of "auto" with each column after those that it needs.
+    or that of "auto" or of the table with each column after those that it needs.
     """
     _refuse_cycle(needed)
     names = [v.name for v in variables]
@@ -820,13 +820,13 @@ def _order(
     outcomes = [name for name in names if columns.get(name, PLAIN).outcome]
     if outcomes:
         raise OptionError(
-            f"outcome=True of {', '.join(map(repr, outcomes))} needs visit_sequence='auto', which it is a part of; "
+            f"outcome=True of {', '.join(map(repr, outcomes))} needs visit_sequence='auto', the default; "
             "in a sequence of your own put the column last."
         )
-    if given is None:
+    if isinstance(given, str) and given == "table":
         return _after_needed([name for name in names if name not in first], first, needed)
-    if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-        raise OptionError("visit_sequence must be a list of column names, or 'auto'.")
+    if isinstance(given, str) or not isinstance(given, Collection) or not all(isinstance(name, str) for name in given):
+        raise OptionError(f"visit_sequence={given!r}: must be a list of column names, 'auto' or 'table'.")
     _check_known("visit_sequence", given, names)
     twice = sorted(name for name, count in Counter(given).items() if count > 1)
     if twice:
@@ -868,6 +868,6 @@ def _check_earlier(name: str, others: Sequence[str], position: Mapping[str, int]
         raise PlanError(f"{name!r} cannot be its own {role}.")
     if late:
         raise PlanError(
-            f"{role} {', '.join(map(repr, late))} of {name!r} is visited later than {name!r}. Move it before in "
-            "visit_sequence, or leave it out."
+            f"{role} {', '.join(map(repr, late))} of {name!r} is visited later than {name!r}. Give a "
+            "visit_sequence, a list of all columns, in which it comes before, or leave it out."
         )

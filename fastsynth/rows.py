@@ -319,7 +319,7 @@ def read_given(given: Any, model: Model) -> pa.Table:
         first = ", ".join(map(repr, [n for n in order if n in table.column_names]))
         raise OptionError(
             f"given: {', '.join(map(repr, late))} would be drawn before given columns, and not depend on them. Fit "
-            f"with a visit_sequence that begins with {first}."
+            f"with a visit_sequence, a list of all columns, that begins with {first}."
         )
     by_name = {step.name: step for step in model.plan.steps}
     fixed = [name for name in table.column_names if by_name[name].action in ("passive", "keep")]

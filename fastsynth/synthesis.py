@@ -107,7 +107,7 @@ def synthesize(
     k: int | None = None,
     method: str | Method | DpCart = "calibrated",
     columns: Mapping[str, Column] | None = None,
-    visit_sequence: Sequence[str] | str | None = None,
+    visit_sequence: Sequence[str] | str = "auto",
     predictors: Predictors = "auto",
     proper: bool = False,
     forbid: Sequence[pl.Expr | str] = (),
@@ -152,11 +152,11 @@ def synthesize(
         the other options (docs/private.md).
     columns : dict of str to Column, optional
         What is special about single columns: method, predictors, missing codes, spikes, rules, bounds, ...
-    visit_sequence : list of str or "auto", optional
-        Order in which columns are drawn. The default is table order, kept columns first, then strata; passive columns,
-        columns with rules and nested codes after those that they need. "auto" draws numbers first, then categories by
-        rising number of levels, and columns with ``outcome=True`` last: relations of categories are kept better than
-        where they come first.
+    visit_sequence : {"auto", "table"} or list of str, default "auto"
+        Order in which columns are drawn, kept columns first, then strata. "auto": numbers and dates, then categories by
+        rising number of levels, and columns with ``outcome=True`` last; so relations of categories are kept better than
+        where they come first. "table": the order of the table (synthpop's default). In both, passive columns, columns
+        with rules and nested codes come after those that they need. A list names every column, in the order wanted.
     predictors : {"auto", "all"}, default "auto"
         What each column is predicted from: all earlier ones, or with "auto" in a table of more than 60 columns the 20
         earlier ones that are most associated with it (as mice's ``quickpred``; here between groups of values, so that
@@ -423,7 +423,7 @@ class Synthesizer:
         m: int = 5,
         method: str | Method | DpCart = "calibrated",
         columns: Mapping[str, Column] | None = None,
-        visit_sequence: Sequence[str] | str | None = None,
+        visit_sequence: Sequence[str] | str = "auto",
         predictors: Predictors = "auto",
         proper: bool = False,
         forbid: Sequence[pl.Expr | str] = (),
@@ -634,7 +634,8 @@ class Synthesizer:
         given : table, optional
             Columns that are fixed: a margin, a scenario, a known register. All copies have its rows, in its order, and
             k is their number; the other columns are drawn given these. They have to come first in the visit sequence
-            of the fit, so that nothing is drawn before them. ``pool`` takes such copies as partially synthetic.
+            of the fit, so that nothing is drawn before them: give it as a list. ``pool`` takes such copies as
+            partially synthetic.
         out, resume
             As in ``synthesize``.
 

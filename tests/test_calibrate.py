@@ -148,7 +148,7 @@ def guarded_table(n=3_000):
 
 def test_guards_decide_and_say_why():
     frame = guarded_table()
-    s = fs.Synthesizer(m=1, method="calibrated", random_state=1).fit(frame)
+    s = fs.Synthesizer(m=1, method="calibrated", visit_sequence="table", random_state=1).fit(frame)
     decision = dict(s.summary().select("column", "decision").iter_rows())
     expected = {
         "sex": "no predictors",

@@ -103,6 +103,7 @@ def test_config_file(tmp_path, people):
         ("drop = 'sex'", "drop must be a list"),
         ("predictors = ['age']", "must be 'auto' or 'all'"),
         ("visit_sequence = 3", "visit_sequence must be a list"),
+        ("visit_sequence = 'levels'", "must be a list of column names or 'auto' or 'table'"),
         ("[columns.sex]\nsmooth = 1", r"may hold method, predictors, passive"),
     ],
 )
@@ -112,6 +113,22 @@ def test_bad_config_is_refused(tmp_path, people, text, message):
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_order_of_columns(tmp_path, people, mixed):
+    by_kind = ["age", "income", "sex", "job", "region"]
+    own = ["region", "sex", "job", "income", "age"]
+
+    def order(name, text="", *words):
+        (tmp_path / "c.toml").write_text(text)
+        result = call("fit", people, "-o", tmp_path / name, "--config", tmp_path / "c.toml", *words)
+        assert result.exit_code == 0, result.output
+        return fs.Synthesizer.load(tmp_path / name).summary()["column"].to_list()
+
+    assert order("a") == by_kind
+    assert order("b", "visit_sequence = 'table'") == order("c", "", "--visit-sequence", "table") == mixed.columns
+    assert order("d", f"visit_sequence = {own}") == own
+    assert order("e", f"visit_sequence = {own}", "--visit-sequence", "auto") == by_kind
 
 
 def test_minbucket_changes_the_method_and_no_more(tmp_path, people):
@@ -174,7 +191,7 @@ def test_rules_and_cells_in_a_config_file(tmp_path):
         bounds = "job_start <= job_end"
         """
     )
-    words = ["-o", tmp_path / "out", "--config", tmp_path / "c.toml", "--strata", "sex", "--auto"]
+    words = ["-o", tmp_path / "out", "--config", tmp_path / "c.toml", "--strata", "sex"]
     result = call("synthesize", tmp_path / "in.parquet", *words)
     assert result.exit_code == 0, result.output
     copy = pl.read_parquet(tmp_path / "out" / "copy_1.parquet")

@@ -207,7 +207,7 @@ def test_rules_leave_rows_out_of_the_fit(jobs):
 def test_rules_come_after_what_they_need(jobs):
     """In table order, or that of "auto", a column with a rule moves behind the columns of the rule."""
     columns = {"age": fs.Column(rules=[fs.Rule("score > 97", 20)])}
-    for sequence in (None, "auto"):
+    for sequence in ("table", "auto"):
         s = fs.Synthesizer(columns=columns, visit_sequence=sequence, method="cart", random_state=1).fit(jobs)
         order = s.summary()["column"].to_list()
         assert order.index("age") > order.index("score")
@@ -266,7 +266,7 @@ def test_forbidden_combinations_do_not_occur(jobs, method):
         (pl.col("married") == "married") & (pl.col("age") < 30),
         "married = 'divorced' and score > 60 and start > 2000",
     ]
-    s = fs.Synthesizer(forbid=forbid, method=method, random_state=1).fit(jobs)
+    s = fs.Synthesizer(forbid=forbid, method=method, visit_sequence="table", random_state=1).fit(jobs)
     syn = s.sample(m=2)
     for copy in syn:
         for expression in (forbid[0], pl.sql_expr(forbid[1])):
@@ -389,7 +389,7 @@ def test_nested_codes_are_checked(codes):
         fs.Nested(within=3)
     with pytest.raises(OptionError, match="minbucket=0"):
         fs.Nested(within="coarse", minbucket=0)
-    s = fs.Synthesizer(columns=columns("coarse"), visit_sequence=None).fit(codes.select("fine", "x", "coarse"))
+    s = fs.Synthesizer(columns=columns("coarse"), visit_sequence="table").fit(codes.select("fine", "x", "coarse"))
     assert s.summary()["column"].to_list() == ["x", "coarse", "fine"]
 
 
@@ -537,8 +537,9 @@ def test_only_kinds_may_be_admissible():
     flag = rng.random(n) < 0.3
     y = np.where(flag | (rng.random(n) < 0.05), np.nan, rng.normal(size=n))
     frame = pl.DataFrame({"flag": flag, "y": pl.Series(y).fill_nan(None)})
+    options = {"m": 1, "forbid": ["flag and y is not null"], "visit_sequence": "table", "random_state": 1}
     for method in ("calibrated", "cart", "sample"):
-        syn = fs.synthesize(frame, m=1, forbid=["flag and y is not null"], method=method, random_state=1)
+        syn = fs.synthesize(frame, method=method, **options)
         assert syn.climbed.get("", 0) == 0
         assert abs(syn[0]["flag"].mean() - flag.mean()) < 0.04
         assert syn[0].filter(pl.col("flag") & pl.col("y").is_not_null()).height == 0

@@ -24,7 +24,7 @@ def table():
 
 
 def fit(table, method="cart", **options):
-    return fs.Synthesizer(method=method, m=2, random_state=1, **options).fit(table)
+    return fs.Synthesizer(method=method, m=2, visit_sequence="table", random_state=1, **options).fit(table)
 
 
 def leaf_values(tree):

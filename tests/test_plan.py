@@ -35,7 +35,7 @@ def names(made, variables=ABCD):
 
 
 def test_table_order_and_all_earlier_predictors():
-    made = plan()
+    made = plan(visit_sequence="table")
     assert names(made) == [("a", "draw", ""), ("b", "draw", "a"), ("c", "draw", "ab"), ("d", "draw", "abc")]
     assert not made.partial
     assert all(step.method == Calibrated() for step in made.steps)
@@ -76,11 +76,15 @@ def test_own_methods_and_predictors():
         (PlanError, "no column 'z'", {"z": Column()}, {}),
         (PlanError, "predictors of 'b': no column 'z'", {"b": Column(predictors=["z"])}, {}),
         (PlanError, "predictor 'c' of 'b' is visited later", {"b": Column(predictors=["c"])}, {}),
+        (PlanError, "a list of all columns, in which it comes before", {"b": Column(predictors=["c"])}, {}),
         (PlanError, "'b' cannot be its own predictor", {"b": Column(predictors=["b"])}, {}),
         (PlanError, "no column 'z'", None, {"visit_sequence": ["a", "b", "c", "d", "z"]}),
         (PlanError, "lacks 'd'", None, {"visit_sequence": ["a", "b", "c"]}),
         (PlanError, "'a' more than once", None, {"visit_sequence": ["a", "b", "c", "d", "a"]}),
         (OptionError, "list of column names", None, {"visit_sequence": "abcd"}),
+        (OptionError, "visit_sequence=None: must be .* 'auto' or 'table'", None, {"visit_sequence": None}),
+        (OptionError, "visit_sequence=3: must be", None, {"visit_sequence": 3}),
+        (OptionError, "list of column names", None, {"visit_sequence": [1, 2, 3, 4]}),
         (PlanError, "circle.*: 'a', 'b'", {"a": Column(passive="b + 1"), "b": Column(passive=pl.col("a") * 2)}, {}),
         (PlanError, "circle.*: 'a'", {"a": Column(passive="a + 1")}, {}),
         (PlanError, "no column 'z'", {"a": Column(passive="z + 1")}, {}),
@@ -226,16 +230,20 @@ def test_numbers_first_then_categories_by_levels():
     )
     encoded = encode(*read_table(frame))
     special = {"p": Column(passive=pl.col("two").cast(pl.Categorical).to_physical())}
-    plan = make_plan(encoded.variables, visit_sequence="auto")
-    assert [step.name for step in plan.steps] == ["b", "a", "p", "two", "many"]
-    plan = make_plan(encoded.variables, visit_sequence="auto", columns=special)
-    assert [step.name for step in plan.steps] == ["b", "a", "two", "p", "many"]
+
+    def order(**options):
+        return [step.name for step in make_plan(encoded.variables, **options).steps]
+
+    assert order() == order(visit_sequence="auto") == ["b", "a", "p", "two", "many"]
+    assert order(columns=special) == ["b", "a", "two", "p", "many"]
+    assert order(visit_sequence="table") == ["many", "b", "two", "a", "p"]
+    assert order(columns={"two": Column(method="keep")}, strata=["many"]) == ["two", "many", "b", "a", "p"]
 
 
 def test_outcomes_come_last_in_the_sequence_auto():
-    made = plan({"b": Column(outcome=True)}, visit_sequence="auto")
+    made = plan({"b": Column(outcome=True)})
     assert names(made)[-1] == ("b", "draw", "acd")
     with pytest.raises(OptionError, match="'b' needs visit_sequence='auto'"):
-        plan({"b": Column(outcome=True)})
+        plan({"b": Column(outcome=True)}, visit_sequence="table")
     with pytest.raises(OptionError, match="outcome=1"):
         Column(outcome=1)

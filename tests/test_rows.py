@@ -225,7 +225,7 @@ def test_rows_stay_those_of_the_original(people):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_rest_is_drawn_given_some_columns(people, method, tmp_path):
-    s = fs.Synthesizer(method=method, random_state=1).fit(people)
+    s = fs.Synthesizer(method=method, visit_sequence="table", random_state=1).fit(people)
     # Around two places: all rows of one would share a leaf.
     a = np.repeat([1.0, -1.0], 500) + 0.5 * np.random.default_rng(1).normal(size=1_000)
     scenario = pd.DataFrame({"region": ["south"] * 500 + ["west"] * 500, "a": a})
@@ -239,7 +239,7 @@ def test_the_rest_is_drawn_given_some_columns(people, method, tmp_path):
         assert np.abs(means - [1, -1]).max() < 0.25
     written = s.sample(m=2, given=scenario, out=tmp_path / "out")
     assert written[1].equals(syn[1])
-    whole = fs.synthesize(people, m=2, given=scenario, method=method, random_state=1)
+    whole = fs.synthesize(people, m=2, given=scenario, method=method, visit_sequence="table", random_state=1)
     assert whole[0].equals(syn[0])
 
 
@@ -254,6 +254,7 @@ def test_given_strata(people):
     ("given", "error", "message"),
     [
         ({"b": [1.0]}, OptionError, "'region' would be drawn before given columns"),
+        ({"b": [1.0]}, OptionError, "visit_sequence, a list of all columns, that begins with 'b'"),
         ({"x": [1.0]}, OptionError, "no column 'x'"),
         ({"region": ["nowhere"]}, DataError, "1 row.* of 'region' hold categories"),
         ({"region": ["north"], "a": ["much"]}, DataError, "cannot hold"),
@@ -261,13 +262,13 @@ def test_given_strata(people):
     ],
 )
 def test_bad_given_columns_are_refused(people, given, error, message):
-    s = fs.Synthesizer(method="cart", random_state=1).fit(people)
+    s = fs.Synthesizer(method="cart", visit_sequence="table", random_state=1).fit(people)
     with pytest.raises(error, match=message):
         s.sample(given=pl.DataFrame(given))
 
 
 def test_k_is_that_of_the_given_rows(people):
-    s = fs.Synthesizer(method="cart", random_state=1).fit(people)
+    s = fs.Synthesizer(method="cart", visit_sequence="table", random_state=1).fit(people)
     with pytest.raises(OptionError, match="given has 1 rows"):
         s.sample(k=2, given=pl.DataFrame({"region": ["north"]}))
 
@@ -303,7 +304,7 @@ def test_leaves_of_nested_and_calibrated_columns_hold_different_people(people):
         "region", "a", fine=pl.concat_str("region", pl.Series(rng.integers(0, 9, 3_000).astype(str))), w=pl.lit(1.0)
     )
     columns = {"fine": fs.Column(method=fs.Nested(within="region"))}
-    s = fs.Synthesizer(columns=columns, weights="w", random_state=1).fit(frame)
+    s = fs.Synthesizer(columns=columns, weights="w", visit_sequence="table", random_state=1).fit(frame)
     assert smallest_group(s.model_, frame.drop("w"), 2, (0, 1)) >= 5
     assert smallest_group(s.model_, frame.drop("w"), 1, (0,)) >= 5
 
@@ -391,7 +392,7 @@ def test_given_rows_keep_the_rules(people):
 
 
 def test_another_given_table_is_another_run(people, tmp_path):
-    s = fs.Synthesizer(method="cart", random_state=1).fit(people)
+    s = fs.Synthesizer(method="cart", visit_sequence="table", random_state=1).fit(people)
     s.sample(m=2, given=pl.DataFrame({"region": ["north"] * 9}), out=tmp_path / "out")
     (tmp_path / "out" / "copy_1.parquet").unlink()
     with pytest.raises(OutputError, match="differs in given"):

@@ -213,7 +213,7 @@ def test_analyse_needs_a_function(mixed):
 
 
 def test_audit_is_json_without_values(mixed):
-    syn = fs.synthesize(mixed, m=1, random_state=9)
+    syn = fs.synthesize(mixed, m=1, visit_sequence="table", random_state=9)
     text = json.dumps(syn.audit)
     assert syn.audit["random_state"] == 9
     assert [c["column"] for c in syn.audit["columns"]] == mixed.columns
@@ -307,7 +307,8 @@ def test_two_doors_one_room(mixed):
 
 
 def test_summary(mixed):
-    s = fs.Synthesizer(columns={"sex": fs.Column(method="sample"), "age": fs.Column(method="keep")}).fit(mixed)
+    columns = {"sex": fs.Column(method="sample"), "age": fs.Column(method="keep")}
+    s = fs.Synthesizer(columns=columns, visit_sequence="table").fit(mixed)
     table = s.summary()
     assert table["column"].to_list() == mixed.columns
     assert table["action"].to_list() == ["keep", "draw", "draw", "draw", "draw"]
@@ -513,12 +514,13 @@ def test_columns_without_predictors_and_levels_come_from_all_rows():
     n = 20_000
     rare = np.where(np.arange(n) < 20, "rare", "often")
     frame = pl.DataFrame({"a": rng.permutation(rare), "b": rng.integers(0, 5, n), "c": rng.normal(size=n)})
-    s = fs.Synthesizer(m=1, method="cart", random_state=1, fit_rows=100).fit(frame)
+    s = fs.Synthesizer(m=1, method="cart", visit_sequence="table", random_state=1, fit_rows=100).fit(frame)
     first = s.model_.fits[0][0].values
     assert len(first.donors) == n
     assert (first.donors == 2).sum() == 20  # ranks are in the order of the values: null, often, rare
     assert len(s.model_.fits[0][2].values.donors) == 100
-    s = fs.Synthesizer(m=1, random_state=1, fit_rows=100, method=fs.Cart(refill=True)).fit(frame)
+    s = fs.Synthesizer(m=1, method=fs.Cart(refill=True), visit_sequence="table", random_state=1, fit_rows=100)
+    s.fit(frame)
     assert len(s.model_.fits[0][2].values.donors) == 800  # eight rows in a leaf for each that it was grown on
 
 
@@ -577,7 +579,7 @@ def test_rare_levels_are_counted(tmp_path):
     frame = frame.with_columns(null=pl.lit(None, pl.String), some=pl.when(pl.col("x") > 1).then(pl.col("job")))
     frame.write_parquet(tmp_path / "a.parquet")
     for memory in (None, 1):
-        s = fs.Synthesizer(m=1, memory_limit=memory).fit(tmp_path / "a.parquet")
+        s = fs.Synthesizer(m=1, visit_sequence="table", memory_limit=memory).fit(tmp_path / "a.parquet")
         counts = dict(s.summary().select("column", "n_rare_levels").iter_rows())
         assert counts == {"x": None, "job": 2, "enum": 2, "null": 0, "some": 2}
     s.memory_limit = None
