@@ -10,7 +10,6 @@ Terms: *members* are rows that the copies were made from, *non-members* are not;
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,10 +19,22 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fastsynth.errors import DataError, DataWarning, OptionError, check_count
+from fastsynth.copies import executor_of
+from fastsynth.errors import (
+    DataError,
+    DataWarning,
+    OptionError,
+    check_column_list,
+    check_count,
+    check_random_state,
+    is_real,
+)
 from fastsynth.scores import (
     FALSE_POSITIVES,
     Attack,
+    Bools,
+    Floats,
+    Integers,
     Statistic,
     Z,
     attacks_table,
@@ -37,8 +48,6 @@ from fastsynth.space import (
     Points,
     Space,
     compared_columns,
-    entropy_of,
-    executor_of,
     nearest,
     sample_copies,
     sample_rows,
@@ -59,10 +68,6 @@ __all__ = [
     "shadow_models",
     "singling_out",
 ]
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 # Most rows that are attacked, and most that they are compared with.
 MOST_TARGETS, MOST_INDEX = 10_000, 50_000
@@ -133,9 +138,8 @@ def membership(
     >>> leak["AUC"] > 0.95
     True
     """
-    entropy, executor = entropy_of(random_state), executor_of(threads)
-    sides = [sample_rows(side, MOST_TARGETS, entropy, i) for i, side in enumerate((members, nonmembers))]
-    index = sample_copies(copies, MOST_INDEX, entropy)
+    entropy, executor = check_random_state(random_state), executor_of(threads, None)
+    sides, index, note = _sampled(members, nonmembers, copies, entropy, 0)
     others = [] if reference is None else [sample_rows(reference, MOST_INDEX, entropy, 2)[0]]
     space = Space.of([sides[0][0], sides[1][0], index, *others])
     targets = Points.stack([space.points(rows) for rows, _ in sides])
@@ -149,11 +153,6 @@ def membership(
         scores["membership (values)"] = _log_frequency(targets, copied) - _log_frequency(targets, known)
     is_member = np.arange(len(targets)) < len(sides[0][1])
     weights = np.hstack([bootstrap(len(rows), entropy, 3, i) for i, (_, rows) in enumerate(sides)])
-    note = sampled_note(
-        (len(sides[0][1]), members.height, "members"),
-        (len(sides[1][1]), nonmembers.height, "non-members"),
-        (index.height, sum(copy.height for copy in copies), "synthetic rows"),
-    )
     return [
         Attack(
             name,
@@ -164,6 +163,20 @@ def membership(
         )
         for name, score in scores.items()
     ]
+
+
+def _sampled(
+    members: pl.DataFrame, nonmembers: pl.DataFrame, copies: Sequence[pl.DataFrame], entropy: int, key: int
+) -> tuple[list[tuple[pl.DataFrame, Integers]], pl.DataFrame, str]:
+    """Members and non-members to attack, each with their row numbers; rows of all copies; what was sampled."""
+    sides = [sample_rows(side, MOST_TARGETS, entropy, key + i) for i, side in enumerate((members, nonmembers))]
+    index = sample_copies(copies, MOST_INDEX, entropy)
+    note = sampled_note(
+        (sides[0][0].height, members.height, "members"),
+        (sides[1][0].height, nonmembers.height, "non-members"),
+        (index.height, sum(copy.height for copy in copies), "synthetic rows"),
+    )
+    return sides, index, note
 
 
 def _log_mean(distances: NDArray[np.float32]) -> Floats:
@@ -232,7 +245,7 @@ def singling_out(
     Giomi, Boenisch, Wehmeyer and Tasnadi (2023), A unified framework for quantifying privacy risk in synthetic data,
     PoPETs 2023(2):312.
     """
-    attacks, entropy = check_count("attacks", attacks), entropy_of(random_state)
+    attacks, entropy = check_count("attacks", attacks), check_random_state(random_state)
     size = min(members.height, nonmembers.height, MOST_INDEX)
     sides = [sample_rows(side, size, entropy, 20 + i)[0] for i, side in enumerate((members, nonmembers))]
     drawn = [sample_rows(copy, MOST_INDEX, entropy, 22, i)[0] for i, copy in enumerate(copies)]
@@ -362,8 +375,8 @@ def linkability(
     ----------
     Giomi, Boenisch, Wehmeyer and Tasnadi (2023), PoPETs 2023(2):312.
     """
-    names, entropy = members.columns, entropy_of(random_state)
-    sets = [_columns_of(option, columns, names) for option, columns in (("first", first), ("second", second))]
+    names, entropy = members.columns, check_random_state(random_state)
+    sets = [check_column_list(option, columns, names) for option, columns in (("first", first), ("second", second))]
     if set(sets[0]) & set(sets[1]):
         raise OptionError("first and second may not share a column.")
     (real, other, synthetic), note, space = _three(members, nonmembers, copies, [*sets[0], *sets[1]], entropy)
@@ -373,7 +386,7 @@ def linkability(
         near = []
         for names_of_set in sets:
             chosen = [space.names.index(name) for name in names_of_set]
-            near.append(nearest(targets.columns(chosen), synthetic.columns(chosen), k, executor_of(threads))[1])
+            near.append(nearest(targets.columns(chosen), synthetic.columns(chosen), k, executor_of(threads, None))[1])
         linked.append((near[0][:, :, None] == near[1][:, None, :]).any(axis=(1, 2)))
     free = np.arange(len(synthetic) - k, len(synthetic) - 2 * k, -1)
     naive = 1 - float(np.prod(np.maximum(free, 0) / np.arange(len(synthetic), len(synthetic) - k, -1)))
@@ -419,12 +432,12 @@ def inference(
     ----------
     Giomi, Boenisch, Wehmeyer and Tasnadi (2023), PoPETs 2023(2):312.
     """
-    names, entropy = members.columns, entropy_of(random_state)
-    known = _columns_of("keys", keys, names)
-    _columns_of("target", [target], names)
+    names, entropy = members.columns, check_random_state(random_state)
+    known = check_column_list("keys", keys, names)
+    check_column_list("target", [target], names)
     if target in known:
         raise OptionError(f"target={target!r}: must not be one of the keys.")
-    if not isinstance(tolerance, numbers.Real) or not math.isfinite(tolerance) or tolerance < 0:
+    if not is_real(tolerance) or not math.isfinite(tolerance) or tolerance < 0:
         raise OptionError(f"tolerance={tolerance!r}: must be a number of at least 0.")
     (real, other, synthetic), note, space = _three(members, nonmembers, copies, [*known, target], entropy)
     chosen, which = [space.names.index(name) for name in known], space.names.index(target)
@@ -432,43 +445,25 @@ def inference(
     commonest = np.full(len(real), levels[np.argmax(counts)])
 
     def right(targets: Points, guesses: NDArray[np.int32]) -> Bools:
-        return _agrees(space, which, guesses, targets.ranks[which], float(tolerance))
+        return space.agree(which, guesses, targets.ranks[which], float(tolerance))
 
     found = []
     for targets in (real, other):
-        rows = nearest(targets.columns(chosen), synthetic.columns(chosen), 1, executor_of(threads))[1][:, 0]
+        rows = nearest(targets.columns(chosen), synthetic.columns(chosen), 1, executor_of(threads, None))[1][:, 0]
         found.append(right(targets, synthetic.ranks[which][rows]))
     naive = float(right(real, commonest).mean())
     return Attack(f"inference of {target}", len(real), risk_statistics(found[0], found[1], naive), note)
-
-
-def _agrees(space: Space, column: int, guesses: Any, truth: Any, tolerance: float) -> Bools:
-    """Whether guesses equal the truth, or as numbers are near enough."""
-    axis = space._axes[column]
-    equal: Bools = guesses == truth
-    if axis.is_number and len(axis.levels):
-        a, b = (axis.levels[np.maximum(ranks, 0) >> 1].astype(np.float64) for ranks in (guesses, truth))
-        with np.errstate(invalid="ignore"):
-            equal |= (guesses >= 0) & (truth >= 0) & (np.abs(a - b) <= tolerance * np.abs(b))
-    return equal
 
 
 def _three(
     members: pl.DataFrame, nonmembers: pl.DataFrame, copies: Sequence[pl.DataFrame], names: Sequence[str], entropy: int
 ) -> tuple[list[Points], str, Space]:
     """Members, non-members and all copies as points, and what was sampled."""
-    sides = [
-        sample_rows(side.select(names), MOST_TARGETS, entropy, 30 + i)[0]
-        for i, side in enumerate((members, nonmembers))
-    ]
-    index = sample_copies([copy.select(names) for copy in copies], MOST_INDEX, entropy)
-    space = Space.of([*sides, index])
-    note = sampled_note(
-        (sides[0].height, members.height, "members"),
-        (sides[1].height, nonmembers.height, "non-members"),
-        (index.height, sum(copy.height for copy in copies), "synthetic rows"),
-    )
-    return [space.points(frame) for frame in (*sides, index)], note, space
+    tables = [table.select(names) for table in (members, nonmembers, *copies)]
+    sides, index, note = _sampled(tables[0], tables[1], tables[2:], entropy, 30)
+    frames = [*(rows for rows, _ in sides), index]
+    space = Space.of(frames)
+    return [space.points(frame) for frame in frames], note, space
 
 
 # --- Distances ---
@@ -516,7 +511,7 @@ def record_distances(
     Platzer and Reutterer (2021), Holdout-based empirical assessment of mixed-type synthetic data, Front. Big Data 4.
     Yao, Krco, Ganev and de Montjoye (2025), The DCR delusion, ESORICS.
     """
-    entropy, executor = entropy_of(random_state), executor_of(threads)
+    entropy, executor = check_random_state(random_state), executor_of(threads, None)
     size = min(members.height, holdout.height, MOST_INDEX)
     sides = [sample_rows(side, size, entropy, 40 + i)[0] for i, side in enumerate((members, holdout))]
     drawn = sample_copies(copies, MOST_TARGETS, entropy)
@@ -598,8 +593,8 @@ def attack_copies(
     if not copies:
         raise DataError("There is nothing to attack: give at least one copy.")
     names = compared_columns(original, copies)
-    known = [] if keys is None else _columns_of("keys", keys, names)
-    wanted = [] if targets is None else _columns_of("targets", targets, names)
+    known = [] if keys is None else check_column_list("keys", keys, names)
+    wanted = [] if targets is None else check_column_list("targets", targets, names)
     if holdout.height < FEWEST_HOLDOUT:
         raise DataError(f"Attacks need a hold-out of at least {FEWEST_HOLDOUT} rows; there are {holdout.height}.")
     missing = [name for name in names if name not in holdout.columns]
@@ -607,7 +602,7 @@ def attack_copies(
         raise DataError(f"The hold-out lacks column {missing[0]!r} of the original.")
     original, holdout = original.select(names), holdout.select(names)
     copies = [copy.select(names) for copy in copies]
-    entropy = entropy_of(random_state)
+    entropy = check_random_state(random_state)
     order = np.argsort(random_words(entropy, (HOLDOUT, 1), holdout.height), kind="stable")
     reference, nonmembers = (holdout[np.sort(half)] for half in np.array_split(order, 2))
     common: dict[str, Any] = {"random_state": entropy, "threads": threads}
@@ -675,9 +670,9 @@ def attack_recipe(
     """
     if not isinstance(recipe, Synthesizer):
         raise OptionError("attack_recipe needs a Synthesizer; copies of a folder or of a loaded model have no recipe.")
-    if not isinstance(holdout, numbers.Real) or isinstance(holdout, bool) or not 0 < holdout < 1:
+    if not is_real(holdout) or not 0 < holdout < 1:
         raise OptionError(f"holdout={holdout!r}: must be a share of the rows, between 0 and 1.")
-    n, entropy = original.height, entropy_of(random_state)
+    n, entropy = original.height, check_random_state(random_state)
     n_out = round(n * float(holdout))
     if n_out < FEWEST_HOLDOUT or n - n_out < FEWEST_HOLDOUT:
         raise DataError(
@@ -704,11 +699,3 @@ def attack_recipe(
 
 def _numbered(records: pl.DataFrame, rows: Integers) -> pl.DataFrame:
     return records.with_columns(pl.Series("row", rows[records["row"].to_numpy()]))
-
-
-def _columns_of(option: str, columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """A list of columns, checked."""
-    unknown = isinstance(columns, str) or not columns or [name for name in columns if name not in names]
-    if unknown:
-        raise OptionError(f"{option}={columns!r}: must be a list of columns; allowed are {', '.join(names)}.")
-    return list(columns)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fastsynth.tally import Cells, Classes, Counts, Mask, Tally, View, add_cells, number, pack
+from fastsynth.tally import Cells, Classes, Counts, Mask, Tally, View, add_cells, number, pack, padded
 
 IDENTITY = ("UiO", "UiS", "UiOiS", "repU")
 COUNTED = ("Dorig", "Dsyn", "iS", "DiS", "DiSCO", "DiSDiO")
@@ -135,8 +135,6 @@ def face(real: Tally, copy: Tally, target: str, options: Options) -> Facing:
         told &= levels.is_not_null().to_numpy()
     if target in options.known_levels:
         told &= ~_are(levels, options.known_levels[target])
-    d = np.zeros(len(copy.n), dtype=np.int64)
-    d[: len(real.n)] = real.n
     used = []
     for cells in (own, other):
         mask = told[cells.t] & copy.no_null[cells.q]
@@ -147,12 +145,11 @@ def face(real: Tally, copy: Tally, target: str, options: Options) -> Facing:
     for name, level, key, key_level in options.known_pairs:
         if name == target:
             # A combination that only the copy has plays no part in what it tells about the original.
-            has_key = np.zeros(len(d), dtype=np.bool_)
-            has_key[: len(real.n)] = _are(real.values[key], key_level)
+            has_key = padded(_are(real.values[key], key_level), len(copy.n))
             has_level = _are(levels, level)
             for mask, cells in zip(used, (own, other), strict=True):
                 mask &= ~(has_level[cells.t] & has_key[cells.q])
-    return Facing(own, other, d, copy.n, used[0], used[1], levels)
+    return Facing(own, other, padded(real.n, len(copy.n)), copy.n, used[0], used[1], levels)
 
 
 def _are(values: pl.Series, wanted: pl.Series) -> Mask:

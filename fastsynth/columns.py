@@ -681,18 +681,25 @@ def too_many_levels(name: str, n_levels: int) -> DataError:
     )
 
 
+def is_numeric(dtype: pa.DataType) -> bool:
+    """Whether values are integers, fractional numbers or decimals."""
+    return bool(pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype))
+
+
+def is_text(dtype: pa.DataType) -> bool:
+    """Whether values, or those of the categories, are text."""
+    own = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
+    return bool(pa.types.is_string(own) or pa.types.is_large_string(own) or pa.types.is_string_view(own))
+
+
 def _check_type(name: str, dtype: pa.DataType) -> None:
     types = pa.types
     value_type = dtype.value_type if types.is_dictionary(dtype) else dtype
     allowed = (
         types.is_boolean(value_type)
-        or types.is_string(value_type)
-        or types.is_large_string(value_type)
-        or types.is_string_view(value_type)
+        or is_text(dtype)
+        or is_numeric(value_type)
         or (types.is_null(value_type) and value_type is dtype)
-        or types.is_integer(value_type)
-        or types.is_floating(value_type)
-        or types.is_decimal(value_type)
         or (types.is_temporal(value_type) and not types.is_interval(value_type))
     )
     if not allowed:
@@ -703,11 +710,9 @@ def _check_type(name: str, dtype: pa.DataType) -> None:
 
 
 def _kind(dtype: pa.DataType) -> Kind:
-    types = pa.types
-    if types.is_dictionary(dtype):
+    if pa.types.is_dictionary(dtype):
         return "ordered" if dtype.ordered else "unordered"
-    number = types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype) or types.is_temporal(dtype)
-    return "numeric" if number else "unordered"
+    return "numeric" if is_numeric(dtype) or pa.types.is_temporal(dtype) else "unordered"
 
 
 def storage_of(array: Any) -> Any:

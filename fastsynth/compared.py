@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import polars as pl
 import pyarrow as pa
 
+from fastsynth.columns import is_numeric, is_text
 from fastsynth.copies import FileCopy, Synthesis, executor_of, source_of
-from fastsynth.errors import DataError, OptionError
+from fastsynth.errors import DataError, check_column_list
 from fastsynth.execute import Executor
 from fastsynth.rules import Design
 from fastsynth.source import Source, parse_memory
@@ -118,9 +119,7 @@ def _read_piece(
     sources, schema, function, what = shared
     first, results = sources[side].starts[piece], []
     for batch in sources[side].batches(piece, *held):
-        rows = pl.from_arrow(batch.select(schema.names).cast(schema))
-        assert isinstance(rows, pl.DataFrame)
-        results.append(function(what, rows, first))
+        results.append(function(what, pl.DataFrame(batch.select(schema.names).cast(schema)), first))
         first += batch.num_rows
     return results
 
@@ -164,11 +163,7 @@ def open_compared(
     names = real.frame.schema.names
     identifiers = () if synthesis is None else synthesis.identifiers
     if columns is not None:
-        unknown = [name for name in columns if name not in names] if not isinstance(columns, str) else [columns]
-        if unknown or not columns:
-            raise OptionError(
-                f"columns={columns!r}: must be a list of columns of the original; allowed are {', '.join(names)}."
-            )
+        columns = check_column_list("columns", columns, names)
     left_out: dict[str, str] = {}
     fields = []
     for name in names:
@@ -221,9 +216,9 @@ def _common_type(name: str, real: Source, copies: Sequence[Source]) -> pa.DataTy
         other = copy.frame.schema.field(name).type
         if other == own:
             continue
-        if _is_text(own) and _is_text(other):
+        if is_text(own) and is_text(other):
             own = pa.large_string()
-        elif _is_number(own) and _is_number(other):
+        elif is_numeric(own) and is_numeric(other):
             own = own if pa.types.is_integer(own) and pa.types.is_integer(other) else pa.float64()
         elif not (pa.types.is_temporal(own) and pa.types.is_temporal(other)):
             raise DataError(
@@ -231,13 +226,3 @@ def _common_type(name: str, real: Source, copies: Sequence[Source]) -> pa.DataTy
                 "numbers, text or times."
             )
     return own
-
-
-def _is_text(dtype: pa.DataType) -> bool:
-    if pa.types.is_dictionary(dtype):
-        return _is_text(dtype.value_type)
-    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype))
-
-
-def _is_number(dtype: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype))

@@ -15,11 +15,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from fastsynth.compared import Compared
 from fastsynth.copies import Synthesis
-from fastsynth.errors import DataError, OptionError, check_count
+from fastsynth.errors import DataError, OptionError, check_column_list, check_count
 from fastsynth.relations import Relations
 from fastsynth.sdc import (
     Floats,
@@ -39,6 +38,7 @@ from fastsynth.sdc import (
     with_numbers,
 )
 from fastsynth.streams import PROTECT, Words
+from fastsynth.tally import key_counts, replicated_uniques, uniques_in_original
 
 Kind = Literal["density", "spline", "rmean"]
 Which = Literal["replicated", "in_original"]
@@ -133,7 +133,8 @@ class Measure:
 
     def audit(self) -> dict[str, Any]:
         """Names and plain options."""
-        return {"measure": type(self).__name__, "columns": list(self.columns)} | self.options()
+        keys = {"keys": list(self.keys)} if hasattr(self, "keys") else {}
+        return {"measure": name_of(self), "columns": list(self.columns)} | self.options() | keys
 
 
 # Numbers
@@ -441,7 +442,7 @@ def _with_levels(table: pa.Table, column: str, text: pl.Series, rare: pl.Series,
     metadata = dict(field.metadata or {})
     if any(key.startswith(b"_PL_ENUM") for key in metadata):
         # polars keeps the levels of an Enum beside the data.
-        dtype: Any = pl.from_arrow(table.schema.empty_table().select([column])).schema[column]  # type: ignore[union-attr]
+        dtype: Any = pl.DataFrame(table.schema.empty_table().select([column])).schema[column]
         levels = dtype.categories.to_list()
     gone = set(rare.to_list())
     levels = [level for level in levels if level not in gone and level != into] + [into]
@@ -479,23 +480,20 @@ class RemoveUniques(Measure):
     effect: ClassVar[str] = "fewer rows: pool uses the new k; rare combinations of keys are too few"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", check_names("keys", self.keys))
+        object.__setattr__(self, "keys", tuple(check_column_list("keys", self.keys)))
         if self.which not in ("replicated", "in_original"):
             raise OptionError(f"RemoveUniques: which={self.which!r}: must be 'replicated' or 'in_original'.")
 
     def prepare(self, setting: Setting, synthesis: Synthesis) -> Step:  # noqa: ARG002
-        """Count combinations of keys in the original."""
-        counts = _key_counts(setting, self.keys)
+        """Read the keys of the original."""
+        real = _real_keys(setting, self.keys)
+        find = replicated_uniques if self.which == "replicated" else uniques_in_original
 
         def step(table: pa.Table, words: Words) -> tuple[pa.Table, int]:  # noqa: ARG001
-            unique = _uniques(table, counts, self.which == "replicated")
+            unique = find(real, _keys_like(real, table), self.keys)
             return table.filter(pa.array(~unique)), int(unique.sum())
 
         return step
-
-    def audit(self) -> dict[str, Any]:
-        """Names and plain options."""
-        return Measure.audit(self) | {"keys": list(self.keys)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -517,7 +515,7 @@ class RedrawUniques(Measure):
     effect: ClassVar[str] = "rare combinations of keys are a little too few; k stays if the recipe is known"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keys", check_names("keys", self.keys))
+        object.__setattr__(self, "keys", tuple(check_column_list("keys", self.keys)))
 
     def prepare(self, setting: Setting, synthesis: Synthesis) -> Step:
         """Fit the recipe, if there is one."""
@@ -528,7 +526,7 @@ class RedrawUniques(Measure):
                 f"RedrawUniques must come before measures that change values (here of "
                 f"{', '.join(map(repr, sorted(setting.changed)))}): fresh rows would not have them."
             )
-        counts = _key_counts(setting, self.keys)
+        real = _real_keys(setting, self.keys)
         fitted = type(synthesis.recipe)(**synthesis.recipe.get_params()).fit(setting.original)
         identifiers, n_draws = synthesis.identifiers, 0
 
@@ -539,7 +537,8 @@ class RedrawUniques(Measure):
                 n_draws += 1
                 seed = int(setting.words((PROTECT, n_draws), 1)[0])
                 table = fitted.sample(m=1, k=max(2 * n, 100) * 2**attempt, random_state=seed).arrow(0)
-                found.append(table.filter(pa.array(_joined(table, counts)[1] != 1)).cast(schema))
+                n_real, _ = key_counts(real, _keys_like(real, table), self.keys)
+                found.append(table.filter(pa.array(n_real != 1)).cast(schema))
                 if sum(part.num_rows for part in found) >= n:
                     return pa.concat_tables(found).slice(0, n)
             raise DataError(
@@ -547,7 +546,7 @@ class RedrawUniques(Measure):
             )
 
         def step(table: pa.Table, words: Words) -> tuple[pa.Table, int]:  # noqa: ARG001
-            unique = _uniques(table, counts, True)
+            unique = replicated_uniques(real, _keys_like(real, table), self.keys)
             n = int(unique.sum())
             if n == 0:
                 return table, 0
@@ -560,10 +559,6 @@ class RedrawUniques(Measure):
             return pa.concat_tables([table, drawn]).take(pa.array(rows)), n
 
         return step
-
-    def audit(self) -> dict[str, Any]:
-        """Names and plain options."""
-        return Measure.audit(self) | {"keys": list(self.keys)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -600,35 +595,14 @@ def some_rows(table: pa.Table, k: int, words: Words) -> pa.Table:
     return table.take(pa.array(np.sort(np.argsort(words, kind="stable")[:k])))
 
 
-def _plain_schema(setting: Setting, keys: Sequence[str]) -> dict[str, pl.DataType]:
-    """Types in which keys are matched: categories as text."""
-    return {
-        name: pl.String() if isinstance(dtype := setting.column(name).dtype, pl.Categorical | pl.Enum) else dtype
-        for name in keys
-    }
+def _real_keys(setting: Setting, keys: Sequence[str]) -> pl.DataFrame:
+    return pl.DataFrame([setting.column(name) for name in keys])
 
 
-def _key_counts(setting: Setting, keys: Sequence[str]) -> pl.DataFrame:
-    """How many real rows have each combination of keys."""
-    columns = {name: setting.column(name) for name in keys}
-    plain = pl.DataFrame(columns).cast(_plain_schema(setting, keys))  # type: ignore[arg-type]
-    return plain.group_by(list(keys)).agg(pl.len().alias("real"))
-
-
-def _joined(table: pa.Table, counts: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each row of a copy the rows of the copy, and of the original, with its keys."""
-    keys = counts.columns[:-1]
-    rows = pl.DataFrame([_series(table, name) for name in keys])
-    own = rows.cast({name: dtype for name, dtype in counts.schema.items() if name in keys})
-    own = own.with_columns(pl.len().over(keys).alias("own"))
-    both = own.join(counts, on=keys, how="left", nulls_equal=True, maintain_order="left")
-    return both["own"].cast(pl.Int64).to_numpy(), both["real"].fill_null(0).cast(pl.Int64).to_numpy()
-
-
-def _uniques(table: pa.Table, counts: pl.DataFrame, replicated: bool) -> NDArray[np.bool_]:
-    own, real = _joined(table, counts)
-    unique: NDArray[np.bool_] = (own == 1) & ((real == 1) if replicated else (real >= 1))
-    return unique
+def _keys_like(real: pl.DataFrame, table: pa.Table) -> pl.DataFrame:
+    """The keys of a copy in the types of the original's; categories count as their text in any type."""
+    dtypes = {name: dtype for name, dtype in real.schema.items() if dtype not in (pl.Categorical, pl.Enum)}
+    return pl.DataFrame(table.select(real.columns)).cast(dtypes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -759,18 +733,7 @@ def _n_codes(synthesis: Synthesis, column: str, real: pl.Series) -> int:
 
 
 def _series(table: pa.Table, name: str) -> pl.Series:
-    frame = pl.from_arrow(table.select([name]))
-    assert isinstance(frame, pl.DataFrame)
-    return frame[name]
-
-
-def check_names(what: str, given: Any) -> tuple[str, ...]:
-    """A list of column names as a tuple; refuse anything else."""
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
-        raise OptionError(f"{what}={given!r}: must be a list of columns.")
-    if not all(isinstance(name, str) for name in given):
-        raise OptionError(f"{what}={given!r}: must be a list of column names.")
-    return tuple(given)
+    return pl.DataFrame(table.select([name]))[name]
 
 
 def _check_share(what: str, share: Any, most: float) -> None:

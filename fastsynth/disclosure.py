@@ -10,7 +10,6 @@ are counted, not what they stand for.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -31,8 +30,9 @@ from fastsynth.attribution import (
     identity_measures,
     name_checks,
 )
+from fastsynth.columns import is_numeric
 from fastsynth.compared import Compared, open_compared
-from fastsynth.errors import DataError, OptionError, check_count
+from fastsynth.errors import DataError, OptionError, check_count, is_real, is_whole
 from fastsynth.identical import IdenticalRows, count_identical, hash_rows, identical_rows
 from fastsynth.matching import match_risk
 from fastsynth.pooling import format_table
@@ -40,7 +40,7 @@ from fastsynth.scores import Attack, attacks_table, called_members
 from fastsynth.shadows import SHADOW_TARGETS, shadow_models
 from fastsynth.source import Source
 from fastsynth.synthesis import Synthesizer
-from fastsynth.tally import HASHES, Counts, Mask, Tally, number, pack, quantile_classes, tally
+from fastsynth.tally import HASHES, Counts, Mask, Tally, number, pack, padded, quantile_classes, tally
 
 __all__ = ["Disclosure", "IdenticalRows", "disclosure", "identical_rows"]
 
@@ -388,9 +388,8 @@ def _measure(both: Compared, options: Options) -> tuple[pl.DataFrame, pl.DataFra
     identity, attribute, checks = [], [], []
     excluded: dict[str, float] = {}
     for is_first, copy, real, synthetic in _passes(both, options):
-        d = np.zeros(len(synthetic.n), dtype=np.int64)
-        d[: len(real.n)] = real.n
         if is_first:
+            d = padded(real.n, len(synthetic.n))
             identity.append({"copy": copy, **identity_measures(d, synthetic.n, synthetic.no_null)})
         for name in real.cells:
             of = face(real, synthetic, name, options)
@@ -467,9 +466,9 @@ def _attack(
         copies = [both.frame(side) for side in range(1, both.m + 1)]
         sides = (both.frame(0), copies, held.frame(1, both.names))
         found += attack_copies(*sides, keys=keys, targets=targets, distances=distances, **common)
-    if recipe is None:
+    if recipe is None or (share is None and not shadows):
         return found
-    whole = _every_column(both.sides[0]) if share is not None or shadows else pl.DataFrame()
+    whole = _every_column(both.sides[0])
     if share is not None:
         asked: dict[str, Any] = {"keys": keys, "targets": targets, "distances": distances}
         found += attack_recipe(whole, recipe, holdout=share, m=both.m, **asked, **common)
@@ -482,9 +481,7 @@ def _attack(
 def _every_column(source: Source) -> pl.DataFrame:
     """The original as it is: what a recipe was made for."""
     pieces = [batch for job in source.jobs() for batch in source.batches(*job)]
-    frame = pl.from_arrow(pa.concat_tables(pieces))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return pl.DataFrame(pa.concat_tables(pieces))
 
 
 # Which rows
@@ -506,8 +503,7 @@ def _touched(both: Compared, options: Options, called: Counts) -> tuple[pl.DataF
             n_exact[alone.join(hashes, on=HASHES, how="semi")["row"].to_numpy()] += 1
             exact = np.zeros(len(other), dtype=np.bool_)
             exact[hashes.join(alone, on=HASHES, how="semi")["at"].to_numpy()] = True
-            d = np.zeros(len(synthetic.n), dtype=np.int64)
-            d[: len(real.n)] = real.n
+            d = padded(real.n, len(synthetic.n))
             is_unique = d[own] == 1
             replicated = (d == 1) & (synthetic.n == 1) & synthetic.no_null
             n_replicated += replicated[own]
@@ -596,7 +592,7 @@ def _by_column(
     """A number for each numeric column: the same for all, or by name."""
     if given is None:
         return {}
-    numeric = [name for name in columns if _is_numeric(both.schema.field(name).type)]
+    numeric = [name for name in columns if is_numeric(both.schema.field(name).type)]
     if not isinstance(given, Mapping):
         given = dict.fromkeys(numeric, given) if numeric or check(given) else {"": given}
     for name, value in given.items():
@@ -607,28 +603,20 @@ def _by_column(
     return dict(given)
 
 
-def _is_numeric(dtype: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
 def _is_groups(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 2
+    return is_whole(value) and value >= 2
 
 
 def _is_tolerance(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < float("inf")
+    return is_real(value) and 0 <= value < float("inf")
 
 
 def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 < value < 1
+    return is_real(value) and 0 < value < 1
 
 
 def _threshold(option: str, given: Any) -> tuple[float, float]:
-    if not (isinstance(given, Sequence) and len(given) == 2 and all(map(_is_number, given)) and min(given) >= 0):
+    if not (isinstance(given, Sequence) and len(given) == 2 and all(map(is_real, given)) and min(given) >= 0):
         raise OptionError(f"{option}={given!r}: must be two numbers of at least 0, rows and percent.")
     return float(given[0]), float(given[1])
 
@@ -682,9 +670,7 @@ def _known_pairs(
 
 def _as_levels(both: Compared, option: str, name: str, levels: list[Any], grouped: Iterable[str]) -> pl.Series:
     """Levels in the type of their column; the text of categories and of groups."""
-    empty = pl.from_arrow(pa.schema([both.schema.field(name)]).empty_table())
-    assert isinstance(empty, pl.DataFrame)
-    dtype = empty.dtypes[0]
+    dtype = pl.DataFrame(pa.schema([both.schema.field(name)]).empty_table()).dtypes[0]
     if name in grouped or dtype in (pl.Categorical, pl.Enum):
         dtype = pl.String()
     try:

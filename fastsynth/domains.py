@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fastsynth.columns import numbers_of, storage_of
-from fastsynth.errors import OptionError
+from fastsynth.columns import is_numeric, numbers_of, storage_of
+from fastsynth.errors import OptionError, is_whole
 from fastsynth.streams import unit
 
 Counts = NDArray[np.int64]
@@ -71,8 +71,9 @@ class Bins:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "edges", tuple(self.edges))
-        whole = isinstance(self.count, numbers.Integral) and not isinstance(self.count, bool)
-        if len(self.edges) < 2 or (self.count is not None and (len(self.edges) > 2 or not whole or self.count < 1)):
+        if len(self.edges) < 2 or (
+            self.count is not None and (len(self.edges) > 2 or not is_whole(self.count) or self.count < 1)
+        ):
             raise OptionError(
                 f"Bins(edges={self.edges!r}, count={self.count!r}): must be two or more edges, and a count of at least "
                 "1 only with two."
@@ -92,9 +93,7 @@ def as_said(name: str, domain: Any) -> Bins | list[Any]:
     OptionError
         It is neither a list of levels nor bins.
     """
-    if isinstance(domain, Bins):
-        return domain
-    if isinstance(domain, list) and domain:
+    if isinstance(domain, Bins) or (isinstance(domain, list) and domain):
         return domain
     if isinstance(domain, tuple):
         null = len(domain) == 4 and domain[3] is None
@@ -324,16 +323,13 @@ def _declared_levels(field: pa.Field) -> list[str] | None:
     """The categories of a polars Enum, which belong to the type."""
     if not pa.types.is_dictionary(field.type):
         return None
-    frame = pl.from_arrow(pa.schema([field]).empty_table())
-    assert isinstance(frame, pl.DataFrame)
-    dtype = frame.schema[field.name]
+    dtype = pl.DataFrame(pa.schema([field]).empty_table()).dtypes[0]
     return dtype.categories.to_list() if isinstance(dtype, pl.Enum) else None
 
 
 def _bind_bins(field: pa.Field, said: Bins) -> Numbers:
     dtype = field.type
-    numeric = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)
-    if not (numeric or pa.types.is_temporal(dtype)) or pa.types.is_interval(dtype):
+    if not (is_numeric(dtype) or pa.types.is_temporal(dtype)) or pa.types.is_interval(dtype):
         raise OptionError(
             f"domains[{field.name!r}]: the column is {dtype}, which has no bins. Give a list of its levels."
         )

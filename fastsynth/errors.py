@@ -6,6 +6,7 @@ Messages carry column names, counts and types, never a value of the data.
 from __future__ import annotations
 
 import numbers
+from collections.abc import Collection
 from typing import Any
 
 
@@ -57,8 +58,34 @@ class NotFittedError(FastsynthError, ValueError, AttributeError):
     """The synthesizer has to be fitted first."""
 
 
+def is_real(value: Any) -> bool:
+    """Whether a value is a number; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an integer; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def check_count(name: str, value: Any, error: type[FastsynthError] = OptionError) -> int:
     """Give an integer of at least 1 back as a plain one; refuse anything else."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 1 <= int(value) < 2**62:
+    if not is_whole(value) or not 1 <= int(value) < 2**62:
         raise error(f"{name}={value!r}: must be an integer of at least 1.")
     return int(value)
+
+
+def check_random_state(value: Any) -> int:
+    """Give an integer of at least 0 back as a plain one; refuse anything else."""
+    if not is_whole(value) or value < 0:
+        raise OptionError(f"random_state={value!r}: must be a non-negative integer.")
+    return int(value)
+
+
+def check_column_list(option: str, given: Any, allowed: Collection[str] | None = None) -> list[str]:
+    """Give column names back as a list; refuse an empty one, and names that are not allowed."""
+    is_list = isinstance(given, Collection) and not isinstance(given, str) and len(given) > 0
+    if not is_list or not all(isinstance(name, str) and (allowed is None or name in allowed) for name in given):
+        names = "" if allowed is None else f"; allowed are {', '.join(allowed)}"
+        raise OptionError(f"{option}={given!r}: must be a list of columns{names}.")
+    return list(given)

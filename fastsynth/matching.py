@@ -115,10 +115,8 @@ def _risk(c: Counts, found: Mask, n: int) -> MatchRisk:
 
 def _without(frame: pl.DataFrame, windows: Mapping[str, float]) -> pl.DataFrame:
     """What has to be equal: keys without a window, and the sign of the others, which null, NaN and 0 have, too."""
-    signs = [
-        pl.col(name).cast(pl.Float64).sign().alias(name) for name in windows
-    ]  # sign keeps null and NaN, and both hash as values of their own
-    return frame.with_columns(signs)
+    # Null and NaN have no sign and stay as they are: values of their own.
+    return frame.with_columns(pl.col(name).cast(pl.Float64).sign() for name in windows)
 
 
 def _log_size(values: pl.Series) -> NDArray[np.float64]:

@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from fastsynth.copies import Synthesis
+from fastsynth.measures import Floats
 from fastsynth.pictures import MOST_LEVELS, plain
 from fastsynth.pooling import V_NOTED, Comparison
 
-Floats = NDArray[np.float64]
 NONE = "\N{EN DASH}"
 Grade = Literal["good", "look", "poor", "none"]
 
@@ -353,16 +352,8 @@ def number(x: Any) -> str:
         return NONE
     if x == 0 or not math.isfinite(x):
         return "0" if x == 0 else str(x)
-    size = abs(x)
-    text = (
-        f"{x:,.0f}"
-        if size >= 1000 or float(x).is_integer()
-        else f"{x:.1f}"
-        if size >= 100
-        else f"{x:.2f}"
-        if size >= 0.1
-        else f"{x:.2g}"
-    )
+    digits = 0 if abs(x) >= 1000 or float(x).is_integer() else 1 if abs(x) >= 100 else 2
+    text = f"{x:,.{digits}f}" if abs(x) >= 0.1 else f"{x:.2g}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
@@ -373,9 +364,9 @@ def figures(x: Any, digits: int) -> str:
     return NONE if missing(x) else plain(float(f"{x:.{digits}g}"))
 
 
-def decimal(x: Any) -> str:
-    """A number with two decimals."""
-    return NONE if missing(x) else f"{round(x, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+def decimal(x: Any, digits: int = 2) -> str:
+    """A number with so many decimals."""
+    return NONE if missing(x) else f"{round(x, digits) + 0.0:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def signed(x: float) -> str:

@@ -17,13 +17,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from fastsynth.compared import open_compared
 from fastsynth.errors import FastsynthError, OptionError
+from fastsynth.measures import Floats
 from fastsynth.pooling import Comparison
-
-Floats = NDArray[np.float64]
+from fastsynth.tables import MISSING, floats_of
 
 # Categories shown before the rest is summed up.
 MOST_LEVELS = 12
@@ -192,7 +191,7 @@ def _save(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _draw_numbers(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
-    numbers = [_numbers(s) for s in (real, *copies)]
+    numbers = [values[~np.isnan(values)] for values in map(floats_of, (real, *copies))]
     whole = np.concatenate(numbers)
     if not len(whole):
         return
@@ -210,18 +209,12 @@ def _draw_numbers(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
             axes.stairs(share, edges, color=BLUE, alpha=0.6, linewidth=1)
 
 
-def _numbers(series: pl.Series) -> Floats:
-    present = series.drop_nulls()
-    physical = present.to_physical() if series.dtype.is_temporal() else present
-    return physical.cast(pl.Float64).drop_nans().to_numpy()
-
-
 def _draw_levels(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
     shares = [_shares(s) for s in (real, *copies)]
     levels = real.dtype.categories.to_list() if isinstance(real.dtype, pl.Enum) else []
     levels = levels or sorted(shares[0], key=lambda level: (-shares[0][level], level))
-    if "(missing)" in shares[0] and "(missing)" not in levels:
-        levels.append("(missing)")
+    if MISSING in shares[0] and MISSING not in levels:
+        levels.append(MISSING)
     shown, rest = levels[:MOST_LEVELS], levels[MOST_LEVELS:]
     place = range(len(shown) + bool(rest))
     for i, share in enumerate(shares):
@@ -238,7 +231,7 @@ def _draw_levels(axes: Any, real: pl.Series, copies: list[pl.Series]) -> None:
 
 
 def _shares(series: pl.Series) -> dict[str, float]:
-    counts = series.alias("level").cast(pl.String).fill_null("(missing)").value_counts()
+    counts = series.alias("level").cast(pl.String).fill_null(MISSING).value_counts()
     return dict(zip(counts["level"], counts["count"] / len(series), strict=True))
 
 

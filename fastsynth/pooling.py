@@ -696,9 +696,12 @@ def interval_overlap(low_o: Floats, high_o: Floats, low_s: Floats, high_s: Float
 
 def format_table(table: pl.DataFrame) -> str:
     """A plain text table: text to the left, numbers to the right with three decimals, small ones as powers of ten."""
-    lines = _cells(table)
+    return align(_cells(table), [dtype.is_numeric() for dtype in table.dtypes])
+
+
+def align(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """Lines of cells below each other, those of some columns to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = [dtype.is_numeric() for dtype in table.dtypes]
     return "\n".join(
         "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
         for line in lines

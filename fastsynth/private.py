@@ -26,7 +26,6 @@ import binascii
 import hashlib
 import json
 import math
-import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -37,7 +36,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth.domains import Counts, Domain, Floats, Numbers, as_said, bind, read_domain
-from fastsynth.errors import DataError, ModelFileError, OptionError
+from fastsynth.errors import DataError, ModelFileError, OptionError, is_real, is_whole
 from fastsynth.execute import Executor, Threads, Tick
 from fastsynth.noise import SecretBits, choose, discrete_gaussian, discrete_laplace, epsilon_of_rho, rho_of_epsilon
 from fastsynth.source import Frame, Source, TableSource
@@ -110,12 +109,11 @@ class DpCart:
     name: ClassVar[str] = "dp_cart"
 
     def __post_init__(self) -> None:
-        if not _is_real(self.epsilon) or not 0 < self.epsilon < 1e6:
+        if not is_real(self.epsilon) or not 0 < self.epsilon < 1e6:
             raise OptionError(f"epsilon={self.epsilon!r}: must be a positive number; 1 is usual.")
-        if not _is_real(self.delta) or not 0 <= self.delta < 0.5:
+        if not is_real(self.delta) or not 0 <= self.delta < 0.5:
             raise OptionError(f"delta={self.delta!r}: must be 0, or a small positive number such as 1e-9.")
-        whole = isinstance(self.depth, numbers.Integral) and not isinstance(self.depth, bool)
-        if not whole or not 0 <= self.depth <= MOST_DEPTH:
+        if not is_whole(self.depth) or not 0 <= self.depth <= MOST_DEPTH:
             raise OptionError(f"depth={self.depth!r}: must be an integer from 0 to {MOST_DEPTH}.")
         if not isinstance(self.domains, Mapping) or not self.domains:
             raise OptionError("domains: must be a dict with the domain of every column.")
@@ -123,10 +121,6 @@ class DpCart:
         object.__setattr__(self, "delta", float(self.delta))
         object.__setattr__(self, "depth", int(self.depth))
         object.__setattr__(self, "domains", {name: as_said(name, domain) for name, domain in self.domains.items()})
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # Budget

@@ -1,8 +1,7 @@
 """Protection after synthesis: measures on finished copies, and what each does to inference.
 
-``protect`` applies measures one after the other to copies in memory or in files, measures
-utility and disclosure after each, and gives new copies: the caller's are never changed. Measures
-are in ``fastsynth.controls``.
+``protect`` applies measures one after the other to copies in memory or in files, measures utility and disclosure after
+each, and gives new copies: the caller's are never changed. Measures are in ``fastsynth.controls``.
 
 Coarser coding (``Round``, ``TopCode``, ``MergeLevels``) is public: an intruder codes what he knows in the same way.
 Disclosure is therefore measured against the original coded alike, utility against the original as it is.
@@ -37,16 +36,16 @@ from fastsynth.controls import (
     Smooth,
     Swap,
     TopCode,
-    check_names,
     columns_of,
     name_of,
     some_rows,
 )
 from fastsynth.copies import FileCopy, Synthesis
 from fastsynth.disclosure import disclosure
-from fastsynth.errors import OptionError
+from fastsynth.errors import OptionError, check_column_list
 from fastsynth.expressions import parse
 from fastsynth.output import Output
+from fastsynth.pooling import align
 from fastsynth.relations import Relations
 from fastsynth.run import part_names
 from fastsynth.sdc import is_number
@@ -103,19 +102,11 @@ class Protected:
             )
             for row in self.steps.iter_rows(named=True)
         ]
-        widths = [max(map(len, of)) for of in zip(head, *lines, strict=True)]
-        shown = [
-            "  ".join(
-                text.ljust(width) if i in (0, len(widths) - 1) else text.rjust(width)
-                for i, (text, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in (head, *lines)
-        ]
         title = f"Protected: m={self.synthesis.m} copies"
         if self.tried is not None:
             limits = ", ".join(f"{name} {limit:g}" for name, limit in self.limits.items())
             title += f", limits (percent): {limits}; {self.tried.height} measures tried"
-        return "\n".join([title, *shown])
+        return f"{title}\n{align([head, *lines], [False, *[True] * (len(head) - 2), False])}"
 
 
 def protect(
@@ -282,7 +273,7 @@ class _Work:
         refusal = _refusal(measure, self.synthesis, self.setting)
         if refusal is not None:
             raise OptionError(refusal)
-        synthesis, changed, _ = self._try(measure, self.setting)
+        synthesis, changed = self._try(measure, self.setting)
         before, self.synthesis = self.synthesis, synthesis
         if not measure.names:
             self.reached = self.figures.of(self.setting, synthesis)
@@ -293,19 +284,21 @@ class _Work:
         self._note(measure, changed)
         self._forget(before)
 
-    def _try(self, measure: Measure, setting: Setting) -> tuple[Synthesis, float, list[int]]:
+    def _try(self, measure: Measure, setting: Setting) -> tuple[Synthesis, float]:
         """The copies after a measure; all with as many rows as the shortest."""
         self._n_tried += 1
         of, step = self.synthesis, measure.prepare(setting, self.synthesis)
         copies: list[pa.Table | FileCopy] = []
-        changed, schema = [], None
+        changed: list[int] = []
+        sizes: list[int] = []
+        schema = None
         for i in range(len(of)):
             table = of.arrow(i)
             after, n = step(table, setting.words((PROTECT, self._n_tried, i, 0), table.num_rows))
             schema = after.schema
             changed.append(n)
+            sizes.append(after.num_rows)
             copies.append(self._put(after, f"{self._n_tried}_{i}.parquet"))
-        sizes = [_rows(copy) for copy in copies]
         k = min(sizes)
         if k == 0:
             raise OptionError(f"{name_of(measure)} leaves no rows in a copy. Take fewer or coarser keys.")
@@ -316,7 +309,7 @@ class _Work:
                 table = copy.read().cast(schema) if isinstance(copy, FileCopy) else copy
                 words = setting.words((PROTECT, self._n_tried, i, 1), size)
                 copies[i] = self._put(some_rows(table, k, words), f"{self._n_tried}_{i}.parquet")
-        return _derived(of, copies, frame, k, measure, changed), float(np.mean(changed)), changed
+        return _derived(of, copies, frame, k, measure, changed), float(np.mean(changed))
 
     def _put(self, table: pa.Table, name: str) -> pa.Table | FileCopy:
         if self._folder is None:
@@ -343,7 +336,7 @@ class _Work:
             return False
         trial = self.setting.trial()
         try:
-            synthesis, changed, _ = self._try(measure, trial)
+            synthesis, changed = self._try(measure, trial)
         except OptionError:
             # Not for this column (its missing codes are not known), or for these copies (no row would be left).
             return False
@@ -472,7 +465,7 @@ def _check_given(
         if keys is None:
             raise OptionError("until= needs keys=[...]: the columns that an intruder may know.")
     if keys is not None:
-        check_names("keys", keys)
+        check_column_list("keys", keys)
     if out is not None:
         Output(out)
     elif any(isinstance(copy, FileCopy) for copy in synthesis._copies):
@@ -532,12 +525,6 @@ def _forbidden(synthesis: Synthesis) -> list[Any]:
         return []
     relations = synthesis.recipe.relations
     return [*synthesis.recipe.forbid, *(relations.forbid if isinstance(relations, Relations) else ())]
-
-
-def _rows(copy: pa.Table | FileCopy) -> int:
-    if isinstance(copy, FileCopy):
-        return sum(pq.read_metadata(path).num_rows for path in copy.paths())
-    return int(copy.num_rows)
 
 
 def _temporary(out: str | os.PathLike[str]) -> tempfile.TemporaryDirectory[str]:

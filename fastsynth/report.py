@@ -152,6 +152,7 @@ def report(
         raise OptionError(f"audience={audience!r}: must be 'internal' or 'public'.")
     template, place = _template(), check_new_report(path)
     shared: dict[str, Any] = {"threads": threads, "client": client, "memory_limit": memory_limit}
+    synthesis = as_synthesis(synthetic)
     pooled, comparison = None, None
     rare: list[str] = []
     if formula is not None:
@@ -175,9 +176,8 @@ def report(
         )
     identical = None
     if disclosure is None:
-        found = as_synthesis(synthetic)
         whole = synthetic if isinstance(synthetic, list | tuple) else [synthetic]
-        identical = identical_rows(original, whole if found is None else found)
+        identical = identical_rows(original, whole if synthesis is None else synthesis)
     least = 0.0
     if audience == "public":
         least = SMALLEST_CELL * (1 / utility.n if weights is None else _largest_share(original, weights, **shared))
@@ -186,7 +186,7 @@ def report(
     page = make_page(
         utility,
         disclosure,
-        as_synthesis(synthetic),
+        synthesis,
         Shown(audience == "public", least),
         formula=formula if isinstance(formula, str) else "the given function",
         identical=identical,

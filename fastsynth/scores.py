@@ -91,9 +91,8 @@ def attacks_table(attacks: Sequence[Attack]) -> pl.DataFrame:
     >>> attacks_table([Attack("linkability", 50, (Statistic("risk", 0.1, 0.0, 0.2, 0.0),))]).row(0)
     ('linkability', 'risk', 0.1, 0.0, 0.2, 0.0, 50, '')
     """
-    schema = {"attack": pl.String, "statistic": pl.String}
-    schema |= dict.fromkeys(("value", "low", "high", "baseline"), pl.Float64)  # type: ignore[arg-type]
-    schema |= {"n_targets": pl.Int64, "note": pl.String}  # type: ignore[dict-item]
+    numbers = dict.fromkeys(("value", "low", "high", "baseline"), pl.Float64)
+    schema = {"attack": pl.String, "statistic": pl.String, **numbers, "n_targets": pl.Int64, "note": pl.String}
     rows = [
         (a.name, s.name, s.value, s.low, s.high, s.baseline, a.n_targets, " ".join(filter(None, (s.note, a.note))))
         for a in attacks

@@ -8,7 +8,7 @@ secret as the original.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -465,7 +465,7 @@ def smooth_rmean(drawn: Floats, smoothing: Smoothing, window: int = 5) -> Floats
     return _by_rank(drawn, smoothing, running, 2)
 
 
-def _by_rank(drawn: Floats, smoothing: Smoothing, function: Any, least: int) -> Floats:
+def _by_rank(drawn: Floats, smoothing: Smoothing, function: Callable[[Floats], Floats], least: int) -> Floats:
     """Change the sorted numbers that move; each row gets that of its rank."""
     smoothed = drawn.astype(np.float64)
     moving = _moving(drawn, smoothing)
@@ -674,7 +674,7 @@ def swap_records(
         return Swapped(frame, 0, 0, np.arange(0))
     house, first = _households(frame, household)
     profiles = [_of_households(frame, columns, house, first) for columns in similar]
-    _of_households(frame, carry_along, house, first)
+    _of_households(frame, carry_along, house, first)  # refuses what differs within a household
     swaps = _Swaps(profiles, words[first])
     risky_at_all = np.zeros(len(first), bool)
     for level in range(1, len(hierarchy) + 1):

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from fastsynth.copies import Synthesis
+from fastsynth.measures import Floats
 from fastsynth.page import (
     GOOD,
     NONE,
@@ -43,8 +43,6 @@ from fastsynth.page import (
 from fastsynth.pictures import draw_cells, draw_heat, draw_intervals, draw_levels, draw_numbers, draw_scatter, plain
 from fastsynth.pooling import Comparison, Pooled
 from fastsynth.rules import Design
-
-Floats = NDArray[np.float64]
 
 # What a page shows at most, of the worst: margins, columns of the heat map, pairs as tables and drawn, records.
 MOST_MARGINS, MOST_HEAT, MOST_PAIRS, MOST_DRAWN, MOST_RECORDS = 40, 60, 20, 4, 20
@@ -110,7 +108,7 @@ def _numbers_section(
         ("S_pMSE_max", "S_pMSE of the worst pair"),
     ):
         if name in utility and not missing(utility[name]):
-            rows.append((what, _measure(utility[name]), reference))
+            rows.append((what, decimal(utility[name]), reference))
     if comparison is not None:
         size = float(np.abs(comparison.table["std_difference"].to_numpy()).mean())
         expected = NONE if comparison.expected is None else f"correct model {comparison.expected:.2f}"
@@ -254,7 +252,7 @@ def _margins_section(utility: Any, shown: Shown) -> Section:
         if drawn is None:
             hidden.append(name)
             continue
-        svg.append(((name, f": S_pMSE {_measure(size[name], 1 if shown.public else 2)}"), drawn))
+        svg.append(((name, f": S_pMSE {decimal(size[name], 1 if shown.public else 2)}"), drawn))
     blocks: list[Any] = [
         Text(
             "Grey is the original, blue the copies: a line or mark for their mean, and a band or line for their range. "
@@ -329,12 +327,8 @@ def _differs(labels: Sequence[str], original: Floats, copies: Floats) -> str:
 def _fit_table(caption: str, what: str, rows: Sequence[tuple[str, Mapping[str, Any]]], shown: Shown) -> Table:
     """How well tables fit. Where the copies are known, exact measures of small tables would give the real counts."""
     digits = {"S_pMSE": 1} if shown.public else {"S_pMSE": 2, "MabsDD": 3, "SPECKS": 3}
-    cells = tuple((name, number(r["df"]), *(_measure(r[c], d) for c, d in digits.items())) for name, r in rows)
+    cells = tuple((name, number(r["df"]), *(decimal(r[c], d) for c, d in digits.items())) for name, r in rows)
     return Table(caption, (what, "df", *digits), cells, (False, *[True] * (1 + len(digits))))
-
-
-def _measure(x: Any, digits: int = 2) -> str:
-    return NONE if missing(x) else f"{x:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _pairs_section(utility: Any, shown: Shown) -> Section | None:
@@ -374,13 +368,13 @@ def _together(utility: Any, shown: Shown) -> list[Any]:
     blocks = []
     if utility.model is not None:
         rows = tuple(
-            (f"{r['model']} ({r['null']})", _measure(r["S_pMSE"], 1 if shown.public else 2), _measure(r["z"], 1))
+            (f"{r['model']} ({r['null']})", decimal(r["S_pMSE"], 1 if shown.public else 2), decimal(r["z"], 1))
             for r in utility.model.to_dicts()
         )
         head = ("Model that tells copies from the original (null)", "S_pMSE", "z")
         blocks.append(Table("All columns together", head, rows, (False, True, True)))
     if utility.density is not None:
-        rows = tuple((str(r["copy"]), _measure(r["PE"], 3), _measure(r["p_value"])) for r in utility.density.to_dicts())
+        rows = tuple((str(r["copy"]), decimal(r["PE"], 3), decimal(r["p_value"])) for r in utility.density.to_dicts())
         head = ("Copy", "Pearson divergence", "p")
         blocks.append(Table("Ratio of densities", head, rows[:MOST_ROWS], (True, True, True)))
     return blocks

@@ -9,26 +9,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from fastsynth.errors import DataError, DataWarning, OptionError, check_count
-from fastsynth.scores import DRAWS, Attack, Statistic, bootstrap, roc, roc_statistics
+from fastsynth.copies import executor_of
+from fastsynth.errors import DataError, DataWarning, OptionError, check_count, check_random_state
+from fastsynth.scores import DRAWS, Attack, Bools, Floats, Integers, Statistic, bootstrap, roc, roc_statistics
 from fastsynth.space import (
     Points,
     Space,
     compared_columns,
-    entropy_of,
-    executor_of,
     nearest,
     sample_rows,
     sampled_note,
     squared_distances,
 )
 from fastsynth.streams import ATTACK, random_words
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 # Rows that shadow models are made of, and targets among them.
 SHADOW_ROWS, SHADOW_TARGETS = 2_000, 200
@@ -117,15 +111,16 @@ def shadow_models(
             raise OptionError(f"{name}={count}: must be at least {least}.")
     if shadows % 2:
         raise OptionError(f"shadows={shadows}: must be even, because runs come in pairs that share the rows out.")
-    population, kept = sample_rows(original, rows, entropy_of(random_state), 10)
+    entropy = check_random_state(random_state)
+    population, kept = sample_rows(original, rows, entropy, 10)
     if population.height < targets:
         raise DataError(f"targets={targets}: there are only {population.height} rows. Attack fewer targets.")
-    job, chosen = _prepare_shadows(population, recipe, targets, m, entropy_of(random_state))
+    job, chosen = _prepare_shadows(population, recipe, targets, m, entropy)
     with warnings.catch_warnings():
         # Whoever made the copies was told.
         warnings.simplefilter("ignore", DataWarning)
         pairs = [(run,) for run in range(shadows)]
-        runs = executor_of(threads).map(_shadow_run, job, pairs, lambda _, x: x)
+        runs = executor_of(threads, None).map(_shadow_run, job, pairs, lambda _, x: x)
     features, member = (np.stack(part) for part in zip(*((f, np.isin(chosen, half)) for half, f in runs), strict=True))
     scores = _cross_fitted(features, member)
     note = sampled_note((population.height, original.height, "rows"))
@@ -138,7 +133,7 @@ def shadow_models(
         Attack(
             f"shadow models ({name})",
             int(group.sum()),
-            _shadow_statistics(scores[:, group], member[:, group], own[group], entropy_of(random_state)),
+            _shadow_statistics(scores[:, group], member[:, group], own[group], entropy),
             note,
             records.filter(group).sort("row"),
         )

@@ -5,7 +5,6 @@ It knows nothing of original and copies. Distances are between all pairs of rows
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fastsynth.errors import DataError, OptionError, check_count
+from fastsynth.errors import DataError
 from fastsynth.execute import Executor, Threads
 from fastsynth.streams import ATTACK, random_words
 
@@ -136,6 +135,18 @@ class Space:
         coded = [_code(axis, frame[name]) for name, axis in zip(self.names, self._axes, strict=True)]
         ranks, values = (np.stack(part) for part in zip(*coded, strict=True))
         return Points(ranks, values, tuple(axis.is_number for axis in self._axes))
+
+    def agree(
+        self, column: int, guesses: NDArray[np.int32], truth: NDArray[np.int32], tolerance: float
+    ) -> NDArray[np.bool_]:
+        """Whether ranks of a column are equal, or as numbers differ by at most this share of the true one's size."""
+        axis = self._axes[column]
+        equal: NDArray[np.bool_] = guesses == truth
+        if axis.is_number and len(axis.levels):
+            a, b = (axis.levels[np.maximum(ranks, 0) >> 1].astype(np.float64) for ranks in (guesses, truth))
+            with np.errstate(invalid="ignore"):
+                equal |= (guesses >= 0) & (truth >= 0) & (np.abs(a - b) <= tolerance * np.abs(b))
+        return equal
 
 
 def _plain(name: str, column: pl.Series) -> pl.Series:
@@ -314,15 +325,3 @@ def sample_copies(copies: Sequence[pl.DataFrame], most: int, entropy: int) -> pl
 def sampled_note(*counts: tuple[int, int, str]) -> str:
     """What was sampled, in words."""
     return ", ".join(f"{some:,} of {total:,} {what}" for some, total, what in counts if some < total)
-
-
-def executor_of(threads: int | None) -> Executor:
-    """Threads, all there are by default."""
-    return Threads(None if threads is None else check_count("threads", threads))
-
-
-def entropy_of(random_state: int) -> int:
-    """A checked random state."""
-    if not isinstance(random_state, numbers.Integral) or isinstance(random_state, bool) or random_state < 0:
-        raise OptionError(f"random_state={random_state!r}: must be a non-negative integer.")
-    return int(random_state)

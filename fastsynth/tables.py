@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth import _count
-from fastsynth.columns import missing_codes, numbers_of, storage_of
+from fastsynth.columns import is_numeric, is_text, missing_codes, numbers_of, storage_of
 from fastsynth.compared import Compared
 from fastsynth.errors import DataError, OptionError
 from fastsynth.measures import Floats
@@ -203,15 +203,11 @@ def columns_of(both: Compared, cont_na: Mapping[str, Sequence[Any]] | None) -> l
         )
     found = []
     # Of Enums polars knows the order of the levels from notes beside the Arrow type.
-    typed = pl.from_arrow(both.sides[0].frame.schema.empty_table())
-    assert isinstance(typed, pl.DataFrame)
+    typed = pl.DataFrame(both.sides[0].frame.schema.empty_table())
     for field in both.schema:
         types, dtype = pa.types, field.type
-        number = types.is_integer(dtype) or types.is_floating(dtype) or types.is_decimal(dtype)
-        number = number or (types.is_temporal(dtype) and not types.is_interval(dtype))
-        text = dtype.value_type if types.is_dictionary(dtype) else dtype
-        level = types.is_string(text) or types.is_large_string(text) or types.is_string_view(text)
-        if not (number or level or types.is_boolean(dtype) or types.is_null(dtype)):
+        number = is_numeric(dtype) or (types.is_temporal(dtype) and not types.is_interval(dtype))
+        if not (number or is_text(dtype) or types.is_boolean(dtype) or types.is_null(dtype)):
             raise DataError(
                 f"Column {field.name!r} has type {dtype}, which cannot be compared. Allowed are numbers, decimals, "
                 "booleans, text, categories, dates, times and durations. Convert it, or name the others in columns."
@@ -396,10 +392,15 @@ def group(columns: Sequence[Column], sides: Sequence[Seen], groups: int) -> list
 
 def pooled(sides: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
     """Distribution of the original and the copies together, each half of it."""
+    m = len(sides) - 1
+    return mixture(sides, [0.5, *[0.5 / m] * m])
+
+
+def mixture(sides: Sequence[tuple[Floats, Floats]], weights: Sequence[float]) -> tuple[Floats, Floats]:
+    """Distinct values of several distributions, and the weighted sums of their shares."""
     values = np.unique(np.concatenate([values for values, _ in sides]))
     share = np.zeros(len(values))
-    for i, (of_side, rows) in enumerate(sides):
-        weight = 0.5 if i == 0 else 0.5 / (len(sides) - 1)
+    for (of_side, rows), weight in zip(sides, weights, strict=True):
         share[np.searchsorted(values, of_side)] += weight * rows / max(rows.sum(), 1)
     return values, share
 
@@ -444,8 +445,7 @@ def _shown(column: Column, values: Sequence[float] | Floats) -> list[str]:
     if pa.types.is_temporal(column.dtype):
         empty = pa.array([], column.dtype)
         whole = pa.array(np.rint(np.asarray(values, np.float64)).astype(np.int64)).cast(storage_of(empty).type)
-        times = pl.from_arrow(whole.view(column.dtype))
-        assert isinstance(times, pl.Series)
+        times = pl.Series(whole.view(column.dtype))
         text = times.to_list() if isinstance(times.dtype, pl.Duration) else times.cast(pl.String).to_list()
         return [str(value).removesuffix(".000000") for value in text]
     return [_number(value) for value in values]

@@ -267,6 +267,11 @@ class Tally:
     rows: dict[str, NDArray[np.uint32]]
 
 
+def padded(of_original: NDArray[Any], n_combinations: int) -> NDArray[Any]:
+    """What belongs to combinations of the original, with 0 for those that only a copy has."""
+    return np.pad(of_original, (0, n_combinations - len(of_original)))
+
+
 def tally(both: Compared, view: View, side: int, original: Tally | None = None) -> Tally:
     """Count the rows of a side, numbered after the original where it is given.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
@@ -12,8 +11,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from fastsynth.columns import is_numeric
 from fastsynth.compared import Compared, open_compared
-from fastsynth.errors import OptionError, check_count
+from fastsynth.errors import OptionError, check_count, check_random_state
 from fastsynth.measures import MEASURES, Floats, measure, z_scores
 from fastsynth.pooling import format_table
 from fastsynth.propensity import ModelName, density_ratio, draw_samples, propensity
@@ -30,6 +30,7 @@ from fastsynth.tables import (
     count,
     group,
     look,
+    mixture,
     pairs,
     plot_classes,
     pooled,
@@ -336,9 +337,8 @@ def _checked(groups: int, model: Any, sample: int | None, random_state: int) -> 
         raise OptionError(f"groups={groups!r}: must be from 2 to {MOST_GROUPS}.")
     if sample is not None and check_count("sample", sample) < 100:
         raise OptionError(f"sample={sample!r}: must be at least 100 rows.")
-    if not isinstance(random_state, numbers.Integral) or isinstance(random_state, bool) or random_state < 0:
-        raise OptionError(f"random_state={random_state!r}: must be a non-negative integer.")
-    models = [] if model is None else [model] if isinstance(model, str) else list(model)
+    check_random_state(random_state)
+    models: list[Any] = [] if model is None else [model] if isinstance(model, str) else list(model)
     if any(name not in MODELS for name in models):
         raise OptionError(f"model={model!r}: must be None, 'logit', 'cart', or a list of these.")
     return models
@@ -356,7 +356,7 @@ def _without_weights(both: Compared, name: str) -> Compared:
     if name not in schema.names:
         raise OptionError(f"weights={name!r}: must be a column of the original: {', '.join(schema.names)}.")
     dtype = schema.field(name).type
-    if not (pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)):
+    if not is_numeric(dtype):
         raise OptionError(f"weights={name!r}: the column is {dtype}, and weights are numbers.")
     left = [of_column for of_column in both.schema if of_column.name != name]
     if not left:
@@ -467,11 +467,7 @@ def _quantiles(columns: Sequence[Column], seen: Sequence[Seen]) -> pl.DataFrame:
         if not column.is_number or pa.types.is_temporal(column.dtype):
             continue
         own = seen[0].values[column.name]
-        values = np.unique(np.concatenate([side.values[column.name][0] for side in seen[1:]]))
-        share = np.zeros(len(values))
-        for side in seen[1:]:
-            of_side, weight = side.values[column.name]
-            share[np.searchsorted(values, of_side)] += weight / max(weight.sum(), 1)
+        values, share = mixture([side.values[column.name] for side in seen[1:]], [1.0] * (len(seen) - 1))
         if len(own[0]) and len(values):
             both = zip(quantile(*own, QUANTILES), quantile(values, share, QUANTILES), strict=True)
             rows += [(column.name, q, *pair) for q, pair in zip(QUANTILES, both, strict=True)]

@@ -15,6 +15,7 @@ import fastsynth as fs
 from fastsynth import attacks, shadows, space
 from fastsynth.attacks import attack_copies, attack_recipe, inference, linkability, membership, singling_out
 from fastsynth.errors import DataError, OptionError
+from fastsynth.execute import Threads
 from fastsynth.scores import Attack, Statistic, attacks_table, bootstrap, risk, roc, wilson
 from fastsynth.shadows import shadow_models
 from fastsynth.space import Points, Space, nearest
@@ -106,10 +107,10 @@ def test_pieces_of_the_index_and_threads_change_nothing(monkeypatch, people):
     members, others, _ = people
     own = Space.of([members, others])
     targets, index = own.points(members), own.points(others)
-    expected = nearest(targets, index, 5, space.executor_of(1))
+    expected = nearest(targets, index, 5, Threads(1))
     monkeypatch.setattr(space, "BLOCK_ROWS", 7)
     monkeypatch.setattr(space, "BLOCK_CELLS", 100)
-    found = nearest(targets, index, 5, space.executor_of(2))
+    found = nearest(targets, index, 5, Threads(2))
     assert all((a == b).all() for a, b in zip(expected, found))
 
 
