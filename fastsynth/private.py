@@ -626,8 +626,9 @@ def draw_entropy(secret: int) -> int:
     return SecretBits(secret, "draw").below(2**128)
 
 
-def _slots(names: list[str], order: Sequence[str] | None) -> tuple[int, ...]:
-    if order is None:
+def _slots(names: list[str], order: Sequence[str] | str | None) -> tuple[int, ...]:
+    # "auto" is for what is learned of the data, of which there is nothing.
+    if order is None or (isinstance(order, str) and order in ("auto", "table")):
         return tuple(range(len(names)))
     if isinstance(order, str) or len(order) != len(names) or set(order) != set(names):
         raise OptionError(

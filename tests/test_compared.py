@@ -69,7 +69,7 @@ def test_pieces_come_in_order_with_the_numbers_of_their_rows(boys):
     ("copy", "options", "error", "words"),
     [
         (pl.DataFrame({"a": ["1"], "b": ["x"]}), {}, DataError, "Column 'a'"),
-        (pl.DataFrame({"c": [1]}), {}, DataError, "no column"),
+        (pl.DataFrame({"c": [1]}), {}, DataError, "have 0 of 2 columns"),
         (pl.DataFrame({"a": [1]}), {"columns": ["b"]}, DataError, "lacks column 'b'"),
         (pl.DataFrame({"a": [1]}), {"columns": ["q"]}, OptionError, "allowed are a, b"),
         (pl.DataFrame({"a": [1]}), {"columns": "a"}, OptionError, "must be a list"),
