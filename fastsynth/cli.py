@@ -57,6 +57,8 @@ CONFIG_KEYS = (
     "memory_limit",
     "drop",
 )
+# Those of a Synthesizer.
+FIT_CONFIG = tuple(key for key in CONFIG_KEYS if key not in ("k", "fit", "given", "drop"))
 # Of [columns.NAME].
 COLUMN_KEYS = tuple(Column.__dataclass_fields__)
 
@@ -224,29 +226,49 @@ def sample(
 @click.option("--key", "keys", multiple=True, metavar="COLUMN", help="An intruder may know it; may be repeated.")
 @click.option("--target", multiple=True, metavar="COLUMN", help="An intruder wants it; may be repeated (all others).")
 @click.option("--formula", help="Model to fit to both, such as 'income ~ age + C(sex)'.")
-@click.option("--holdout", metavar="FILE", help="Real rows that the copies were not made from.")
+@click.option("--holdout", metavar="FILE|SHARE", help="Real rows that the copies were not made from, or a share.")
 @click.option("--shadows", type=int, default=0, help="Shadow models of the membership attack (none).")
 @click.option("--audience", type=click.Choice(["internal", "public"]), default="internal", show_default=True)
 @click.option("--weights", metavar="COLUMN", help="Survey weights, for utility.")
 @click.option("--column", "columns", multiple=True, metavar="COLUMN", help="Compare it; may be repeated (all).")
-@_options("random_state", "threads", "scheduler", "memory_limit", "drop")
+@_options("random_state", "threads", "scheduler", "memory_limit", "drop", "config")
 def report_command(
-    original: str, copies: tuple[str, ...], out: Path, holdout: str | None, scheduler: str | None, **given: Any
+    original: str,
+    copies: tuple[str, ...],
+    out: Path,
+    holdout: str | None,
+    scheduler: str | None,
+    config: Path | None,
+    **given: Any,
 ) -> None:
     """Write an HTML report on copies (a folder of synthesize, or one file each) of ORIGINAL.
 
-    An internal report shows real values and rows: keep it like the data.
+    An internal report shows real values and rows: keep it like the data. A share as hold-out, and shadow models, make
+    copies anew: --config names the options of the synthesis (an empty file: the default ones).
     """
     check_new_report(out)
     options: dict[str, Any] = {
         name: list(x) if isinstance(x, tuple) else x for name, x in given.items() if x not in (None, ())
     }
     opening = {"memory_limit": options.get("memory_limit")}
-    held = None if holdout is None else _open((holdout,), dict(opening))
+    held: Any = holdout and _share(holdout)
+    if isinstance(held, str):
+        held = _open((held,), dict(opening))
+    if config is not None:
+        known = {name: value for name, value in _read_config(config).items() if name in FIT_CONFIG}
+        options["recipe"] = Synthesizer(**known)
     source = _open((original,), opening | {"drop": options.pop("drop", ())})
     done = report(source, _read_copies(copies), out, **options, holdout=held, client=_client(scheduler))
     audience = "holds real values" if options["audience"] == "internal" else "public"
     click.echo(f"Report: {done.path} ({audience})")
+
+
+def _share(holdout: str) -> float | str:
+    """A share of the rows, or the path that it is otherwise."""
+    try:
+        return float(holdout)
+    except ValueError:
+        return holdout
 
 
 def _read_copies(paths: tuple[str, ...]) -> Any:

@@ -148,8 +148,8 @@ class Disclosure(Mapping[str, float]):
         (alone in the original with its values in all columns, and equal to a synthetic row) and n_exact_copies (of the
         m copies), replicated (unique on its keys in the original and in a copy) and n_replicated, disclosed (targets
         for which DiSCO holds in a copy) and n_disclosed (targets times copies), called_member (of the records that were
-        attacked, those that an attack on membership names at 1 % false positives), n_measures (of exact_copy,
-        replicated, disclosed, called_member). Read when first asked for, and kept: it reads all rows again.
+        attacked, those that an attack on membership names at 1 % false positives; null without attacks), n_measures (of
+        exact_copy, replicated, disclosed, called_member). Read when first asked for, and kept: it reads all rows again.
         """
         return self._found[0]
 
@@ -191,9 +191,14 @@ class Disclosure(Mapping[str, float]):
             )
             checks = [name for name in ("check_1way", "check_2way") if table[name].null_count() == table.height]
             lines += ["", "Attribute, percent of the real rows, worst target first:", format_table(table.drop(checks))]
-        lines += ["", _identical_line(self.identical)]
+        lines += ["", _identical_line(self.identical, self.m * self.k)]
         if self.matching is not None:
             lines += ["", "Matches of records (row j of a copy is record j), percent:", format_table(self.matching)]
+        if self.attacks is not None:
+            shown = pl.col("statistic").is_in(["AUC", "TPR at FPR 1 %", "risk", "closer to members"])
+            table = self.attacks.filter(shown).select("attack", "statistic", "value", "low", "high", "baseline")
+            lines += ["", "Attacks (AUC .5 is a guess; risk is beyond that of people who were not in the data):"]
+            lines.append(format_table(table))
         return "\n".join([*lines, "", _READING])
 
     __repr__ = __str__
@@ -204,14 +209,14 @@ How to read: compare repU with UiO, DiSCO with Dorig (what the real table itself
 guess without keys), and identical rows with those of a fresh sample. What lies far above them needs a look."""
 
 
-def _identical_line(found: IdenticalRows) -> str:
+def _identical_line(found: IdenticalRows, rows: int) -> str:
     lines = []
     for words, share, fresh, held in (
         ("a real row", found.share, found.fresh, found.holdout),
         ("a unique real row", found.unique_share, found.fresh_unique, found.holdout_unique),
     ):
         beside = f"fresh sample: {100 * fresh:.2f} %" + ("" if held is None else f", hold-out: {100 * held:.2f} %")
-        lines.append(f"Synthetic rows equal to {words}: {100 * share:.2f} % ({beside})")
+        lines.append(f"Synthetic rows equal to {words}: {round(share * rows):,} = {100 * share:.2f} % ({beside})")
     return "\n".join(lines)
 
 
@@ -379,7 +384,7 @@ def disclosure(
         _match(both, options),
         attacks_table(attacks) if attacks else None,
         both.left_out,
-        lambda: _touched(both, options, called_members(attacks)),
+        lambda: _touched(both, options, called_members(attacks) if attacks else None),
     )
 
 
@@ -487,7 +492,7 @@ def _every_column(source: Source) -> pl.DataFrame:
 # Which rows
 
 
-def _touched(both: Compared, options: Options, called: Counts) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _touched(both: Compared, options: Options, called: Counts | None) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The tables ``records`` and ``rows``."""
     real_hashes = pl.concat(both.map(hash_rows, None, None, [0])[0])
     number_of, _ = number(real_hashes)
@@ -518,12 +523,12 @@ def _touched(both: Compared, options: Options, called: Counts) -> tuple[pl.DataF
 
 
 def _records(
-    is_unique: Mask, n_exact: Counts, n_replicated: Counts, n_disclosed: Mapping[str, Counts], called: Counts
+    is_unique: Mask, n_exact: Counts, n_replicated: Counts, n_disclosed: Mapping[str, Counts], called: Counts | None
 ) -> pl.DataFrame:
     """The real records that something touches, the most touched first."""
     total = sum(n_disclosed.values(), np.zeros(len(n_exact), dtype=np.int64))
     is_called = np.zeros(len(n_exact), dtype=np.bool_)
-    is_called[called] = True
+    is_called[[] if called is None else called] = True
     at = np.flatnonzero((n_exact > 0) | (n_replicated > 0) | (total > 0) | is_called)
     table = pl.DataFrame(
         {
@@ -535,7 +540,7 @@ def _records(
             "n_replicated": n_replicated[at],
             "disclosed": _names_of({name: count[at] > 0 for name, count in n_disclosed.items()}, len(at)),
             "n_disclosed": total[at],
-            "called_member": is_called[at],
+            "called_member": is_called[at] if called is not None else [None] * len(at),
         }
     )
     measures = [pl.col(name).cast(pl.Int64) for name in ("exact_copy", "replicated", "called_member")]
@@ -681,7 +686,12 @@ def _as_levels(both: Compared, option: str, name: str, levels: list[Any], groupe
 
 def _open_holdout(both: Compared, original: Any, holdout: Any, **options: Any) -> Compared:
     """The hold-out beside the original, in the types in which the copies are compared."""
-    held = open_compared(original, [holdout], columns=both.names, **options)
+    try:
+        held = open_compared(original, [holdout], columns=both.names, **options)
+    except DataError as error:
+        if "A copy lacks" not in str(error):
+            raise
+        raise DataError("The hold-out lacks a column that is compared. Give it all columns of the original.") from None
     for mine, theirs in zip(held.schema, both.schema, strict=True):
         # A wider type of the copies holds what the original holds, and so what the hold-out does.
         if mine.type not in (theirs.type, both.sides[0].frame.schema.field(mine.name).type):

@@ -18,20 +18,22 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from fastsynth.compared import as_synthesis, open_compared
+from fastsynth.columns import is_text
+from fastsynth.compared import Compared, as_synthesis, open_compared
+from fastsynth.disclosure import Disclosure, identical_rows
 from fastsynth.disclosure import disclosure as measure_disclosure
-from fastsynth.disclosure import identical_rows
 from fastsynth.errors import FastsynthError, OptionError, OutputError
 from fastsynth.page import SMALLEST_CELL, Shown
 from fastsynth.pictures import clean
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.sections import make_page
+from fastsynth.utility import Utility
 from fastsynth.utility import utility as measure_utility
 
 Audience = Literal["internal", "public"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """What a report was written from.
 
@@ -51,6 +53,9 @@ class Report:
     comparison: Comparison | None
     path: Path
 
+    def __repr__(self) -> str:
+        return f"Report: {self.path}"
+
 
 def report(
     original: Any,
@@ -62,6 +67,7 @@ def report(
     formula: str | Callable[[Any], Any] | None = None,
     holdout: Any = None,
     shadows: int = 0,
+    recipe: Any = None,
     audience: Audience = "internal",
     columns: Sequence[str] | None = None,
     weights: str | None = None,
@@ -94,10 +100,10 @@ def report(
         A model in the words of statsmodels (patsy), fitted to the original and to every copy: least squares, or
         logistic for an outcome that is true or false, or 0 or 1. Or a function of a pandas DataFrame that gives what
         ``pool`` reads.
-    holdout : table or path, optional
-        Real rows that the copies were not made from, for attacks.
+    holdout : table, path or share, optional
     shadows : int, default 0
-        Shadow models of the membership attack; 0 leaves it out.
+    recipe : Synthesizer, optional
+        Attacks, as in ``disclosure``; they need keys.
     audience : {"internal", "public"}
         A public report shows no cell, level or pattern of fewer than 10 real rows, weighted or not (they are merged),
         no minimum, maximum or outer per cent of a number, shares in steps of 10 rows, no records and no random state.
@@ -150,6 +156,15 @@ def report(
     """
     if audience not in ("internal", "public"):
         raise OptionError(f"audience={audience!r}: must be 'internal' or 'public'.")
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError(f"path={path!r}: must be the path of a new HTML file.")
+    if not (formula is None or isinstance(formula, str) or callable(formula)):
+        raise OptionError(f"formula={formula!r}: must be text such as 'income ~ age', or a function of a DataFrame.")
+    asked = {"target": target is not None, "holdout": holdout is not None, "shadows": shadows != 0}
+    if keys is None and any(asked.values()):
+        named = ", ".join(name for name, is_given in asked.items() if is_given)
+        raise OptionError(f"{named}: disclosure is measured by keys=[...], what an intruder may know. Name some.")
+    _check_measured(original, synthetic, utility, disclosure, attacks)
     template, place = _template(), check_new_report(path)
     shared: dict[str, Any] = {"threads": threads, "client": client, "memory_limit": memory_limit}
     synthesis = as_synthesis(synthetic)
@@ -171,6 +186,7 @@ def report(
             target=target,
             holdout=holdout,
             shadows=shadows,
+            recipe=recipe,
             random_state=random_state,
             **shared,
         )
@@ -202,6 +218,25 @@ def report(
     except OSError as error:
         raise OutputError(f"Cannot write {str(place)!r} ({type(error).__name__}).") from None
     return Report(utility, disclosure, comparison, place)
+
+
+def _check_measured(original: Any, synthetic: Any, utility: Any, disclosure: Any, attacks: Any) -> None:
+    """Refuse results that are none, or of other tables."""
+    for name, given, kind in (("utility", utility, Utility), ("disclosure", disclosure, Disclosure)):
+        if given is None:
+            continue
+        if not isinstance(given, kind):
+            raise OptionError(f"{name}={type(given).__name__}: must be what {name}() gave.")
+        both = open_compared(original, synthetic)
+        if (given.n, given.k, given.m) != (both.n, both.k, both.m):
+            raise OptionError(
+                f"{name}= was measured on {given.m} copies of {given.k:,} rows of {given.n:,}, and these are "
+                f"{both.m} of {both.k:,} of {both.n:,}."
+            )
+    tables = attacks.values() if isinstance(attacks, Mapping) else [attacks]
+    whole = {"attack", "statistic", "value", "low", "high", "baseline"}
+    if attacks is not None and not all(isinstance(t, pl.DataFrame) and whole <= set(t.columns) for t in tables):
+        raise OptionError("attacks= must be a dict of tables as Disclosure.attacks, by name.")
 
 
 def _template() -> Any:
@@ -259,6 +294,8 @@ def compare_models(
         raise OptionError(f"formula={formula!r} names no column of the copies; they have {', '.join(whole.names)}.")
     compared = open_compared(original, synthetic, columns=used, **shared)
     fit = formula_fit(formula) if isinstance(formula, str) else formula
+    if isinstance(formula, str):
+        _refuse_missing_levels(compared)
     try:
         fits = [fit(frame.to_pandas()) for frame in _same_levels([compared.frame(i) for i in range(compared.m + 1)])]
     except ModuleNotFoundError:
@@ -268,6 +305,20 @@ def compare_models(
     else:
         pooled = pool(fits[1:], "raab2016", n=compared.n, k=compared.k)
     return pooled, pooled.compare(fits[0]), _rare_terms(fits[0]) if isinstance(formula, str) else []
+
+
+def _refuse_missing_levels(compared: Compared) -> None:
+    """A level that one table lacks is a term that cannot be estimated there."""
+    for name in compared.names:
+        if is_text(compared.schema.field(name).type):
+            levels = [
+                set(compared.frame(side, [name])[name].cast(pl.String).unique()) for side in range(compared.m + 1)
+            ]
+            if any(own != levels[0] for own in levels):
+                raise OptionError(
+                    f"formula: {name!r} has levels that not every table has, the original or a copy: their terms cannot "
+                    "be compared. Leave it out, or merge rare levels."
+                )
 
 
 def _same_levels(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:

@@ -465,13 +465,13 @@ def _correlations_section(utility: Any, shown: Shown) -> Section | None:
     blocks: list[Any] = []
     table = utility.correlations
     if table is not None and table.height:
-        worst_first = table.sort(pl.col("difference").abs(), descending=True, maintain_order=True)
+        worst_first = table.sort(pl.col("difference").abs(), descending=True, nulls_last=True, maintain_order=True)
         if table.height > MOST_DOTS:
             blocks.append(Text(f"The figure shows the {MOST_DOTS:,} pairs that differ most, of {table.height:,}."))
         first = worst_first.row(0, named=True)
         words = (
             f"{table.height:,} pairs. The largest difference: {first['first']} with {first['second']}, "
-            f"original {first['original']:.2f}, copies {first['synthetic']:.2f}."
+            f"original {decimal(first['original'])}, copies {decimal(first['synthetic'])}."
         )
         top = worst_first.head(MOST_DOTS)
         svg = draw_scatter(
@@ -508,6 +508,10 @@ def _quantiles(utility: Any, shown: Shown) -> list[Any]:
     if shown.public:
         # At least ten rows beyond, on either side; and not the value of a person, which has more digits.
         edge = max(TAIL, shown.least)
+        # A quantile that is that of one in a thousand, too, may be the least or greatest value.
+        for side in ("original", "synthetic"):
+            ends = (pl.col(side).min().over("column"), pl.col(side).max().over("column"))
+            table = table.with_columns(pl.when(pl.col(side).is_between(*ends, closed="none")).then(pl.col(side)))
         table = table.filter(pl.col("quantile").is_between(edge - 1e-12, 1 - edge + 1e-12))
     if not table.height:
         return []

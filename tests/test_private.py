@@ -720,7 +720,7 @@ def test_columns_without_domain_and_other_orders_are_refused(mixed):
         fs.synthesize(mixed, k=20, method=DpCart(1.0, few))
     with pytest.raises(OptionError, match="no column 'other'"):
         fs.synthesize(mixed, k=20, method=DpCart(1.0, DOMAINS | {"other": ["a"]}))
-    for order in (["age"], "auto", ["age", "age", "sex", "job", "income"]):
+    for order in (["age"], "tabel", ["age", "age", "sex", "job", "income"]):
         with pytest.raises(OptionError, match="visit_sequence"):
             fs.synthesize(mixed, k=20, method=DpCart(1.0, DOMAINS), visit_sequence=order)
     with pytest.raises(OptionError, match="Enum"):
