@@ -27,7 +27,7 @@ import hashlib
 import json
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -545,7 +545,7 @@ def fit_private(
     data: pa.Table | Source,
     method: DpCart,
     entropy: int,
-    order: Sequence[str] | None = None,
+    order: Sequence[str] | str = "table",
     executor: Executor | None = None,
     tick: Tick = lambda _: None,
 ) -> PrivateModel:
@@ -559,8 +559,8 @@ def fit_private(
     entropy : int
         What the noise is made of. **Whoever knows it can take the noise away**: 128 bits from the system, kept as the
         data are, or thrown away.
-    order : list of str, optional
-        Order of the synthesis; the default is that of the table.
+    order : list of str or {"auto", "table"}, default "table"
+        Order of the synthesis; both words are that of the table.
     executor : Executor, optional
         One task for each piece of the rows, then one for each column. The result is the same for all.
     tick : callable
@@ -631,15 +631,16 @@ def draw_entropy(secret: int) -> int:
     return SecretBits(secret, "draw").below(2**128)
 
 
-def _slots(names: list[str], order: Sequence[str] | None) -> tuple[int, ...]:
-    if order is None:
+def _slots(names: list[str], order: Sequence[str] | str) -> tuple[int, ...]:
+    if isinstance(order, str) and order in ("auto", "table"):
         return tuple(range(len(names)))
-    if isinstance(order, str) or len(order) != len(names) or set(order) != set(names):
+    given = order if isinstance(order, Collection) and not isinstance(order, str) else ()
+    if len(given) != len(names) or set(given) != set(names):
         raise OptionError(
             f"visit_sequence={order!r}: with DpCart it must name every column once, in an order that does not come "
             f"from the data; the columns are {', '.join(names)}."
         )
-    return tuple(names.index(name) for name in order)
+    return tuple(names.index(name) for name in given)
 
 
 def public_schema(schema: pa.Schema, method: DpCart) -> pa.Schema:
