@@ -26,7 +26,8 @@ import binascii
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import numbers
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -36,7 +37,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth.domains import Counts, Domain, Floats, Numbers, as_said, bind, read_domain
-from fastsynth.errors import DataError, ModelFileError, OptionError, is_real, is_whole
+from fastsynth.errors import DataError, ModelFileError, OptionError
 from fastsynth.execute import Executor, Threads, Tick
 from fastsynth.noise import SecretBits, choose, discrete_gaussian, discrete_laplace, epsilon_of_rho, rho_of_epsilon
 from fastsynth.source import Frame, Source, TableSource
@@ -109,11 +110,12 @@ class DpCart:
     name: ClassVar[str] = "dp_cart"
 
     def __post_init__(self) -> None:
-        if not is_real(self.epsilon) or not 0 < self.epsilon < 1e6:
+        if not _is_real(self.epsilon) or not 0 < self.epsilon < 1e6:
             raise OptionError(f"epsilon={self.epsilon!r}: must be a positive number; 1 is usual.")
-        if not is_real(self.delta) or not 0 <= self.delta < 0.5:
+        if not _is_real(self.delta) or not 0 <= self.delta < 0.5:
             raise OptionError(f"delta={self.delta!r}: must be 0, or a small positive number such as 1e-9.")
-        if not is_whole(self.depth) or not 0 <= self.depth <= MOST_DEPTH:
+        whole = isinstance(self.depth, numbers.Integral) and not isinstance(self.depth, bool)
+        if not whole or not 0 <= self.depth <= MOST_DEPTH:
             raise OptionError(f"depth={self.depth!r}: must be an integer from 0 to {MOST_DEPTH}.")
         if not isinstance(self.domains, Mapping) or not self.domains:
             raise OptionError("domains: must be a dict with the domain of every column.")
@@ -121,6 +123,10 @@ class DpCart:
         object.__setattr__(self, "delta", float(self.delta))
         object.__setattr__(self, "depth", int(self.depth))
         object.__setattr__(self, "domains", {name: as_said(name, domain) for name, domain in self.domains.items()})
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # Budget
@@ -540,7 +546,7 @@ def fit_private(
     data: pa.Table | Source,
     method: DpCart,
     entropy: int,
-    order: Sequence[str] | None = None,
+    order: Sequence[str] | str = "table",
     executor: Executor | None = None,
     tick: Tick = lambda _: None,
 ) -> PrivateModel:
@@ -554,8 +560,8 @@ def fit_private(
     entropy : int
         What the noise is made of. **Whoever knows it can take the noise away**: 128 bits from the system, kept as the
         data are, or thrown away.
-    order : list of str, optional
-        Order of the synthesis; the default is that of the table.
+    order : list of str or {"auto", "table"}, default "table"
+        Order of the synthesis; both words are that of the table.
     executor : Executor, optional
         One task for each piece of the rows, then one for each column. The result is the same for all.
     tick : callable
@@ -626,16 +632,16 @@ def draw_entropy(secret: int) -> int:
     return SecretBits(secret, "draw").below(2**128)
 
 
-def _slots(names: list[str], order: Sequence[str] | str | None) -> tuple[int, ...]:
-    # "auto" is for what is learned of the data, of which there is nothing.
-    if order is None or (isinstance(order, str) and order in ("auto", "table")):
+def _slots(names: list[str], order: Sequence[str] | str) -> tuple[int, ...]:
+    if isinstance(order, str) and order in ("auto", "table"):
         return tuple(range(len(names)))
-    if isinstance(order, str) or len(order) != len(names) or set(order) != set(names):
+    given = order if isinstance(order, Collection) and not isinstance(order, str) else ()
+    if len(given) != len(names) or set(given) != set(names):
         raise OptionError(
             f"visit_sequence={order!r}: with DpCart it must name every column once, in an order that does not come "
             f"from the data; the columns are {', '.join(names)}."
         )
-    return tuple(names.index(name) for name in order)
+    return tuple(names.index(name) for name in given)
 
 
 def public_schema(schema: pa.Schema, method: DpCart) -> pa.Schema:

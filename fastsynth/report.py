@@ -20,14 +20,13 @@ import polars as pl
 
 from fastsynth.columns import is_text
 from fastsynth.compared import Compared, as_synthesis, open_compared
-from fastsynth.disclosure import Disclosure, identical_rows
 from fastsynth.disclosure import disclosure as measure_disclosure
+from fastsynth.disclosure import identical_rows
 from fastsynth.errors import FastsynthError, OptionError, OutputError
 from fastsynth.page import SMALLEST_CELL, Shown
 from fastsynth.pictures import clean
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.sections import make_page
-from fastsynth.utility import Utility
 from fastsynth.utility import utility as measure_utility
 
 Audience = Literal["internal", "public"]
@@ -222,10 +221,10 @@ def report(
 
 def _check_measured(original: Any, synthetic: Any, utility: Any, disclosure: Any, attacks: Any) -> None:
     """Refuse results that are none, or of other tables."""
-    for name, given, kind in (("utility", utility, Utility), ("disclosure", disclosure, Disclosure)):
+    for name, given in (("utility", utility), ("disclosure", disclosure)):
         if given is None:
             continue
-        if not isinstance(given, kind):
+        if not all(hasattr(given, count) for count in ("n", "k", "m")):
             raise OptionError(f"{name}={type(given).__name__}: must be what {name}() gave.")
         both = open_compared(original, synthetic)
         if (given.n, given.k, given.m) != (both.n, both.k, both.m):
@@ -316,7 +315,7 @@ def _refuse_missing_levels(compared: Compared) -> None:
             ]
             if any(own != levels[0] for own in levels):
                 raise OptionError(
-                    f"formula: {name!r} has levels that not every table has, the original or a copy: their terms cannot "
+                    f"formula: {name!r} has levels that not every table has, so their terms cannot "
                     "be compared. Leave it out, or merge rare levels."
                 )
 

@@ -157,6 +157,7 @@ def synthesize(
         rising number of levels, and columns with ``outcome=True`` last; so relations of categories are kept better than
         where they come first. "table": the order of the table (synthpop's default). In both, passive columns, columns
         with rules and nested codes come after those that they need. A list names every column, in the order wanted.
+        With ``DpCart`` both words are the order of the table.
     predictors : {"auto", "all"}, default "auto"
         What each column is predicted from: all earlier ones, or with "auto" in a table of more than 60 columns the 20
         earlier ones that are most associated with it (as mice's ``quickpred``; here between groups of values, so that

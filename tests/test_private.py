@@ -548,6 +548,9 @@ def test_the_order_of_columns_may_be_given(mixed):
     syn = fs.synthesize(mixed, m=1, k=20, method=DpCart(1.0, DOMAINS), visit_sequence=order, predictors="all")
     assert syn[0].columns == mixed.columns
     assert syn.summary()["column"].to_list() == order
+    for word in ("auto", "table"):
+        syn = fs.synthesize(mixed, m=1, k=20, method=DpCart(1.0, DOMAINS), visit_sequence=word)
+        assert syn.summary()["column"].to_list() == mixed.columns
 
 
 def test_copies_in_files(mixed, tmp_path):
@@ -720,7 +723,7 @@ def test_columns_without_domain_and_other_orders_are_refused(mixed):
         fs.synthesize(mixed, k=20, method=DpCart(1.0, few))
     with pytest.raises(OptionError, match="no column 'other'"):
         fs.synthesize(mixed, k=20, method=DpCart(1.0, DOMAINS | {"other": ["a"]}))
-    for order in (["age"], "tabel", ["age", "age", "sex", "job", "income"]):
+    for order in (["age"], "levels", None, 3, [1, 2, 3, 4, 5], ["age", "age", "sex", "job", "income"]):
         with pytest.raises(OptionError, match="visit_sequence"):
             fs.synthesize(mixed, k=20, method=DpCart(1.0, DOMAINS), visit_sequence=order)
     with pytest.raises(OptionError, match="Enum"):
