@@ -1,6 +1,8 @@
 """Smoothing of, and noise on, the numbers of a column as they are drawn, so that no observed value lives on as it is.
 
-Both are learned from the observed column, and applied row by row: later columns, rules and bounds see the result.
+Both are learned from the observed column, and applied row by row: later columns, rules and bounds see the result. The
+random state of copies stands in their audit, so random words are first turned into others by a key that is made of the
+observed column: who does not know it can tell neither which donor a row had nor what was added to it.
 """
 
 from __future__ import annotations
@@ -12,22 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsynth.calibration import Grid
-from fastsynth.sdc import (
-    Smoothing,
-    add_noise,
-    smooth_density,
-    smooth_rmean,
-    smooth_spline,
-    smoothing_of,
-)
-from fastsynth.streams import Words, hashed, unit
+from fastsynth.sdc import Smoothing, normal, reflect, smooth_density, smooth_spline, smoothing_of
+from fastsynth.streams import Words, hashed, siphash, unit
 
 Floats = NDArray[np.float64]
 KINDS = ("density", "spline", "rmean")
-# Of a calibrated column that is drawn without predictors: rare values are moved between running means of so many rows.
-MARGIN, WINDOW = "margin", 21
-# Make other words of those that chose donors.
-SMOOTH_WORDS, NOISE_WORDS = np.uint64(0x6A09E667F3BCC909), np.uint64(0xBB67AE8584CAA73B)
+# Of a calibrated column that is drawn without predictors.
+MARGIN = "margin"
+# Neighbours on either side of which a running mean is made, as in synthpop; those of a margin that are no further away
+# than so many standard deviations, so that its variance changes by a per cent or so.
+SIDE, NEAR = 2, 0.1
+# A margin is moved only if its rare values are so many rows, and as many of them are different.
+LEAST_ROWS, MOSTLY = 21, 0.5
+# Words of noise beside those of smoothing.
+NOISE_WORDS = np.uint64(0xBB67AE8584CAA73B)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,14 +42,16 @@ class Blur:
     mean, sd : float
         Of the observed column, with noise.
     smoothing : Smoothing
-        Bandwidth, range, and values that stay as they are.
+        Bandwidth and range.
     grid : Grid
         What results are rounded to, and the range they stay in.
-    numbers, centres : ndarray of shape (n_ranks,), dtype=float64
-        The number of each rank, NaN for missing; what a spline or running mean makes of it.
-    key : int
-        Made of the observed column, so that who knows the random state, which is in the audit, cannot compute what was
-        added and take it off again.
+    ranks : ndarray of shape (n,), dtype=uint32
+        Of the observed values, ascending.
+    numbers, centres : ndarray of shape (n,), dtype=float64
+        The number of each; what a spline or running mean makes of it.
+    moves : ndarray of shape (n,), dtype=bool
+        Whether it is changed.
+    key : tuple of two int
     """
 
     kind: str | None
@@ -58,9 +60,11 @@ class Blur:
     sd: float
     smoothing: Smoothing
     grid: Grid
+    ranks: NDArray[np.uint32]
     numbers: Floats
     centres: Floats
-    key: int
+    moves: NDArray[np.bool_]
+    key: tuple[int, int]
 
     @classmethod
     def of(
@@ -70,75 +74,99 @@ class Blur:
 
         With kind "margin" values that at least ``enough`` rows have stay.
         """
-        held = np.flatnonzero((rows > 0) & np.isfinite(numbers))
-        values, counts = numbers[held], rows[held]
-        if kind == MARGIN or kind is None:
-            smoothing = Smoothing(0.0, float(values[0]), float(values[-1]))
-        else:
-            smoothing = replace(smoothing_of(values, counts=counts), decimals=None)
-        centres = numbers.copy()
+        ranks = np.flatnonzero((rows > 0) & np.isfinite(numbers))
+        values, counts = numbers[ranks], rows[ranks]
+        smoothing, moves = Smoothing(0.0, float(values[0]), float(values[-1])), np.ones(len(values), bool)
         if kind == MARGIN:
-            smoothed = smooth_rmean(np.repeat(values, counts), smoothing, WINDOW)
-            centres[held] = np.add.reduceat(smoothed, np.cumsum(counts) - counts) / counts
-            centres[held[counts >= enough]] = numbers[held[counts >= enough]]
-        if kind in ("spline", "rmean"):
-            whole = np.repeat(values, counts)
-            smoothed = smooth_spline(whole, smoothing) if kind == "spline" else smooth_rmean(whole, smoothing)
-            centres[held] = np.add.reduceat(smoothed, np.cumsum(counts) - counts) / counts
+            moves = counts < enough
+        elif kind is not None:
+            smoothing = replace(smoothing_of(values, counts=counts), decimals=None)
+            moves = ~np.isin(values, [x for x in (smoothing.spike, smoothing.top) if x is not None])
+        centres, moving = values.copy(), np.flatnonzero(moves)
+        if kind not in (None, "density"):
+            whole = np.repeat(values[moving], counts[moving])
+            # Scaled, because squares of huge numbers overflow.
+            largest = np.abs(whole).max(initial=0.0) or 1.0
+            reach = NEAR * largest * float(np.std(whole / largest)) if kind == MARGIN else np.inf
+            smoothed = smooth_spline(whole, smoothing) if kind == "spline" else _running_means(whole, reach)
+            ends = np.cumsum(counts[moving])
+            centres[moving] = np.add.reduceat(smoothed, ends - counts[moving]) / counts[moving]
         mean = sd = 0.0
         if noise:
             mean = float(values @ counts / counts.sum())
             sd = float(np.sqrt(np.square(values - mean) @ counts / counts.sum()))
         digest = hashlib.sha256(values.tobytes() + counts.astype(np.int64).tobytes()).digest()
-        key = int.from_bytes(digest[:8], "little")
-        return cls(kind, noise, mean, sd, smoothing, grid, numbers, centres, key)
+        key = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
+        return cls(kind, noise, mean, sd, smoothing, grid, ranks.astype(np.uint32), values, centres, moves, key)
+
+    def secret(self, words: Words) -> Words:
+        """The words (n_words, n) or (n,) that the column is drawn with, made of those that everybody may know."""
+        return siphash(words, *self.key)
 
     def of_ranks(self, ranks: NDArray[np.unsignedinteger], words: Words) -> Floats:
-        """Numbers for drawn ranks (n,); NaN where the value of the rank stays."""
-        numbers = self.numbers[ranks]
-        if self.kind == MARGIN:
-            return self._between(ranks, words)
-        stays = ~np.isfinite(numbers) | np.isin(numbers, self._fixed)
-        return np.where(stays, np.nan, self.of_numbers(numbers, words))
+        """Numbers for drawn ranks (n,) and secret words; NaN where the value of the rank stays."""
+        at = np.minimum(np.searchsorted(self.ranks, ranks), len(self.ranks) - 1)
+        moves = self.moves[at] & (self.ranks[at] == ranks)
+        if self.kind in ("density", None):
+            moved = self._added(self.numbers[at], words)
+        else:
+            moved = self._noisy(self._between(at, words), words)
+        return np.where(moves, self.grid.nearest(moved), np.nan)
 
     def of_numbers(self, numbers: Floats, words: Words) -> Floats:
-        """Numbers for drawn ones (n,); those that stay come back."""
-        changed = numbers
-        if self.kind == "density":
-            changed = smooth_density(changed, self.smoothing, hashed(words, SMOOTH_WORDS ^ np.uint64(self.key)))
-        elif self.kind is not None:
-            known = np.isfinite(self.numbers)
-            changed = np.interp(changed, self.numbers[known], self.centres[known])
-        if self.noise:
-            changed = add_noise(
-                changed, self.noise, self.sd, self.mean, hashed(words, NOISE_WORDS ^ np.uint64(self.key))
-            )
-        present = np.isfinite(changed) & ~np.isin(numbers, self._fixed)
-        result: Floats = np.where(present, self.grid.nearest(np.where(present, changed, self.grid.low)), numbers)
-        return result
+        """Numbers for drawn ones (n,), which need not be observed values, and secret words."""
+        at = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
+        moves = np.isfinite(numbers) & (self.moves[at] | (self.numbers[at] != numbers))
+        if self.kind in ("density", None):
+            moved = self._added(numbers, words)
+        else:
+            moved = self._noisy(np.interp(numbers, self.numbers, self.centres), words)
+        return np.where(moves, self.grid.nearest(moved), numbers)
 
-    def without_values(self, numbers: Floats, low: float, high: float) -> Blur:
+    def _added(self, numbers: Floats, words: Words) -> Floats:
+        smoothed = smooth_density(numbers, self.smoothing, words) if self.kind == "density" else numbers
+        return self._noisy(smoothed, words)
+
+    def _noisy(self, numbers: Floats, words: Words) -> Floats:
+        if not self.noise:
+            return numbers
+        added = numbers - self.mean + self.noise * self.sd * normal(hashed(words, NOISE_WORDS))
+        return reflect(self.mean + added / np.sqrt(1 + self.noise**2), self.grid.low, self.grid.high)
+
+    def _between(self, at: NDArray[np.int64], words: Words) -> Floats:
+        """Centres, moved by up to half the way to the nearest of both neighbours, so that no centre can be told."""
+        gaps = np.diff(self.centres)
+        left, right = np.append(np.inf, gaps), np.append(gaps, np.inf)
+        reach = np.minimum(left, right)
+        moved = self.centres[at] + (unit(words) - 0.5) * np.where(np.isfinite(reach), reach, 0.0)[at]
+        # Turned back at the ends of the range: cut off, it would be the least or greatest value.
+        return reflect(moved, self.grid.low, self.grid.high)
+
+    def without_values(self, numbers: Floats) -> Blur:
         """The same for other numbers of the ranks, so that nothing of single values is kept."""
-        centres = self.centres if self.kind in ("spline", "rmean") else numbers
+        values = numbers[self.ranks]
+        low, high = float(values.min()), float(values.max())
         smoothing = replace(self.smoothing, low=low, high=high)
         grid = replace(self.grid, low=low, high=high)
-        return replace(self, numbers=numbers, centres=centres, smoothing=smoothing, grid=grid)
+        return replace(self, numbers=values, centres=values, smoothing=smoothing, grid=grid)
 
-    def _between(self, ranks: NDArray[np.unsignedinteger], words: Words) -> Floats:
-        """Numbers up to half the way to the next centre on either side; NaN for a value that stays.
 
-        So they follow the quantile function that the means of neighbours make, and no mean can be told from it.
-        """
-        known = np.flatnonzero(np.isfinite(self.numbers))
-        place = np.searchsorted(known, ranks)
-        u = unit(hashed(words, SMOOTH_WORDS ^ np.uint64(self.key))) - 0.5
-        centre = self.centres[known]
-        own = np.clip(place, 0, len(known) - 1)
-        near = np.clip(own + np.where(u < 0, -1, 1), 0, len(known) - 1)
-        stays = ~np.isfinite(self.numbers[ranks]) | (self.centres[ranks] == self.numbers[ranks])
-        moved = centre[own] + np.abs(u) * (centre[near] - centre[own])
-        return np.where(stays, np.nan, self.grid.nearest(moved))
+def is_continuous(rows: NDArray[np.int64], enough: int) -> bool:
+    """Whether a column's values, given the rows of each, are mostly ones that hardly anybody shares."""
+    rare = rows[(rows > 0) & (rows < enough)]
+    return bool(rare.sum() >= LEAST_ROWS and len(rare) >= MOSTLY * rare.sum())
 
-    @property
-    def _fixed(self) -> list[float]:
-        return [value for value in (self.smoothing.spike, self.smoothing.top) if value is not None]
+
+def _running_means(ordered: Floats, reach: float) -> Floats:
+    """Means of sorted numbers and their neighbours; the mean of all stays.
+
+    Neighbours that are too far away, or beyond the ends, leave their weight to the number itself: so every number has
+    the same weight in all means together.
+    """
+    means = ordered.copy()
+    for step in range(1, SIDE + 1):
+        apart = ordered[step:] - ordered[:-step]
+        moved = np.where(apart <= reach, apart, 0.0) / (2 * SIDE + 1)
+        means[:-step] += moved
+        means[step:] -= moved
+    return means

@@ -91,7 +91,7 @@ UNLIKE, UNLIKE_CHANCE, UNLIKE_CLASSES, UNLIKE_GROUPS = 0.01, 1.2, 20, 5
 TAIL_SHARE, TAIL_QUANTILES = 0.02, 9
 # Plain donors attenuate slopes the more, the larger the leaf: theirs are smaller by this.
 DONORS_SHARE = 4
-NO_PREDICTORS = "no predictors: rare values moved among neighbours"
+NO_PREDICTORS = "no predictors: observed values, rare ones among many moved between neighbours"
 # Squares of numbers beyond may overflow.
 HUGE = 1e100
 # Standard deviations of a number, beyond which it is no further in the features.
@@ -251,6 +251,15 @@ def _why_donors(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) ->
     if len(dense) <= DENSE_SHARE * n_dense and _is_heaped(numbers[dense], rows[dense], exact_to(variable)):
         return HEAPED
     return None
+
+
+def is_beyond_floats(variable: Variable, numbers: Floats) -> bool:
+    """Whether numbers that are whole, or whole multiples of the last digit, are too large for a float to tell apart."""
+    dtype = variable.values.type
+    if pa.types.is_floating(dtype):
+        return False
+    scale = 10.0**dtype.scale if pa.types.is_decimal(dtype) else 1.0
+    return bool(np.nanmax(np.abs(numbers), initial=0.0) * scale >= 2.0**53)
 
 
 def exact_to(variable: Variable) -> float | None:
@@ -623,7 +632,9 @@ def find_grid(values: Floats, exact_to: float | None, rows: NDArray[np.int64] | 
     for digits in range(1 if exact_to is None else 7):
         scaled_values = values * 10.0**digits
         whole = np.rint(scaled_values)
-        exact = np.abs(scaled_values - whole) <= (exact_to or 0) * np.maximum(1, np.abs(whole))
+        size = np.abs(scaled_values)
+        # The error of a fraction goes with its size; near zero with that of the largest.
+        exact = np.abs(scaled_values - whole) <= (exact_to or 0) * np.maximum(size, (exact_to or 0) * size.max())
         most = exact.all() if rows is None else rows[exact].sum() > rows.sum() / 2
         if np.abs(whole).max() < 2.0**53 and most:
             integers = whole[exact].astype(np.int64)

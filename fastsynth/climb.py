@@ -109,6 +109,8 @@ def climb(
     """
     if column.values is None:
         return rows, 0
+    if column.blur is not None:
+        words = column.blur.secret(words)
     tree = _Climber(column, column.values)
     node = column.values.leaves(codes, rows, words).astype(np.int64)
     todo, lost, n_climbed = np.arange(len(rows)), [np.zeros(0, np.int64)], 0

@@ -119,7 +119,7 @@ def _read_piece(
     sources, schema, function, what = shared
     first, results = sources[side].starts[piece], []
     for batch in sources[side].batches(piece, *held):
-        results.append(function(what, pl.DataFrame(batch.select(schema.names).cast(schema)), first))
+        results.append(function(what, pl.DataFrame(batch.select(schema.names).cast(schema, safe=False)), first))
         first += batch.num_rows
     return results
 
@@ -219,8 +219,15 @@ def _common_type(name: str, real: Source, copies: Sequence[Source]) -> pa.DataTy
         if is_text(own) and is_text(other):
             own = pa.large_string()
         elif is_numeric(own) and is_numeric(other):
-            own = own if pa.types.is_integer(own) and pa.types.is_integer(other) else pa.float64()
-        elif not (pa.types.is_temporal(own) and pa.types.is_temporal(other)):
+            signed = pa.types.is_signed_integer(own) or pa.types.is_signed_integer(other)
+            whole = pa.types.is_integer(own) and pa.types.is_integer(other)
+            unsigned = {own, other} & {pa.uint64()}
+            own = (pa.int64() if signed else pa.uint64()) if whole and not (signed and unsigned) else pa.float64()
+        elif pa.types.is_timestamp(own) and pa.types.is_date(other):
+            continue
+        elif pa.types.is_date(own) and (pa.types.is_timestamp(other) or pa.types.is_date(other)):
+            own = other
+        elif not (pa.types.is_temporal(own) and own.id == other.id):
             raise DataError(
                 f"Column {name!r} is {own} in the original and {other} in a copy: cast one of them, so that both are "
                 "numbers, text or times."

@@ -358,6 +358,9 @@ class _Draw:
             over = np.sort(over[free[over]]).astype(np.uint32)
             if not len(over):
                 return
+            if turn == SPREADS - 1:
+                self.counts[step.name] += len(over)
+                return
             room = np.tile(allowed, int(block[-1]) + 1) - np.bincount(place, minlength=len(held) * (int(block[-1]) + 1))
 
             def admissible(rows: Rows, rank: Ranks, number: NDArray[np.float64]) -> NDArray[np.bool_]:

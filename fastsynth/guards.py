@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 from fastsynth.calibration import Tilt
 from fastsynth.climb import Ascent, Places
 from fastsynth.columns import EncodedTable, Ranks
+from fastsynth.errors import OptionError
 from fastsynth.methods import ColumnModel, Tree, Words, leaves_of
 from fastsynth.plan import Guard
 
 Enough = Callable[[Places], NDArray[np.bool_]]
+# Donors of all leaves together, at most: a guard that makes them more asks for too much.
+MOST_DONORS = 100_000_000
 
 
 def guarded(
@@ -62,6 +65,11 @@ def guarded(
     donors = tree.donors[by_donor.order]
     enough.append(_diverse(guard.l_diversity, by_donor, donors))
     node = _ancestors(ascent, enough)
+    if by_donor.size[node].sum() > MOST_DONORS:
+        raise OptionError(
+            f"{guard}: most leaves of column {table.variables[target].name!r} would draw from nearly all of it. Ask "
+            "for less, or for a larger minbucket."
+        )
     nodes, count = tree.nodes.copy(), tree.count.copy()
     nodes["left"][ascent.order], count[ascent.order] = by_donor.first[node], by_donor.size[node]
     nodes["threshold"][ascent.order] = np.minimum(by_donor.size[node], 0xFFFF)
@@ -80,10 +88,14 @@ def _ancestors(ascent: Ascent, enough: list[Enough]) -> Places:
     """For each leaf, from left to right, itself or the first node above that has enough; else the root."""
     node = ascent.order.copy()
     todo = np.arange(len(node))
+    # What is known of nodes: 0 nothing, 1 they have enough, 2 they have not.
+    known = np.zeros(len(ascent.parent), np.uint8)
+    known[0] = 1
     while len(todo):
-        distinct, of = np.unique(node[todo], return_inverse=True)
-        ok = np.all([test(distinct) for test in enough], axis=0) | (distinct == 0)
-        todo = todo[~ok[of]]
+        new = np.unique(node[todo])
+        new = new[known[new] == 0]
+        known[new] = np.where(np.all([test(new) for test in enough], axis=0), 1, 2) if len(new) else 0
+        todo = todo[known[node[todo]] == 2]
         node[todo] = ascent.parent[node[todo]]
     return node
 

@@ -419,6 +419,8 @@ class ColumnModel:
         numbers : ndarray of shape (n_rows,), dtype=float64
             With ``shift`` or ``blur``, set to the numbers drawn, NaN where the rank counts.
         """
+        if self.blur is not None:
+            words = self.blur.secret(words)
         first, last = words[0], words[-1]
         if self.missing is not None:
             _draw_part(self.missing, self.tilt_missing, codes, rows, first, ranks)

@@ -58,7 +58,7 @@ LINEAR = ("slots", "offset", "index", "value")
 SLOPES = ("rows", "mean", "square", "product")
 POOLS = ("lowest", "offset", "donors")
 EXACT = ("policy", "expected", "slot", "found")
-BLUR = ("kind", "noise", "mean", "sd", "key")
+BLUR, BLUR_ARRAYS = ("kind", "noise", "mean", "sd"), ("ranks", "numbers", "centres", "moves")
 TILT = ("weights", "counts", "centre", "ranks")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -158,6 +158,9 @@ def releasable(model: Model) -> Model:
             if column.shift is not None:
                 kinds = () if column.tilt_missing is None else column.tilt_missing.ranks.tolist()
                 spikes.setdefault(step.slot, set()).update(kinds)
+            elif column.blur is not None:
+                # What is not moved is shown by copies.
+                spikes.setdefault(step.slot, set()).update(column.blur.ranks[~column.blur.moves].tolist())
     if listed:
         names = ", ".join(map(repr, dict.fromkeys(listed)))
         raise OptionError(
@@ -192,15 +195,19 @@ def _means_of_neighbours(variable: Variable, kept: set[int]) -> pa.Array:
 
 
 def _smooth(x: Any) -> Any:
-    """Means of five neighbours of ascending numbers; at the ends of the first and of the last five."""
-    width = min(NEIGHBOURS, len(x))
-    running = np.append(0.0, np.cumsum(x - x[0]))
-    first = np.clip(np.arange(len(x)) - width // 2, 0, len(x) - width)
-    return x[0] + (running[first + width] - running[first]) / width
+    """Ascending numbers, of which each five that follow each other become their mean (the last ones up to nine).
+
+    Means of overlapping fives would be so many equations for so many values, and could be solved.
+    """
+    starts = np.arange(0, max(len(x) - NEIGHBOURS + 1, 1), NEIGHBOURS)
+    sizes = np.diff(np.append(starts, len(x)))
+    return np.repeat(np.add.reduceat(x, starts) / sizes, sizes) if len(x) else x
 
 
 def _with_common_residuals(column: ColumnModel, variable: Variable) -> ColumnModel:
     shift, tree = column.shift, column.values
+    if column.blur is not None:
+        column = replace(column, blur=column.blur.without_values(variable.numbers()))
     if shift is None or tree is None:
         return column
     is_leaf = tree.nodes["feature"] == _tree.LEAF
@@ -220,8 +227,7 @@ def _with_common_residuals(column: ColumnModel, variable: Variable) -> ColumnMod
     donors = new.astype(np.float32).view(np.uint32)
     present = numbers[~np.isnan(numbers)]
     shift = replace(shift, grid=grid, tails=find_tails(present, np.ones(len(present), np.int64)))
-    blur = column.blur and column.blur.without_values(variable.numbers(), grid.low, grid.high)
-    return replace(column, values=replace(tree, donors=donors), shift=shift, blur=blur)
+    return replace(column, values=replace(tree, donors=donors), shift=shift)
 
 
 def check_new_file(path: Path) -> None:
@@ -520,11 +526,13 @@ def _read_column(
 def _read_blur(parts: dict[str, bytes], name: str, record: dict[str, Any] | None, n_ranks: int) -> Blur | None:
     if record is None:
         return None
-    numbers, centres = (_array(parts, f"{name}_blur_{key}.arrow") for key in ("numbers", "centres"))
-    if not len(numbers) == len(centres) == n_ranks:
+    arrays = {key: _array(parts, f"{name}_blur_{key}.arrow") for key in BLUR_ARRAYS}
+    ranks = arrays["ranks"]
+    if len({len(array) for array in arrays.values()}) != 1 or not len(ranks) or ranks.max() >= n_ranks:
         raise _unfit(name)
     smoothing, grid = Smoothing(**record["smoothing"]), Grid(**record["grid"])
-    return Blur(smoothing=smoothing, grid=grid, numbers=numbers, centres=centres, **{key: record[key] for key in BLUR})
+    options = {key: record[key] for key in BLUR}
+    return Blur(smoothing=smoothing, grid=grid, key=tuple(record["key"]), **arrays, **options)
 
 
 def _calibration_record(column: ColumnModel) -> dict[str, Any]:
@@ -539,7 +547,8 @@ def _calibration_record(column: ColumnModel) -> dict[str, Any]:
 
 
 def _blur_record(blur: Blur) -> dict[str, Any]:
-    return {key: getattr(blur, key) for key in BLUR} | {"smoothing": asdict(blur.smoothing), "grid": asdict(blur.grid)}
+    options = {key: getattr(blur, key) for key in (*BLUR, "key")}
+    return options | {"smoothing": asdict(blur.smoothing), "grid": asdict(blur.grid)}
 
 
 def _calibration_parts(name: str, column: ColumnModel) -> dict[str, bytes]:
@@ -549,7 +558,7 @@ def _calibration_parts(name: str, column: ColumnModel) -> dict[str, bytes]:
         arrays |= {f"shift_{key}": getattr(column.shift.regression, key).ravel() for key in COMBINATION}
         arrays |= {"shift_means": column.shift.means, "shift_tails": column.shift.tails.ravel()}
     if column.blur is not None:
-        arrays |= {"blur_numbers": column.blur.numbers, "blur_centres": column.blur.centres}
+        arrays |= {f"blur_{key}": getattr(column.blur, key) for key in BLUR_ARRAYS}
     if column.pools is not None:
         arrays |= {f"pools_{key}": getattr(column.pools, key) for key in POOLS}
     for letter, tilt in (("tilt", column.tilt), ("kinds", column.tilt_missing)):

@@ -80,8 +80,10 @@ class Rule:
 class Guard:
     """What a leaf must hold before copies draw from it; one with less draws from the first node above that has enough.
 
-    Relations that pure leaves would keep are weakened: what a category must be (no pregnant men) belongs into a rule or
-    ``forbid``. Numbers that calibrated trees move along a regression are nobody's values, and not concerned.
+    Relations that pure leaves would keep are weakened, and rare values become more frequent, because pure leaves borrow
+    them (an illness of .7 % of the rows had 1.5 to 2.4 % with ``l_diversity=2``): ``utility`` shows by how much. What a
+    category must be (no pregnant men) belongs into a rule or ``forbid``. Nested codes, numbers that calibrated trees
+    move along a regression, and smoothed ones are not concerned.
 
     Parameters
     ----------
@@ -92,8 +94,9 @@ class Guard:
         belongs to it knows the value (Machanavajjhala et al. 2007).
     max_copies : int, optional
         How often a value may be drawn from donors for each person that has it, in every 65,536 rows of a copy (but for
-        rows that are drawn anew as a whole). More find another donor, further up the tree if need be. Missing values,
-        spikes, classes with tilted shares, and moved numbers have no donors.
+        rows that are drawn anew). More find another donor, further up the tree if need be; those for which there is
+        none, in their stratum, keep theirs, and count in ``climbed``. Missing values, spikes, and classes with tilted
+        shares have no donors.
 
     Raises
     ------
@@ -308,7 +311,7 @@ def _check_alone(method: Method, special: list[str]) -> None:
     """Refuse fields that a method has no use for."""
     if isinstance(method, Identifier):
         raise OptionError(f"Identifiers are made anew: method='identifier' takes no {', '.join(special)}.")
-    useless = [name for name in special if name in ("semicont", "numtocat", "smoothing", "noise")]
+    useless = [name for name in special if name in ("semicont", "numtocat", "smoothing", "noise", "guard")]
     if isinstance(method, Nested) and useless:
         raise OptionError(f"Nested codes are classes: they take no {', '.join(useless)}.")
 
@@ -564,7 +567,7 @@ def make_plan(
                     limits=tuple(limits.get(name, ())),
                     spikes=_spikes(variable, column),
                     groups=_groups(variable, column),
-                    guard=guard if column.guard is None else column.guard,
+                    guard=None if isinstance(own, Nested) else guard if column.guard is None else column.guard,
                     smoothing=column.smoothing,
                     noise=float(column.noise or 0),
                 )

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth import draw
-from fastsynth.blur import MARGIN, Blur
-from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, exact_to, find_grid, fit_calibrated
+from fastsynth.blur import MARGIN, Blur, is_continuous
+from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, exact_to, find_grid, fit_calibrated, is_beyond_floats
 from fastsynth.columns import EncodedTable, Variable
 from fastsynth.draw import draw_rows
 from fastsynth.errors import DataError
@@ -416,22 +416,30 @@ def _blurred(model: ColumnModel, step: Step, variable: Variable, rows: NDArray[n
     Calibrated numbers are new values. Where there are no predictors to move them along, those that few people have are
     moved among their neighbours.
     """
-    margin = isinstance(step.method, Calibrated) and not step.predictors and not step.groups
-    if variable.kind != "numeric" or not (step.smoothing or step.noise or margin):
+    asked = step.smoothing is not None or step.noise > 0
+    margin = isinstance(step.method, Calibrated) and not step.predictors and not step.groups and not asked
+    if variable.kind != "numeric" or not (asked or margin):
         return model
     held = rows.copy()
     held[: variable.first] = 0
     held[[rank for rank in kinds_of(model).tolist() if rank < len(held)]] = 0
     if model.values is None or not held.any():
         return model
-    numbers = variable.numbers()
-    grid = find_grid(numbers[held > 0], exact_to(variable), held[held > 0])
-    enough = step.method.minbucket if isinstance(step.method, Calibrated) else 0
-    if margin and not step.smoothing:
-        if held.max() >= enough and held[held < enough].sum() == 0:
+    numbers, enough = variable.numbers(), step.method.minbucket if isinstance(step.method, Calibrated) else 0
+    if margin and not is_continuous(held, enough):
+        return model
+    if is_beyond_floats(variable, numbers):
+        if margin:
             return model
-        return replace(model, blur=Blur.of(MARGIN, step.noise, numbers, held, grid, enough))
-    return replace(model, blur=Blur.of(step.smoothing, step.noise, numbers, held, grid))
+        raise DataError(
+            f"Column {step.name!r} has whole numbers, or times, beyond 2^53: cast it to smooth it, times to us."
+        )
+    # Of the values that move: those on which a column piles up may lie on a coarser grid.
+    moving = (held > 0) & (held < enough) if margin else held > 0
+    grid = find_grid(numbers[moving], exact_to(variable), held[moving] if margin else None)
+    known = numbers[held > 0]
+    grid = replace(grid, low=float(known.min()), high=float(known.max()))
+    return replace(model, blur=Blur.of(MARGIN if margin else step.smoothing, step.noise, numbers, held, grid, enough))
 
 
 def _fit_step(

@@ -30,6 +30,38 @@ def hashed(numbers: Words, key: Words | np.uint64) -> Words:
     return z ^ (z >> np.uint64(31))
 
 
+def siphash(words: Words, k0: int, k1: int) -> Words:
+    """Words that nobody can tell from random ones without the key: SipHash-2-4 of each word.
+
+    Aumasson and Bernstein (2012), SipHash: a fast short-input PRF.
+    """
+    keys = (k0, k1, k0, k1)
+    start = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
+    v = [np.full(words.shape, x ^ key, np.uint64) for x, key in zip(start, keys, strict=True)]
+    for block in (words, np.full(words.shape, 8 << 56, np.uint64)):
+        v[3] = v[3] ^ block
+        v = _sip_rounds(v, 2)
+        v[0] = v[0] ^ block
+    v[2] = v[2] ^ np.uint64(0xFF)
+    v = _sip_rounds(v, 4)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def _sip_rounds(v: list[Words], n: int) -> list[Words]:
+    a, b, c, d = v
+    for _ in range(n):
+        a, c = a + b, c + d
+        b, d = _rotated(b, 13) ^ a, _rotated(d, 16) ^ c
+        a, c = _rotated(a, 32) + d, c + b
+        d, b = _rotated(d, 21) ^ a, _rotated(b, 17) ^ c
+        c = _rotated(c, 32)
+    return [a, b, c, d]
+
+
+def _rotated(x: Words, bits: int) -> Words:
+    return (x << np.uint64(bits)) | (x >> np.uint64(64 - bits))
+
+
 def below(words: Words, n: int | NDArray[np.int64]) -> NDArray[np.int64]:
     """A whole number from 0 to n - 1 for each word; n is at most 2^32."""
     return ((words >> np.uint64(32)) * np.asarray(n).astype(np.uint64) >> np.uint64(32)).astype(np.int64)

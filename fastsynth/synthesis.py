@@ -462,7 +462,7 @@ class Synthesizer:
         self.client = client
         self.memory_limit = memory_limit
         self.progress = progress
-        self._bound_to_data = False
+        self._bound_to_data = self._is_loaded = False
 
     def fit(self, data: Any, y: None = None) -> Synthesizer:  # noqa: ARG002
         """Fit the models of all columns.
@@ -486,8 +486,8 @@ class Synthesizer:
         m = check_count("m", self.m)
         if self._bound_to_data:
             raise OptionError(
-                "The loaded model is private, or had where= or weights=, which are not kept: make a new Synthesizer to "
-                "fit."
+                "The loaded model is private, or had where=, weights=, coding or rare levels, which are not kept: make "
+                "a new Synthesizer to fit."
             )
         if isinstance(self.method, DpCart):
             return self._fit_private(data, self.method, m, k, in_memory)
@@ -739,7 +739,7 @@ class Synthesizer:
 
     def _recipe(self, given: Any) -> Synthesizer | None:
         """The options as a synthesizer that is not fitted: how to make such copies of another table."""
-        bound = self._bound_to_data or given is not None or self.where is not None
+        bound = self._bound_to_data or self._is_loaded or given is not None or self.where is not None
         return None if bound else type(self)(**self.get_params())
 
     def _large_draw(self, m: int, entropy: int, executor: Executor) -> list[list[pa.Table]] | None:
@@ -854,7 +854,8 @@ class Synthesizer:
         self.dropped_ = state["dropped"]
         self.recoded_ = state["recoded"]
         self.relations_ = Relations(())
-        self._bound_to_data = plan.where or model.effective is not None
+        self._bound_to_data = plan.where or model.effective is not None or bool(self.recoded_)
+        self._is_loaded = True
         self.rare_levels_ = state["rare_levels"]
         return self
 
@@ -983,7 +984,8 @@ def _check_max_copies(model: Model, k: int) -> None:
         most = None if step.guard is None else step.guard.max_copies
         columns = [] if most is None else model.columns(0, step.slot)
         drawn = [c for c in columns if c.values is not None and c.tilt is None and c.shift is None]
-        if most is None or not drawn or len(drawn) < len(columns):
+        limited = bool(step.rules) or step.slot in model.where or any(c.has_numbers for c in drawn)
+        if most is None or limited or not drawn or len(drawn) < len(columns):
             continue
         people = int(people_of_ranks(drawn, len(model.variables[step.slot].values)).sum())
         # Missing values and spikes need no donor.

@@ -6,10 +6,12 @@ from datetime import date
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import fastsynth as fs
 from fastsynth.errors import OptionError
+from fastsynth.streams import siphash
 
 N = 1_500
 
@@ -140,3 +142,119 @@ def test_dates_come_back_as_dates(table):
     copy = fit(table, columns={"born": {"noise": 0.3}}).sample()[0]
     assert copy["born"].dtype == pl.Date
     assert isinstance(copy["born"][0], date)
+
+
+# Margins: calibrated columns without predictors
+
+
+def margin(values, **column):
+    """20 copies' worth of a first column with these values."""
+    rng = np.random.default_rng(9)
+    frame = pl.DataFrame({"x": values, "y": rng.normal(size=len(values))})
+    columns = {"x": fs.Column(**column)}
+    return fs.synthesize(frame, m=1, k=20 * len(values), visit_sequence=["x", "y"], columns=columns, random_state=1)[0][
+        "x"
+    ]
+
+
+@pytest.mark.parametrize("n", [40, 1_000])
+@pytest.mark.parametrize("make", ["normal", "lognormal"])
+def test_margins_keep_their_distribution_and_no_value(n, make):
+    real = getattr(np.random.default_rng(n), make)(size=n)
+    copy = margin(real)
+    assert not np.isin(copy.to_numpy(), real).any()
+    error = real.std() / (20 * n) ** 0.5
+    assert copy.mean() == pytest.approx(real.mean(), abs=4 * error)
+    assert copy.std() / real.std() == pytest.approx(1, abs=0.08 if n == 40 else 0.05)
+    assert copy.min() >= real.min()
+    assert copy.max() <= real.max()
+    for p in (0.1, 0.5, 0.9):
+        assert (copy.to_numpy() < np.quantile(real, p)).mean() == pytest.approx(
+            p, abs=1.5 / n + 4 * (p / (20 * n)) ** 0.5
+        )
+
+
+def test_a_heap_stays_and_the_rest_keeps_its_grid():
+    rng = np.random.default_rng(5)
+    real = np.where(rng.random(1_000) < 0.6, 0, rng.random(1_000))
+    copy = margin(real)
+    assert (copy == 0).mean() == pytest.approx((real == 0).mean(), abs=0.02)
+    assert copy.n_unique() > 2_000
+    smoothed = margin(real, method="cart", smoothing="density", semicont=[0])
+    assert (smoothed == 0).mean() == pytest.approx((real == 0).mean(), abs=0.02)
+    assert smoothed.n_unique() > 2_000
+
+
+@pytest.mark.parametrize("rare", [1, 9, 5.5])
+def test_rare_values_of_few_stay_what_they_are(rare):
+    rng = np.random.default_rng(6)
+    real = np.where(rng.random(2_000) < 0.003, rare, rng.integers(0, 1 if rare == 1 else 2, 2_000))
+    copy = margin(real)
+    assert set(copy.unique()) <= set(real.tolist())
+    assert (copy == rare).mean() == pytest.approx((real == rare).mean(), rel=0.6)
+
+
+def test_small_huge_and_exact_numbers():
+    rng = np.random.default_rng(7)
+    small = rng.lognormal(size=500) * 1e-10
+    assert margin(small).mean() == pytest.approx(small.mean(), rel=0.1)
+    outlier = rng.normal(size=2_000)
+    outlier[3] = 1e300
+    assert (margin(outlier) > 1e6).mean() < 0.002
+    days = pl.Series(rng.permutation(3_000)[:1_000]).cast(pl.Date).cast(pl.Datetime("ns"))
+    assert (margin(days).dt.truncate("1d") == margin(days)).all()
+    decimals = pl.Series((rng.permutation(10**6)[:400] + 10**6).tolist()).cast(pl.Decimal(38, 0)) * pl.Series(
+        [10**22], dtype=pl.Decimal(38, 0)
+    )
+    assert margin(decimals).is_in(decimals.implode()).all()
+    with pytest.raises(fs.errors.DataError, match="beyond 2\\^53"):
+        margin(days, smoothing="density")
+
+
+def test_noise_of_a_margin_is_not_forgotten():
+    real = np.random.default_rng(8).exponential(size=1_000)
+    copy = margin(real, noise=0.3)
+    # At a bound noise is turned back; nothing piles up there.
+    assert (copy == real.min()).mean() < 0.01
+    order = np.sort(real)
+    gaps = np.abs(copy.to_numpy() - order[np.clip(np.searchsorted(order, copy.to_numpy()), 0, 999)])
+    assert gaps.max() > 0
+    plain = margin(real)
+    assert not copy.equals(plain)
+
+
+def test_running_means_cannot_be_read_off_the_copies():
+    """Each value is moved by another amount each time: distinct values are more than there are means."""
+    real = np.random.default_rng(9).normal(size=200)
+    assert margin(real, method="cart", smoothing="rmean").n_unique() > 3_000
+    assert margin(real, method="cart", smoothing="spline").n_unique() > 3_000
+
+
+def test_releasable_models_hold_no_value_of_a_margin(tmp_path):
+    import zipfile
+
+    rng = np.random.default_rng(10)
+    frame = pl.DataFrame({"x": rng.normal(size=500), "y": rng.normal(size=500)})
+    for columns in ({}, {"x": fs.Column(method="sample", smoothing="rmean")}, {"x": fs.Column(smoothing="spline")}):
+        s = fs.Synthesizer(columns=columns, visit_sequence=["x", "y"], random_state=1).fit(frame)
+        path = tmp_path / f"{len(columns)}{repr(columns)[-20:-2].encode().hex()}"
+        s.save(path, releasable=True)
+        fs.Synthesizer.load(path).sample(m=1)
+        held = []
+        with zipfile.ZipFile(path) as file:
+            for name in file.namelist():
+                if name.endswith(".arrow"):
+                    with pa.ipc.open_file(file.read(name)) as table:
+                        for column in table.read_all().columns:
+                            if pa.types.is_floating(column.type):
+                                held.append(column.to_numpy())
+            manifest = file.read("manifest.json").decode()
+        assert not np.isin(frame["x"].to_numpy(), np.concatenate(held)).any()
+        assert not any(repr(x) in manifest for x in frame["x"])
+
+
+def test_secret_words_are_those_of_siphash():
+    """The test vector of Aumasson and Bernstein (2012), for a message of eight bytes."""
+    k0, k1 = (int.from_bytes(bytes(range(i, i + 8)), "little") for i in (0, 8))
+    word = np.array([int.from_bytes(bytes(range(8)), "little")], np.uint64)
+    assert siphash(word, k0, k1)[0] == 0x93F5F5799A932462

@@ -60,6 +60,30 @@ def test_copies_of_other_systems_may_have_other_types():
     assert both.frame(1)["a"].to_list() == [1.5, 2.0, 3.0]
 
 
+@pytest.mark.parametrize(
+    ("real", "copy", "wanted"),
+    [
+        (pl.Series([1, 2], dtype=pl.Int8), pl.Series([300, 2]), pa.int64()),
+        (pl.Series([1, 2], dtype=pl.UInt8), pl.Series([300, 2], dtype=pl.UInt16), pa.uint64()),
+        (pl.Series([1, 2]), pl.Series([2**64 - 1, 2], dtype=pl.UInt64), pa.float64()),
+        (pl.Series([2**53 + 1, 2]), pl.Series([1.5, 2.5]), pa.float64()),
+        (pl.Series([1, 2]).cast(pl.Date), pl.Series([1, 2]).cast(pl.Datetime("us")), pa.timestamp("us")),
+        (
+            pl.Series([1, 2]).cast(pl.Datetime("ns")),
+            pl.Series([-(2**62), 2]).cast(pl.Datetime("us")),
+            pa.timestamp("ns"),
+        ),
+    ],
+)
+def test_types_are_widened_without_a_word_of_the_values(real, copy, wanted):
+    both = open_compared(pl.DataFrame({"a": real}), pl.DataFrame({"a": copy}))
+    assert both.schema.field("a").type == wanted
+    for side in (0, 1):
+        assert both.frame(side).height == 2
+    if wanted in (pa.int64(), pa.uint64()):
+        assert both.frame(1)["a"].to_list() == copy.to_list()
+
+
 def test_pieces_come_in_order_with_the_numbers_of_their_rows(boys):
     found = open_compared(boys, [boys, boys[:100]]).map(lambda shared, rows, first: (shared, first, rows.height), "x")
     assert found == [[("x", 0, 748)], [("x", 0, 748)], [("x", 0, 100)]]
