@@ -147,7 +147,9 @@ def _groups(margin: Margin) -> list[str]:
     ]
 
 
-def measured_disclosure(keys: list[str], targets: list[str], n: int = 748, attacks: Any = None) -> Measured:
+def measured_disclosure(
+    keys: list[str], targets: list[str], n: int = 748, attacks: Any = None, m: int = 2
+) -> Measured:
     """Disclosure; ``attacks`` as ``attacks_table`` gives it."""
     disco = np.linspace(22.0, 1.0, len(targets))
     attribute = pl.DataFrame(
@@ -190,7 +192,7 @@ def measured_disclosure(keys: list[str], targets: list[str], n: int = 748, attac
         targets=targets,
         n=n,
         k=n,
-        m=2,
+        m=m,
         left_out={},
     )
 
