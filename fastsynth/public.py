@@ -166,7 +166,10 @@ def _missing(table: pl.DataFrame | None, shown: Shown) -> pl.DataFrame | None:
 
 
 def _quantiles(table: pl.DataFrame | None, known: dict[str, float], shown: Shown) -> pl.DataFrame | None:
-    """Three digits, ten known rows beyond on either side, and no value that may be the least or greatest."""
+    """Ten known rows beyond on either side, and no value that may be the least or greatest.
+
+    Three digits, or two where fewer than a thousand rows are known, each of which may be a quantile itself.
+    """
     if table is None or not table.height:
         return table
     edge = {name: max(TAIL, shown.of_known(known.get(name, 1.0)).least) for name in table["column"].unique()}
@@ -176,7 +179,8 @@ def _quantiles(table: pl.DataFrame | None, known: dict[str, float], shown: Shown
         table = table.with_columns(pl.when(pl.col(side).is_between(*ends, closed="none")).then(pl.col(side)))
     beyond = pl.col("column").replace_strict(edge, return_dtype=pl.Float64)
     table = table.filter(pl.col("quantile").is_between(beyond - 1e-12, 1 - beyond + 1e-12))
-    table = table.with_columns(pl.col("original", "synthetic").round_sig_figs(3))
+    sides = pl.col("original", "synthetic")
+    table = table.with_columns(pl.when(beyond > TAIL).then(sides.round_sig_figs(2)).otherwise(sides.round_sig_figs(3)))
     return table.filter(pl.col("original").is_not_null().any().over("column"))
 
 

@@ -557,7 +557,7 @@ def _quantiles(utility: Any, shown: Shown) -> list[Any]:
     )
     head = ("Column", "Rows", *(f"{plain(100 * q)} %" for q in levels))
     table_of = Table(
-        "Quantiles" + ", in three digits" * shown.public, head, rows, (False, False, *[True] * len(levels))
+        "Quantiles" + ", in two or three digits" * shown.public, head, rows, (False, False, *[True] * len(levels))
     )
     return [*_cut(columns, MOST_MARGINS, "columns of quantiles", "first"), table_of]
 

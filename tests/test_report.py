@@ -380,6 +380,7 @@ def test_quantiles_and_classes_count_known_rows(tmp_path, gap):
     own = public.quantiles.filter(pl.col("column") == "x")
     # Ten of sixty rows are 17 per cent.
     assert own["quantile"].to_list() == [0.25, 0.5, 0.75]
+    assert own["original"].to_list() == [float(f"{np.sort(values)[i]:.2g}") for i in (14, 29, 44)]
     text = written(data, copy, tmp_path / "a.html", utility=utility)
     quantiles = {row[0]: row for row in cells_of(text, "Quantiles")}
     assert quantiles["x"][2:4] == [page.NONE] * 2
