@@ -277,7 +277,8 @@ def _date_classes(
 def _date(label: str) -> datetime.date | None:
     """The day with which a class of dates or times begins."""
     try:
-        return datetime.date.fromisoformat(label[:10])
+        # Whole numbers may look like dates without signs between.
+        return datetime.date.fromisoformat(label[:10]) if label[4:5] == "-" else None
     except ValueError:
         return None
 

@@ -288,6 +288,9 @@ def test_limits_of_values_stay_apart():
     assert found[1][0] == "2001-02"
     assert np.allclose(found[2][1:-1], 1 / 12)
     assert round_classes(np.zeros(2), ["1"], np.ones(1), np.ones((1, 1))) is None
+    numbers = [f"{20010203 + i}" for i in range(6)]
+    found = round_classes(20010202.5 + np.arange(7), numbers, np.full(6, 1 / 6), np.full((1, 6), 1 / 6))
+    assert found[0].tolist() == [20010204 + i for i in range(5)]
 
 
 def test_cells_of_few_rows_and_limits_of_numbers_are_left_out(boys):
