@@ -5,17 +5,19 @@ Every limit that a verdict goes by is one of the constants below, and stands on 
 
 from __future__ import annotations
 
+import datetime
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from fastsynth.copies import Synthesis
+from fastsynth.errors import OptionError
 from fastsynth.measures import Floats
-from fastsynth.pictures import MOST_LEVELS, plain
+from fastsynth.pictures import HEAT, HEAT_LABELS, MOST_LEVELS, plain
 from fastsynth.pooling import V_NOTED, Comparison
 
 NONE = "\N{EN DASH}"
@@ -101,17 +103,29 @@ class Shown:
     ----------
     public : bool
     least : float
-        Share of the original's rows below which nothing is shown, and in steps of which shares are; 0 for internal
-        reports.
+        Share of the original's rows, or of those that are known, below which nothing is shown; 0 for internal reports.
     """
 
     public: bool
     least: float
 
+    @property
+    def step(self) -> float:
+        """What shares are rounded to: the least in one digit, upwards, for the exact one tells the largest weight."""
+        return min(1.0, coarse(self.least))
+
+    def of_known(self, known: float) -> Shown:
+        """The same for shares of the rows in which a column is not missing, which are ``known`` of all."""
+        return replace(self, least=min(1.0, self.least / known) if known > 0 else 1.0) if self.public else self
+
+    def enough(self, shares: Any) -> Any:
+        """Whether shares of the original's rows are those of ten rows or more."""
+        return np.asarray(shares, np.float64) >= self.least * (1 - 1e-9)
+
     def round(self, shares: Any) -> Floats:
-        """Shares in steps of the least."""
+        """Shares in steps of ten rows or a little more."""
         found: Floats = np.asarray(shares, np.float64)
-        return np.asarray(np.rint(found / self.least) * self.least) if self.public else found
+        return np.minimum(np.rint(found / self.step) * self.step, 1.0) if self.public else found
 
     def percent(self, percent: Any) -> str:
         """A share of the original's rows, given in per cent."""
@@ -119,9 +133,35 @@ class Shown:
             return NONE
         if not self.public:
             return f"{percent:.2f}"
-        if percent / 100 < self.least:
-            return f"under {100 * self.least:.3g}"
+        if percent / 100 < self.step:
+            return f"under {100 * self.step:g}"
+        if percent / 100 > 1 - self.step:
+            return f"over {100 * (1 - self.step):g}"
         return f"{100 * float(self.round(percent / 100)):.1f}"
+
+    def fit(self, value: Any, digits: int = 2) -> str:
+        """S_pMSE of a table; in public, where it is the lower end of a class, the class."""
+        if not self.public:
+            return decimal(value, digits)
+        return "too few rows" if missing(value) else HEAT_LABELS[int(np.searchsorted(HEAT, value, side="right"))]
+
+    def mean(self, value: Any) -> str:
+        """A mean of S_pMSE; in public it has few digits already."""
+        return decimal(value) if not self.public else NONE if missing(value) else plain(value)
+
+    def attack(self, value: Any, digits: int, row: Mapping[str, Any]) -> str:
+        """A figure of an attack; in public with so few digits that it does not count the targets."""
+        if self.public:
+            digits = 1 if (row.get("n_targets") or 100) < 100 else 2
+        return f"{value:.{digits}f}"
+
+
+def coarse(x: float) -> float:
+    """A number in one digit, upwards."""
+    if not x > 0:
+        return 0.0
+    unit = 10.0 ** math.floor(math.log10(x))
+    return float(f"{math.ceil(x / unit - 1e-9) * unit:.1g}")
 
 
 def merge_levels(labels: list[str], original: Floats, copies: Floats, shown: Shown) -> tuple[list[str], Floats, Floats]:
@@ -148,12 +188,12 @@ def merge_levels(labels: list[str], original: Floats, copies: Floats, shown: Sho
 
 
 def merge_numbers(
-    edges: Floats, original: Floats, copies: Floats, shown: Shown
+    limits: Floats, original: Floats, copies: Floats, shown: Shown
 ) -> tuple[Floats, Floats, Floats, list[int]] | None:
     """Put classes together until each has ten rows, and the outer ones 1 % each; their outer limits are hidden.
 
-    Limits are rounded, for two of equal classes would tell where the first begins. None for fewer than four classes.
-    The last result says with which class each begins.
+    ``limits`` are those between the classes. None for fewer than four classes. The last result says with which class
+    each begins.
     """
     tail = max(shown.least, TAIL * float(original.sum()))
     groups: list[list[int]] = []
@@ -169,14 +209,87 @@ def merge_numbers(
         groups[-1] += last
     if len(groups) < 4:
         return None
-    inner = np.array([edges[of[0]] for of in groups[1:]])
-    unit = 10.0 ** math.floor(math.log10(float(np.diff(inner).min()))) / 2
-    inner = np.rint(inner / unit) * unit
+    starts = [of[0] for of in groups]
+    inner = np.asarray(limits, np.float64)[np.array(starts[1:]) - 1]
     width = float(np.median(np.diff(inner)))
     borders = np.concatenate([[inner[0] - width], inner, [inner[-1] + width]])
-    starts = [of[0] for of in groups]
     merged = shown.round(np.add.reduceat(original, starts)), shown.round(np.add.reduceat(copies, starts, axis=1))
     return (borders, *merged, starts)
+
+
+def round_classes(
+    edges: Floats, labels: Sequence[str], original: Floats, copies: Floats
+) -> tuple[Floats, list[str], Floats, Floats] | None:
+    """Classes of a number between round limits, and these limits as numbers and as text.
+
+    Classes of equal width begin at the least value, or at a quantile: their limits would tell it. Shares between round
+    limits are found as if rows were spread evenly in a class. Where each value is a class, limits are only rounded.
+    Dates become months or years. None for times of day, and where there is nothing between.
+    """
+    if len(original) < 2:
+        return None
+    if ":" in labels[0][:5] or _date(labels[0]) is not None:
+        return _date_classes(labels, original, copies)
+    if " to " not in labels[0]:
+        unit = _round_number(float(np.diff(edges[1:-1]).min()) if len(edges) > 3 else 1.0, -1)
+        # Halves go up, so that no two limits become one.
+        limits = np.floor(edges[1:-1] / unit + 0.5) * unit
+        return limits, [plain(float(x)) for x in limits], original, copies
+    unit = _round_number(float(edges[-1] - edges[0]) / len(original), 1)
+    limits = np.arange(math.floor(edges[0] / unit) + 1, math.ceil(edges[-1] / unit)) * unit
+    return limits, [plain(float(x)) for x in limits], *_between(limits, edges, original, copies)
+
+
+def _between(limits: Floats, edges: Floats, original: Floats, copies: Floats) -> tuple[Floats, Floats]:
+    """Shares between other limits."""
+
+    def shares(of: Floats) -> Floats:
+        until = np.interp(limits, edges, np.append(0.0, of.cumsum()))
+        return np.diff(np.concatenate([[0.0], until, [of.sum()]]))
+
+    return shares(original), np.array([shares(of) for of in copies])
+
+
+def _date_classes(
+    labels: Sequence[str], original: Floats, copies: Floats
+) -> tuple[Floats, list[str], Floats, Floats] | None:
+    starts = [_date(label) for label in labels]
+    end = _date(labels[-1].partition(" to ")[2]) or starts[-1]
+    known = [day for day in starts if day is not None]
+    if len(known) < len(labels) or end is None:
+        return None
+    edges = np.array([day.toordinal() for day in (*known, end)], np.float64)
+    width = (edges[-1] - edges[0]) / len(labels)
+    months = next((step for step in (1, 3, 6, 12, 24, 60, 120, 240, 600, 1200) if 30.4 * step >= width), 2400)
+    found = []
+    for month in range(12 * known[0].year // months * months, 12 * end.year + 12, months):
+        if datetime.MINYEAR <= month // 12 <= datetime.MAXYEAR:
+            first = datetime.date(month // 12, month % 12 + 1, 1)
+            if edges[0] < first.toordinal() < edges[-1]:
+                found.append(first)
+    if not found:
+        return None
+    limits = np.array([day.toordinal() for day in found], np.float64)
+    names = [f"{day.year}" if months >= 12 else f"{day.year}-{day.month:02}" for day in found]
+    return limits, names, *_between(limits, edges, original, copies)
+
+
+def _date(label: str) -> datetime.date | None:
+    """The day with which a class of dates or times begins."""
+    try:
+        # Whole numbers may look like dates without signs between.
+        return datetime.date.fromisoformat(label[:10]) if label[4:5] == "-" else None
+    except ValueError:
+        return None
+
+
+def _round_number(x: float, side: int) -> float:
+    """The next of 1, 2, 5, 10, ...: the largest not above a number, or the least not below it (``side`` 1)."""
+    size = 10.0 ** math.floor(math.log10(x))
+    steps = [size * f for f in (1, 2, 5, 10)]
+    if side > 0:
+        return next((step for step in steps if step >= x * (1 - 1e-9)), steps[-1])
+    return next((step for step in steps[::-1] if step <= x * (1 + 1e-9)), steps[0])
 
 
 def worst(lines: Iterable[Line]) -> Grade:
@@ -185,20 +298,23 @@ def worst(lines: Iterable[Line]) -> Grade:
     return next((grade for grade in ("poor", "look", "good") if grade in grades), "none")
 
 
-def usable(utility: Any, comparison: Comparison | None) -> Verdict:
+def usable(utility: Any, comparison: Comparison | None, shown: Shown) -> Verdict:
     """Answer whether the copies can be used."""
     lines = []
     if not missing(utility["S_pMSE"]):
         mean, most = utility["S_pMSE"], utility["S_pMSE_max"]
         grade: Grade = "good" if mean < GOOD else "look" if mean < ACCEPTABLE else "poor"
         fresh = plain(round(utility.references["fresh"], 2))
-        lines += [
+        lines.append(
             Line(
                 grade,
                 f"Pairs of columns: mean S_pMSE {plain(round(mean, 2))}; a correct model has 1, a new sample {fresh}.",
-            ),
-            Line("good" if most < ACCEPTABLE else "look", f"The worst pair: S_pMSE {plain(round(most, 1))}."),
-        ]
+            )
+        )
+        if not missing(most):
+            size = shown.fit(most) if shown.public else plain(round(most, 1))
+            which = "The worst pair that may be shown" if shown.public else "The worst pair"
+            lines.append(Line("good" if most < ACCEPTABLE else "look", f"{which}: S_pMSE {size}."))
     if comparison is not None:
         overlap = float(comparison.table["overlap"].to_numpy().mean())
         fit = comparison.lack_of_fit
@@ -218,7 +334,7 @@ def safe(disclosure: Any, identical: Any, attacks: Mapping[str, pl.DataFrame], s
     """Answer whether the copies give people away, as far as that was measured."""
     lines = [] if identical is None else [_copies_line(identical, shown)]
     lines += [] if disclosure is None else _disclosure_lines(disclosure, shown)
-    membership = _attack_lines(attacks)
+    membership = _attack_lines(attacks, shown)
     lines += membership or [Line("none", "Membership: not measured. Attacks need a hold-out or shadow models.")]
     if disclosure is None:
         lines.append(Line("none", "Identity and attributes: not measured, because no keys were named."))
@@ -268,7 +384,7 @@ def _disclosure_lines(disclosure: Any, shown: Shown) -> list[Line]:
     return lines
 
 
-def _attack_lines(attacks: Mapping[str, pl.DataFrame]) -> list[Line]:
+def _attack_lines(attacks: Mapping[str, pl.DataFrame], shown: Shown) -> list[Line]:
     own = attacks.get("these copies")
     lines: list[Line] = []
     for row in () if own is None else own.iter_rows(named=True):
@@ -279,39 +395,52 @@ def _attack_lines(attacks: Mapping[str, pl.DataFrame]) -> list[Line]:
             certain = value if missing(low) else low
             good, look = SHADOW_AUC if row["attack"].startswith("shadow") else AUC
             grade: Grade = "good" if certain < good else "look" if certain < look else "poor"
-            words = f"{row['attack'].capitalize()}: AUC {value:.2f}{_between(row)}; a guess has 0.50."
+            size = f"AUC {shown.attack(value, 2, row)}{_interval(row, shown)}"
+            words = f"{row['attack'].capitalize()}: {size}; a guess has 0.50."
         elif row["statistic"] == "risk" and not missing(baseline):
             grade = "good" if (value if missing(low) else low) <= baseline else "look"
-            words = f"{row['attack'].capitalize()}: risk {value:.3f}{_between(row)}; without a leak {baseline:.3f}."
+            size, usual = (shown.attack(x, 3, row) for x in (value, baseline))
+            words = f"{row['attack'].capitalize()}: risk {size}{_interval(row, shown)}; without a leak {usual}."
         else:
             continue
         lines.append(Line(grade, words))
     return lines
 
 
-def _between(row: Mapping[str, Any]) -> str:
-    return "" if missing(row["low"]) else f" ({row['low']:.2f} to {row['high']:.2f})"
+def _interval(row: Mapping[str, Any], shown: Shown) -> str:
+    if missing(row["low"]):
+        return ""
+    return f" ({shown.attack(row['low'], 2, row)} to {shown.attack(row['high'], 2, row)})"
 
 
 def look_at(utility: Any, disclosure: Any, synthesis: Synthesis | None, shown: Shown) -> Verdict:
     """What deserves a closer look, gravest first."""
     words = []
+
+    def size(value: float) -> str:
+        return shown.fit(value) if shown.public else plain(round(value, 1))
+
     for row in _worst(utility.twoway, "S_pMSE", GOOD, 5):
-        words.append(f"{row['first']} with {row['second']}: S_pMSE {plain(round(row['S_pMSE'], 1))}.")
+        words.append(f"{row['first']} with {row['second']}: S_pMSE {size(row['S_pMSE'])}.")
     for row in _worst(utility.oneway, "S_pMSE", GOOD, 3):
-        words.append(f"The margin of {row['column']}: S_pMSE {plain(round(row['S_pMSE'], 1))}.")
-    for row in _worst(patterns_shown(utility.missing, shown), "z", FAR, 3):
-        words.append(f"Missing values of {pattern(row)}: z {plain(round(row['z'], 1))}.")
+        words.append(f"The margin of {row['column']}: S_pMSE {size(row['S_pMSE'])}.")
+    for row in _worst(utility.missing, "z", FAR, 3):
+        z = f"z {plain(round(row['z'], 1))}" if not shown.public else apart(row["z"])
+        words.append(f"Missing values of {pattern(row)}: {z}.")
     for row in _worst(utility.correlations, "difference", APART, 3):
-        words.append(f"The correlation of {row['first']} and {row['second']}: {signed(row['difference'])}.")
+        change = (
+            f"{row['difference']:+.1f}".replace("-", "\N{MINUS SIGN}") if shown.public else signed(row["difference"])
+        )
+        words.append(f"The correlation of {row['first']} and {row['second']}: {change}.")
     if synthesis is not None and synthesis.v is not None and synthesis.v >= V_NOTED:
         words.append(f"Slopes vary by v = {synthesis.v:.2f} beyond what pooling counts: intervals are too short.")
     if synthesis is not None and synthesis.climbed:
         total = sum(synthesis.climbed.values())
         if total > 0.01 * synthesis.m * synthesis.k:
             words.append(f"{total:,} draws had to leave their leaf to meet limits and rules.")
-    if disclosure is not None and not shown.public and disclosure.records.height:
-        several = int((disclosure.records["n_measures"] >= 2).sum())
+    records = None if shown.public else records_of(disclosure)
+    if records is not None and records.height:
+        several = int((records["n_measures"] >= 2).sum())
         words += [f"Real records that two or more measures touch: {several:,}."] if several else []
     if utility.left_out:
         names = ", ".join(sorted(utility.left_out)[:8]) + (", ..." if len(utility.left_out) > 8 else "")
@@ -329,11 +458,17 @@ def _worst(table: pl.DataFrame | None, column: str, limit: float, most: int) -> 
     return found.head(most).to_dicts()
 
 
-def patterns_shown(table: pl.DataFrame | None, shown: Shown) -> pl.DataFrame | None:
-    """Patterns of missing values that an audience may see."""
-    if table is None or not shown.public:
-        return table
-    return table.filter((pl.col("original") >= shown.least) & (pl.col("original") <= 1 - shown.least))
+def records_of(disclosure: Any) -> pl.DataFrame | None:
+    """Real records that something touches; None where nothing was measured, or ``public()`` left them out."""
+    try:
+        return None if disclosure is None else disclosure.records
+    except OptionError:
+        return None
+
+
+def apart(z: float) -> str:
+    """How far shares of missing values are apart, in words."""
+    return "about as often" if abs(z) < FAR else "too often" if z > 0 else "too seldom"
 
 
 def pattern(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +105,9 @@ def report(
         Attacks, as in ``disclosure``; they need keys.
     audience : {"internal", "public"}
         A public report shows no cell, level or pattern of fewer than 10 real rows, weighted or not (they are merged),
-        no minimum, maximum or outer per cent of a number, shares in steps of 10 rows, no records and no random state.
+        no minimum, maximum or outer per cent of a number, shares in steps of 10 rows or a little more, classes instead
+        of exact measures of tables, no model of which a coefficient rests on fewer than 10 real rows, no records and no
+        random state.
     columns : list of str, optional
         What to compare; the default is all that the copies have.
     weights : str, optional
@@ -163,16 +165,16 @@ def report(
     if keys is None and any(asked.values()):
         named = ", ".join(name for name, is_given in asked.items() if is_given)
         raise OptionError(f"{named}: disclosure is measured by keys=[...], what an intruder may know. Name some.")
-    _check_measured(original, synthetic, utility, disclosure, attacks)
+    _check_measured(original, synthetic, utility, disclosure, attacks, weights)
     template, place = _template(), check_new_report(path)
     shared: dict[str, Any] = {"threads": threads, "client": client, "memory_limit": memory_limit}
     synthesis = as_synthesis(synthetic)
     pooled, comparison = None, None
-    rare: list[str] = []
+    too_few = False
     if formula is not None:
         if audience == "public" and not isinstance(formula, str):
             raise OptionError("A public report needs a formula as text: of a function, rare terms cannot be found.")
-        pooled, comparison, rare = compare_models(original, synthetic, formula, **shared)
+        pooled, comparison, too_few = compare_models(original, synthetic, formula, **shared)
     if utility is None:
         utility = measure_utility(
             original, synthetic, columns=columns, weights=weights, random_state=random_state, **shared
@@ -196,8 +198,6 @@ def report(
     least = 0.0
     if audience == "public":
         least = SMALLEST_CELL * (1 / utility.n if weights is None else _largest_share(original, weights, **shared))
-        if comparison is not None:
-            comparison = replace(comparison, table=comparison.table.filter(~pl.col("term").is_in(rare)))
     page = make_page(
         utility,
         disclosure,
@@ -207,6 +207,7 @@ def report(
         identical=identical,
         pooled=pooled,
         comparison=comparison,
+        too_few=too_few and audience == "public",
         attacks=attacks or {},
     )
     try:
@@ -219,7 +220,9 @@ def report(
     return Report(utility, disclosure, comparison, place)
 
 
-def _check_measured(original: Any, synthetic: Any, utility: Any, disclosure: Any, attacks: Any) -> None:
+def _check_measured(
+    original: Any, synthetic: Any, utility: Any, disclosure: Any, attacks: Any, weights: str | None
+) -> None:
     """Refuse results that are none, or of other tables."""
     for name, given in (("utility", utility), ("disclosure", disclosure)):
         if given is None:
@@ -232,6 +235,8 @@ def _check_measured(original: Any, synthetic: Any, utility: Any, disclosure: Any
                 f"{name}= was measured on {given.m} copies of {given.k:,} rows of {given.n:,}, and these are "
                 f"{both.m} of {both.k:,} of {both.n:,}."
             )
+    if utility is not None and weights is None and getattr(utility, "n_effective", utility.n) != utility.n:
+        raise OptionError("utility= was measured with survey weights: give weights=, the name of their column, too.")
     tables = attacks.values() if isinstance(attacks, Mapping) else [attacks]
     whole = {"attack", "statistic", "value", "low", "high", "baseline"}
     if attacks is not None and not all(isinstance(t, pl.DataFrame) and whole <= set(t.columns) for t in tables):
@@ -282,10 +287,10 @@ def _sums(name: str, rows: pl.DataFrame, _first: int) -> tuple[float, float]:
 
 def compare_models(
     original: Any, synthetic: Any, formula: str | Callable[[Any], Any], **shared: Any
-) -> tuple[Pooled, Comparison, list[str]]:
+) -> tuple[Pooled, Comparison, bool]:
     """Fit a model to every copy and to the original, pool, and compare; ``formula`` as in ``report``.
 
-    The third result are terms that rest on fewer than ten real rows.
+    The third result says whether a coefficient rests on fewer than ten real rows.
     """
     whole = open_compared(original, synthetic, **shared)
     used = [name for name in whole.names if not isinstance(formula, str) or name in formula]
@@ -303,7 +308,7 @@ def compare_models(
         pooled = pool(Analyses(fits[1:], compared.design))
     else:
         pooled = pool(fits[1:], "raab2016", n=compared.n, k=compared.k)
-    return pooled, pooled.compare(fits[0]), _rare_terms(fits[0]) if isinstance(formula, str) else []
+    return pooled, pooled.compare(fits[0]), isinstance(formula, str) and _few_behind(fits[0])
 
 
 def _refuse_missing_levels(compared: Compared) -> None:
@@ -333,19 +338,25 @@ def _same_levels(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
     ]
 
 
-def _rare_terms(fit: Any) -> list[str]:
-    """Terms of a fit of statsmodels that are 0 for all but a few rows, and those of factors with a rare reference."""
-    used = dict(zip(fit.model.exog_names, fit.model.exog.T != 0, strict=True))
-    rare = {name for name, rows in used.items() if 0 < rows.sum() < SMALLEST_CELL}
-    factors: dict[str, list[str]] = {}
-    for name in used:
-        if "[" in name:
-            factors.setdefault(re.sub(r"\[.*?\]", "", name), []).append(name)
-    for names in factors.values():
-        # A reference level has no column: its rows are 0 in all of them.
-        if 0 < (~np.any([used[name] for name in names], axis=0)).sum() < SMALLEST_CELL:
-            rare.update(names)
-    return sorted(rare)
+def _few_behind(fit: Any) -> bool:
+    """Whether fewer than ten rows decide a coefficient of a fit of statsmodels.
+
+    These are rows that share a combination of levels, and the outcome where that has two values; rows in which a term
+    is not 0; and rows of a leverage beyond that of ten equal ones, which is how few rows behind other contrasts show.
+    """
+    design, outcome = np.asarray(fit.model.exog, np.float64), np.asarray(fit.model.endog, np.float64)
+    coded = [x for x in (*design.T, outcome) if len(np.unique(x)) <= 2 or np.isin(x, (-1, 0, 1)).all()]
+    if len(outcome) < SMALLEST_CELL:
+        return True
+    if coded:
+        rows = pl.DataFrame({f"c{i}": x for i, x in enumerate(coded)})
+        if int(rows.group_by(rows.columns).len()["len"].min()) < SMALLEST_CELL:  # type: ignore[arg-type]
+            return True
+    nonzero = (design != 0).sum(axis=0)
+    if ((nonzero > 0) & (nonzero < SMALLEST_CELL)).any():
+        return True
+    leverage = (np.linalg.qr(design)[0] ** 2).sum(axis=1)
+    return bool(leverage.max() > (1 + 1e-9) / SMALLEST_CELL)
 
 
 def formula_fit(formula: str) -> Callable[[Any], Any]:

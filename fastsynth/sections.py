@@ -19,12 +19,12 @@ from fastsynth.page import (
     GOOD,
     NONE,
     SMALLEST_CELL,
-    TAIL,
     Figures,
     Section,
     Shown,
     Table,
     Text,
+    apart,
     count,
     decimal,
     figures,
@@ -35,13 +35,15 @@ from fastsynth.page import (
     missing,
     number,
     pattern,
-    patterns_shown,
+    records_of,
+    round_classes,
     safe,
     signed,
     usable,
 )
 from fastsynth.pictures import draw_cells, draw_heat, draw_intervals, draw_levels, draw_numbers, draw_scatter, plain
 from fastsynth.pooling import Comparison, Pooled
+from fastsynth.public import public_utility
 from fastsynth.rules import Design
 
 # What a page shows at most, of the worst: margins, columns of the heat map, pairs as tables and drawn, records.
@@ -59,9 +61,18 @@ def make_page(
     formula: str = "",
     pooled: Pooled | None = None,
     comparison: Comparison | None = None,
+    too_few: bool = False,
     attacks: Mapping[str, pl.DataFrame] | None = None,
 ) -> dict[str, Any]:
-    """Everything that the template shows; ``identical`` are exact copies where no disclosure was measured."""
+    """Everything that the template shows.
+
+    ``identical`` are exact copies where no disclosure was measured; ``too_few`` says that a model rests on too few rows
+    to be shown.
+    """
+    if shown.public:
+        utility = public_utility(utility, shown)
+    if too_few:
+        pooled = comparison = None
     identical = identical if disclosure is None else disclosure.identical
     beside = {"these copies": None if disclosure is None else disclosure.attacks, **(attacks or {})}
     tables = {name: table for name, table in beside.items() if table is not None}
@@ -72,16 +83,16 @@ def make_page(
         _pairs_section(utility, shown),
         _correlations_section(utility, shown),
         _missing_section(utility, shown),
-        _model_section(formula, pooled, comparison),
+        _hidden_model(formula) if too_few else _model_section(formula, pooled, comparison),
         _disclosure_section(disclosure, identical, tables, shown),
-        None if shown.public else _records_section(disclosure),
+        None if shown.public else _records_section(records_of(disclosure)),
     ]
     return {
         "title": f"Synthetic copies: {utility.m} of {utility.k:,} rows, from {utility.n:,} real rows",
         "public": shown.public,
         "smallest": SMALLEST_CELL,
         "verdicts": [
-            usable(utility, comparison),
+            usable(utility, comparison, shown),
             safe(disclosure, identical, tables, shown),
             look_at(utility, disclosure, synthesis, shown),
         ],
@@ -102,13 +113,13 @@ def _numbers_section(
     correct, fresh = (plain(round(utility.references[name], 2)) for name in ("correct", "fresh"))
     reference = f"correct model {correct}, new sample {fresh}"
     rows = []
-    for name, what in (
-        ("S_pMSE_oneway", "S_pMSE of single columns, mean"),
-        ("S_pMSE", "S_pMSE of pairs, mean"),
-        ("S_pMSE_max", "S_pMSE of the worst pair"),
+    for name, what, text in (
+        ("S_pMSE_oneway", "S_pMSE of single columns, mean", shown.mean),
+        ("S_pMSE", "S_pMSE of pairs, mean", shown.mean),
+        ("S_pMSE_max", "S_pMSE of the worst pair" + " that may be shown" * shown.public, shown.fit),
     ):
         if name in utility and not missing(utility[name]):
-            rows.append((what, decimal(utility[name]), reference))
+            rows.append((what, text(utility[name]), reference))
     if comparison is not None:
         size = float(np.abs(comparison.table["std_difference"].to_numpy()).mean())
         expected = NONE if comparison.expected is None else f"correct model {comparison.expected:.2f}"
@@ -137,8 +148,9 @@ def _numbers_section(
     for found in () if own_attacks is None else own_attacks.iter_rows(named=True):
         if missing(found["value"]) or found["statistic"] not in ("AUC", "TPR at FPR 1 %", "risk"):
             continue
-        beside = NONE if missing(found["baseline"]) else f"baseline {found['baseline']:.3f}"
-        rows.append((f"{found['attack'].capitalize()}: {found['statistic']}", f"{found['value']:.3f}", beside))
+        beside = NONE if missing(found["baseline"]) else f"baseline {shown.attack(found['baseline'], 3, found)}"
+        value = shown.attack(found["value"], 3, found)
+        rows.append((f"{found['attack'].capitalize()}: {found['statistic']}", value, beside))
     table = Table(
         "Each number beside its reference", ("Measure", "Value", "Beside it"), tuple(rows), (False, True, False)
     )
@@ -218,6 +230,7 @@ def _words(value: Any) -> str:
 
 def _columns_tables(synthesis: Synthesis, shown: Shown) -> list[Any]:
     summary = synthesis.summary()
+    protected = bool((summary["protection"].list.len() > 0).any())
     rows = []
     for i, row in enumerate(summary.head(MOST_ROWS).iter_rows(named=True)):
         start: tuple[str, ...] = (
@@ -226,15 +239,21 @@ def _columns_tables(synthesis: Synthesis, shown: Shown) -> list[Any]:
             row["action"],
             row["method"] or NONE,
             str(row["n_predictors"] or 0),
+            *([_protected(row["protection"] or [], shown)] if protected else []),
         )
         more = (count(row["n_leaves"]), count(row["smallest_leaf"]), count(row["n_climbed"]))
         rows.append(start if shown.public else (*start, *more, row["decision"] or ""))
-    head: tuple[str, ...] = ("Column", "Visit", "Action", "Method", "Predictors")
+    head: tuple[str, ...] = ("Column", "Visit", "Action", "Method", "Predictors", *["Protection"] * protected)
     more_head = ("Leaves", "Smallest leaf", "Climbed", "Decided from the data")
-    numbers = (False, True, False, False, True, True, True, True, False)
+    numbers = (False, True, False, False, True, *[False] * protected, True, True, True, False)
     head = head if shown.public else (*head, *more_head)
     table = Table("Columns in visit sequence", head, tuple(rows), numbers[: len(head)])
     return [*_cut(summary, MOST_ROWS, "columns", "first"), table]
+
+
+def _protected(words: Sequence[str], shown: Shown) -> str:
+    """What protected a column while it was drawn; in public by name, for options may tell values."""
+    return ", ".join(re.split(r"[=(]", word)[0] if shown.public else word for word in words)
 
 
 def _cut(rows: Sized, most: int, what: str, which: str = "worst") -> list[Text]:
@@ -245,14 +264,17 @@ def _margins_section(utility: Any, shown: Shown) -> Section:
     order = utility.oneway["column"].to_list()
     names = [name for name in order if name in utility.margins][:MOST_MARGINS]
     size = dict(zip(order, utility.oneway["S_pMSE"].to_list(), strict=True))
+    known = utility.known if shown.public else {}
     hidden: list[str] = []
     svg = []
     for name in names:
-        drawn = margin_figure(utility.margins[name], shown)
+        margin = utility.margins[name]
+        # Classes of numbers hold no missing values; of levels these are one.
+        drawn = margin_figure(margin, shown.of_known(known.get(name, 1.0)) if margin.kind == "number" else shown)
         if drawn is None:
             hidden.append(name)
             continue
-        svg.append(((name, f": S_pMSE {decimal(size[name], 1 if shown.public else 2)}"), drawn))
+        svg.append(((name, f": S_pMSE {shown.fit(size[name])}" if not missing(size[name]) else ""), drawn))
     blocks: list[Any] = [
         Text(
             "Grey is the original, blue the copies: a line or mark for their mean, and a band or line for their range. "
@@ -262,7 +284,8 @@ def _margins_section(utility: Any, shown: Shown) -> Section:
         Figures(tuple(svg)),
     ]
     if hidden:
-        blocks.append(Text(f"Too few rows in each class to be shown: {', '.join(hidden)}."))
+        words = "Too few rows in each class to be shown, or no limits that can be rounded"
+        blocks.append(Text(f"{words}: {', '.join(hidden)}."))
     worst_first = utility.oneway.head(MOST_MARGINS).to_dicts()
     blocks.append(_fit_table("Single columns, worst first", "Column", [(r["column"], r) for r in worst_first], shown))
     return Section("margins", "Columns one by one", tuple(blocks))
@@ -282,23 +305,21 @@ def margin_figure(margin: Any, shown: Shown) -> str | None:
         if shown.public and len(labels) < 2:
             return None
         original, copies = shown.round(original), shown.round(copies)
-        return draw_levels(margin.name, _differs(labels, original, copies), labels, original, copies)
+        return draw_levels(margin.name, _differs(labels, original, copies, shown), labels, original, copies)
     edges = np.asarray(margin.edges, np.float64)
     dated = not _numeric(labels[0])
     if shown.public:
-        merged = merge_numbers(edges, original, copies, shown)
-        if merged is None:
+        found = round_classes(edges, labels, original, copies)
+        merged = None if found is None else merge_numbers(found[0], *found[2:], shown)
+        if found is None or merged is None:
             return None
         edges, original, copies, starts = merged
         # Where the second class and the last one begin.
-        ends = [
-            labels[i].partition(" to ")[0] if dated else plain(float(x))
-            for i, x in zip(starts[1:], edges[1:-1], strict=True)
-        ]
+        ends = [found[1][i - 1] for i in starts[1:]]
         labels = [f"up to {ends[0]}", *(f"from {x}" for x in ends)]
     return draw_numbers(
         margin.name,
-        _differs(labels, original, copies),
+        _differs(labels, original, copies, shown),
         edges,
         original,
         copies,
@@ -312,21 +333,26 @@ def _numeric(label: str) -> bool:
     return re.match(r"^\W*(-?inf|[-+]?[\d.,]+(e[-+]?\d+)?)(?![\d:-])", label) is not None
 
 
-def _differs(labels: Sequence[str], original: Floats, copies: Floats) -> str:
+def _differs(labels: Sequence[str], original: Floats, copies: Floats, shown: Shown) -> str:
     """What a screen reader says of a margin."""
     if not len(original):
         return "No values."
     mean = copies.mean(axis=0)
     i = int(np.argmax(np.abs(mean - original)))
+    classes = "by class" if shown.public else f"in {len(original)} classes"
     return (
-        f"Share of rows in {len(original)} classes. The largest difference: {labels[i]}, "
+        f"Share of rows {classes}. The largest difference: {labels[i]}, "
         f"original {100 * original[i]:.1f} %, copies {100 * mean[i]:.1f} %."
     )
 
 
 def _fit_table(caption: str, what: str, rows: Sequence[tuple[str, Mapping[str, Any]]], shown: Shown) -> Table:
-    """How well tables fit. Where the copies are known, exact measures of small tables would give the real counts."""
-    digits = {"S_pMSE": 1} if shown.public else {"S_pMSE": 2, "MabsDD": 3, "SPECKS": 3}
+    """How well tables fit. Where the copies are known, exact measures would give the real counts."""
+    if shown.public:
+        return Table(
+            caption, (what, "S_pMSE"), tuple((name, shown.fit(r["S_pMSE"])) for name, r in rows), (False, True)
+        )
+    digits = {"S_pMSE": 2, "MabsDD": 3, "SPECKS": 3}
     cells = tuple((name, number(r["df"]), *(decimal(r[c], d) for c, d in digits.items())) for name, r in rows)
     return Table(caption, (what, "df", *digits), cells, (False, *[True] * (1 + len(digits))))
 
@@ -340,7 +366,11 @@ def _pairs_section(utility: Any, shown: Shown) -> Section | None:
     pairs = table.height
     many = sum(1 for x in table["S_pMSE"] if not missing(x) and x >= GOOD)
     words = f"{many:,} of {pairs:,} pairs have an S_pMSE of 3 or more"
-    words += f"; the worst is {table['first'][0]} with {table['second'][0]}."
+    if shown.public:
+        few = table["S_pMSE"].null_count()
+        words += f"; {few:,} have cells of too few rows to be shown." if few else "."
+    else:
+        words += f"; the worst is {table['first'][0]} with {table['second'][0]}."
     blocks: list[Any] = [Text("S_pMSE of every pair of columns: where a row and a column of the map meet. " + words)]
     if len(all_names) > MOST_HEAT:
         blocks.append(Text(f"The map shows the {MOST_HEAT} columns with the worst pairs, of {len(all_names):,}."))
@@ -356,7 +386,9 @@ def _pairs_section(utility: Any, shown: Shown) -> Section | None:
             Text("The worst pairs", "heading"),
             Text(
                 "z of each cell: in orange the copies have too many rows (+), in blue too few (\N{MINUS SIGN}); beyond "
-                "\N{PLUS-MINUS SIGN}2 it is seldom chance." + " Cells of few real rows are left out." * shown.public
+                "\N{PLUS-MINUS SIGN}2 it is seldom chance."
+                + " 2 stands for 2 to 4, and 4 for 4 and more. Cells of few real rows are left out."
+                * shown.public
             ),
             Figures(tuple(drawn)),
         ]
@@ -368,13 +400,20 @@ def _together(utility: Any, shown: Shown) -> list[Any]:
     blocks = []
     if utility.model is not None:
         rows = tuple(
-            (f"{r['model']} ({r['null']})", decimal(r["S_pMSE"], 1 if shown.public else 2), decimal(r["z"], 1))
+            (
+                f"{r['model']} ({r['null']})",
+                figures(r["S_pMSE"], 2) if shown.public else decimal(r["S_pMSE"]),
+                *([] if shown.public else [decimal(r["z"], 1)]),
+            )
             for r in utility.model.to_dicts()
         )
-        head = ("Model that tells copies from the original (null)", "S_pMSE", "z")
-        blocks.append(Table("All columns together", head, rows, (False, True, True)))
+        head = ("Model that tells copies from the original (null)", "S_pMSE", *["z"] * (not shown.public))
+        blocks.append(Table("All columns together", head, rows, (False, True, True)[: len(head)]))
     if utility.density is not None:
-        rows = tuple((str(r["copy"]), decimal(r["PE"], 3), decimal(r["p_value"])) for r in utility.density.to_dicts())
+        rows = tuple(
+            (str(r["copy"]), decimal(r["PE"], 2 if shown.public else 3), decimal(r["p_value"]))
+            for r in utility.density.to_dicts()
+        )
         head = ("Copy", "Pearson divergence", "p")
         blocks.append(Table("Ratio of densities", head, rows[:MOST_ROWS], (True, True, True)))
     return blocks
@@ -399,12 +438,11 @@ def heat_values(table: pl.DataFrame) -> tuple[list[str], Floats]:
 def _pair_figure(utility: Any, first: str, second: str, shown: Shown) -> tuple[tuple[str, str], str] | None:
     cells = utility.cells(first, second)
     # By position: a column may be named as a measure.
-    found = [(a, b, rows_here, z) for a, b, rows_here, _, z in cells.iter_rows()]
-    total = sum(cell[2] for cell in found) or 1
+    found = [(a, b, z) for a, b, _, _, z in cells.iter_rows()]
     rows, columns = (_ordered({cell[i] for cell in found}, name, utility) for i, name in enumerate((first, second)))
     z = np.full((len(rows), len(columns)), np.nan)
-    for a, b, rows_here, value in found:
-        if not missing(value) and (not shown.public or rows_here / total >= shown.least):
+    for a, b, value in found:
+        if not missing(value):
             z[rows.index(a), columns.index(b)] = value
     if not np.isfinite(z).any():
         return None
@@ -469,21 +507,25 @@ def _correlations_section(utility: Any, shown: Shown) -> Section | None:
         if table.height > MOST_DOTS:
             blocks.append(Text(f"The figure shows the {MOST_DOTS:,} pairs that differ most, of {table.height:,}."))
         first = worst_first.row(0, named=True)
+        digits = 1 if shown.public else 2
         words = (
             f"{table.height:,} pairs. The largest difference: {first['first']} with {first['second']}, "
-            f"original {decimal(first['original'])}, copies {decimal(first['synthetic'])}."
+            f"original {decimal(first['original'], digits)}, copies {decimal(first['synthetic'], digits)}."
         )
         top = worst_first.head(MOST_DOTS)
         svg = draw_scatter(
             "Correlations in the copies against those in the original",
             words,
-            *(top[name].cast(pl.Float64).fill_null(math.nan).to_numpy().round(2) for name in ("original", "synthetic")),
+            *(
+                top[name].cast(pl.Float64).fill_null(math.nan).to_numpy().round(digits)
+                for name in ("original", "synthetic")
+            ),
         )
         blocks.append(
             Figures(((("Correlations", ": each dot is a pair; on the line, the copies are as the original"), svg),))
         )
         rows = tuple(
-            (f"{r['first']}, {r['second']}", *(decimal(r[c]) for c in ("original", "synthetic", "difference")))
+            (f"{r['first']}, {r['second']}", *(decimal(r[c], digits) for c in ("original", "synthetic", "difference")))
             for r in worst_first.head(MOST_PAIRS).to_dicts()
         )
         blocks += _cut(table, MOST_PAIRS, "pairs")
@@ -505,16 +547,6 @@ def _quantiles(utility: Any, shown: Shown) -> list[Any]:
         return []
     columns = list(dict.fromkeys(table["column"].to_list()))
     table = table.filter(pl.col("column").is_in(columns[:MOST_MARGINS]))
-    if shown.public:
-        # At least ten rows beyond, on either side; and not the value of a person, which has more digits.
-        edge = max(TAIL, shown.least)
-        # A quantile that is that of one in a thousand, too, may be the least or greatest value.
-        for side in ("original", "synthetic"):
-            ends = (pl.col(side).min().over("column"), pl.col(side).max().over("column"))
-            table = table.with_columns(pl.when(pl.col(side).is_between(*ends, closed="none")).then(pl.col(side)))
-        table = table.filter(pl.col("quantile").is_between(edge - 1e-12, 1 - edge + 1e-12))
-    if not table.height:
-        return []
     digits = 3 if shown.public else 6
     levels = sorted(table["quantile"].unique().to_list())
     found = {(r["column"], r["quantile"]): r for r in table.to_dicts()}
@@ -525,7 +557,7 @@ def _quantiles(utility: Any, shown: Shown) -> list[Any]:
     )
     head = ("Column", "Rows", *(f"{plain(100 * q)} %" for q in levels))
     table_of = Table(
-        "Quantiles" + ", in three digits" * shown.public, head, rows, (False, False, *[True] * len(levels))
+        "Quantiles" + ", in two or three digits" * shown.public, head, rows, (False, False, *[True] * len(levels))
     )
     return [*_cut(columns, MOST_MARGINS, "columns of quantiles", "first"), table_of]
 
@@ -538,24 +570,29 @@ def _missing_section(utility: Any, shown: Shown) -> Section | None:
     table = utility.missing
     if table is None or not table.height:
         return None
-    found = patterns_shown(table, shown)
-    assert found is not None
-    found = found.sort(pl.col("z").abs(), descending=True, nulls_last=True, maintain_order=True)
-    rows = tuple(
-        (
-            pattern(r),
-            shown.percent(100 * r["original"]),
-            shown.percent(100 * r["synthetic"]),
-            NONE if missing(r["z"]) else signed(r["z"]),
-        )
-        for r in found.head(MOST_MARGINS).to_dicts()
-    )
-    note = [Text("Patterns of fewer than 10 rows are left out.")] if shown.public else []
-    head = ("Missing", "Original, % of rows", "Copies, % of rows", "z")
+    found = table.sort(pl.col("z").abs(), descending=True, nulls_last=True, maintain_order=True)
+    rows = tuple((pattern(r), *_missing_cells(r, shown)) for r in found.head(MOST_MARGINS).to_dicts())
+    note = [Text("Left out is what is missing, or not missing, in fewer than 10 rows.")] if shown.public else []
+    head = ("Missing", "Original, % of rows", "Copies, % of rows", "Copies lack it" if shown.public else "z")
     if not rows:
         return Section("missing", "Missing values", (Text("None that may be shown."),)) if shown.public else None
-    table_of = Table("Columns and patterns of missing values, largest z first", head, rows, (False, True, True, True))
+    caption = "Columns and patterns of missing values, largest z first"
+    table_of = Table(caption, head, rows, (False, True, True, not shown.public))
     return Section("missing", "Missing values", (*note, *_cut(found, MOST_MARGINS, "patterns"), table_of))
+
+
+def _missing_cells(row: Mapping[str, Any], shown: Shown) -> tuple[str, ...]:
+    if not shown.public:
+        z = NONE if missing(row["z"]) else signed(row["z"])
+        return shown.percent(100 * row["original"]), shown.percent(100 * row["synthetic"]), z
+    shares = (round(100 * row[side]) for side in ("original", "synthetic"))
+    words = ("under 1" if x == 0 else "over 99" if x == 100 else str(x) for x in shares)
+    return *words, apart(row["z"])
+
+
+def _hidden_model(formula: str) -> Section:
+    words = f"{formula}: too few rows behind a coefficient, or behind a class of the outcome, for it to be shown."
+    return Section("model", "A model fitted to both", (Text(words),))
 
 
 def _model_section(formula: str, pooled: Pooled | None, comparison: Comparison | None) -> Section | None:
@@ -588,9 +625,6 @@ def _model_section(formula: str, pooled: Pooled | None, comparison: Comparison |
             )
         )
     blocks += [Text(f"Note: {note}") for note in pooled.notes]
-    hidden = pooled.table.height - comparison.table.height
-    if hidden:
-        blocks.append(Text(f"Left out: {hidden} term(s) that rest on fewer than {SMALLEST_CELL} real rows."))
     svg = draw_intervals(comparison, "Coefficients of the original and of the copies", f"Mean overlap {overlap:.2f}.")
     blocks.append(Figures(((("Estimates and 95 % intervals", ": the original grey, the copies blue"), svg),)))
     head = (
@@ -607,7 +641,7 @@ def _model_section(formula: str, pooled: Pooled | None, comparison: Comparison |
 
 
 def _disclosure_section(disclosure: Any, identical: Any, attacks: Mapping[str, pl.DataFrame], shown: Shown) -> Section:
-    measured = (*_identical_tables(identical, shown), *_attacks_table(attacks))
+    measured = (*_identical_tables(identical, shown), *_attacks_table(attacks, shown))
     if disclosure is None:
         words = "Identity and attribute disclosure were not measured: no keys were named."
         return Section("disclosure", "Disclosure", (Text(words), *measured))
@@ -659,8 +693,10 @@ def _identical_tables(same: Any, shown: Shown) -> list[Any]:
     rows = [
         ("Copies", same.share, same.unique_share),
         ("New sample (expected)", same.fresh, same.fresh_unique),
-        ("Hold-out", same.holdout, same.holdout_unique),
     ]
+    if not shown.public:
+        # Of a hold-out of few rows a share is a count.
+        rows.append(("Hold-out", same.holdout, same.holdout_unique))
     cells = tuple((what, *(shown.percent(100 * x) for x in shares)) for what, *shares in rows if shares[0] is not None)
     head = ("Rows", "Equal to a real row, %", "Equal to a unique real row, %")
     return [Table("Exact copies", head, cells, (False, True, True))]
@@ -670,7 +706,7 @@ def _means(table: pl.DataFrame) -> list[tuple[str, Any]]:
     return [(name, table[name].mean()) for name in table.columns if name != "copy" and table[name].dtype.is_numeric()]
 
 
-def _attacks_table(attacks: Mapping[str, pl.DataFrame]) -> list[Any]:
+def _attacks_table(attacks: Mapping[str, pl.DataFrame], shown: Shown) -> list[Any]:
     """Attacks on these copies and on others, side by side."""
     if not attacks:
         return []
@@ -679,10 +715,14 @@ def _attacks_table(attacks: Mapping[str, pl.DataFrame]) -> list[Any]:
     for name, table in attacks.items():
         for row in table.to_dicts():
             what = (str(row["attack"]), str(row["statistic"]))
-            interval = "" if missing(row["low"]) else f" ({row['low']:.3f} to {row['high']:.3f})"
-            found.setdefault(what, {})[name] = NONE if missing(row["value"]) else f"{row['value']:.3f}{interval}"
+            value, low, high, baseline = (
+                NONE if missing(row[part]) else shown.attack(row[part], 3, row)
+                for part in ("value", "low", "high", "baseline")
+            )
+            interval = "" if missing(row["value"]) or missing(row["low"]) else f" ({low} to {high})"
+            found.setdefault(what, {})[name] = value + interval
             if not missing(row["baseline"]):
-                baselines.setdefault(what, f"{row['baseline']:.3f}")
+                baselines.setdefault(what, baseline)
     rows = tuple(
         (f"{what[0].capitalize()}: {what[1]}", *(of.get(name, NONE) for name in attacks), baselines.get(what, NONE))
         for what, of in found.items()
@@ -692,13 +732,13 @@ def _attacks_table(attacks: Mapping[str, pl.DataFrame]) -> list[Any]:
         note for table in attacks.values() if "note" in table.columns for note in table["note"] if note
     )
     table_of = Table("Attacks, with 95 % intervals", head, rows, (False, *[True] * (len(attacks) + 1)))
-    return [table_of, *(Text(note) for note in notes)]
+    # Notes count rows.
+    return [table_of, *(Text(note) for note in notes if not (shown.public and re.search(r"\d", note)))]
 
 
-def _records_section(disclosure: Any) -> Section | None:
-    if disclosure is None or not disclosure.records.height:
+def _records_section(records: pl.DataFrame | None) -> Section | None:
+    if records is None or not records.height:
         return None
-    records = disclosure.records
     measures = [c for c in records.columns if records[c].dtype == pl.Boolean]
     rows = []
     for r in records.head(MOST_RECORDS).to_dicts():

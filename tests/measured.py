@@ -77,8 +77,12 @@ def measured_utility(original: pl.DataFrame, copies: list[pl.DataFrame], most: f
     r = np.linspace(-0.9, 0.95, len(correlated))
     apart = np.where(np.arange(len(correlated)) % 3 == 0, 0.12, -0.02)
 
-    def cells(first, second):
+    def cells(first, second=None):
         rows = []
+        if second is None:
+            margin = margins[first]
+            table = {first: margin.labels, "original": margin.original, "synthetic": margin.copies.mean(axis=0)}
+            return pl.DataFrame(table).with_columns(z=pl.lit(1.0))
         for i, a in enumerate(_groups(margins[first])):
             for j, b in enumerate(_groups(margins[second])):
                 count = 60.0 - 9 * i - 5 * j
@@ -147,7 +151,7 @@ def _groups(margin: Margin) -> list[str]:
     ]
 
 
-def measured_disclosure(keys: list[str], targets: list[str], n: int = 748, attacks: Any = None) -> Measured:
+def measured_disclosure(keys: list[str], targets: list[str], n: int = 748, attacks: Any = None, m: int = 2) -> Measured:
     """Disclosure; ``attacks`` as ``attacks_table`` gives it."""
     disco = np.linspace(22.0, 1.0, len(targets))
     attribute = pl.DataFrame(
@@ -190,7 +194,7 @@ def measured_disclosure(keys: list[str], targets: list[str], n: int = 748, attac
         targets=targets,
         n=n,
         k=n,
-        m=2,
+        m=m,
         left_out={},
     )
 

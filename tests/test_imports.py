@@ -79,6 +79,7 @@ FLOORS = {
     "pictures": 15,
     "protect": 15,
     "page": 16,
+    "public": 16.5,
     "sections": 17,
     "report": 18,
     "__init__": 19,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -20,7 +21,8 @@ import fastsynth as fs
 from fastsynth import page, sections
 from fastsynth.cli import main
 from fastsynth.errors import FastsynthError, OptionError, OutputError
-from fastsynth.page import Line, Shown, merge_levels, merge_numbers
+from fastsynth.page import Line, Shown, merge_levels, merge_numbers, round_classes
+from fastsynth.public import public_utility
 from tests.measured import Identical, Margin, attacks, measured_disclosure, measured_utility
 
 EVIL = "</title><script src='https://evil.example/x.js'>\x00&\"'"
@@ -123,10 +125,12 @@ def test_a_page_is_sound_and_the_same_every_time(boys, tmp_path, audience):
 
 
 def test_names_and_levels_cannot_break_out(tmp_path):
-    data = pl.DataFrame({EVIL: [EVIL, "b", "c"] * 40, "x": range(120), "{{ 7 * 7 }}": ["<b>", "&amp;", None] * 40})
+    # Tables of Arrow have no zero byte in the name of a column.
+    name = EVIL.replace("\x00", "\x01")
+    data = pl.DataFrame({name: [EVIL, "b", "c"] * 40, "x": range(120), "{{ 7 * 7 }}": ["<b>", "&amp;", None] * 40})
     utility = measured_utility(data, [data, data])
     disclosure = measured_disclosure(
-        [EVIL], ["x", "{{ 7 * 7 }}"], attacks=attacks(0.5, 0.5).with_columns(attack=pl.lit(EVIL))
+        [name], ["x", "{{ 7 * 7 }}"], n=120, attacks=attacks(0.5, 0.5).with_columns(attack=pl.lit(EVIL))
     )
     for audience in ("internal", "public"):
         path = tmp_path / f"{audience}.html"
@@ -134,7 +138,7 @@ def test_names_and_levels_cannot_break_out(tmp_path):
         text = path.read_text(encoding="utf-8").replace("https://evil", "evil")
         check(text)
         assert "<script" not in text
-        assert "\x00" not in text
+        assert not {"\x00", "\x01"} & set(text)
         assert "{{ 7 * 7 }}" in text
 
 
@@ -143,7 +147,8 @@ def test_many_columns_stay_a_small_file_and_say_what_is_left_out(tmp_path):
     data = pl.DataFrame({f"column_{i}": rng.normal(size=60) for i in range(150)})
     utility = measured_utility(data, [data])
     path = tmp_path / "a.html"
-    fs.report(data, data, path, utility=utility, disclosure=measured_disclosure(["column_0"], ["column_1"]))
+    disclosure = measured_disclosure(["column_0"], ["column_1"], n=60, m=1)
+    fs.report(data, data, path, utility=utility, disclosure=disclosure)
     text = path.read_text(encoding="utf-8")
     found = check(text)
     assert path.stat().st_size < 1_000_000
@@ -177,10 +182,16 @@ def test_public_reports_have_no_records_levels_extremes_or_seed(boys, tmp_path):
 
 
 def test_shares_of_few_rows():
-    assert [PUBLIC.percent(x) for x in (0.0, 1.3, 1.4, 50.0, None)] == ["under 1.34"] * 2 + ["1.3", "49.5", page.NONE]
+    found = [PUBLIC.percent(x) for x in (0.0, 1.9, 2.1, 51.2, 99.5, None)]
+    assert found == ["under 2", "under 2", "2.0", "52.0", "over 98", page.NONE]
     assert INTERNAL.percent(0.134) == "0.13"
-    rounded = PUBLIC.round([0.011, 0.5]) / PUBLIC.least
-    assert np.allclose(rounded, np.round(rounded))
+    assert np.allclose(PUBLIC.round([0.011, 0.5, 0.999]), [0.02, 0.5, 1])
+    # The exact least tells the largest weight: it is rounded upwards, to one digit.
+    steps = [Shown(True, x).step for x in (0.0123, 0.02, 0.0951, 1.3e-6, 0.9501, 7.0)]
+    assert np.allclose(steps, [0.02, 0.02, 0.1, 2e-6, 1, 1])
+    assert np.isclose(PUBLIC.of_known(0.5).least, 20 / 748)
+    assert PUBLIC.of_known(0.0).least == 1
+    assert INTERNAL.of_known(0.5) == INTERNAL
 
 
 def test_rare_levels_are_merged_so_that_none_can_be_told():
@@ -208,7 +219,7 @@ def test_classes_of_numbers_have_ten_rows_and_no_outer_limits(seed):
     rng = np.random.default_rng(seed)
     values = np.round(rng.lognormal(3, 0.6, 748), 1)
     counts, edges = np.histogram(values, 30)
-    found = merge_numbers(edges, counts / 748, counts[None] / 748, PUBLIC)
+    found = merge_numbers(edges[1:-1], counts / 748, counts[None] / 748, PUBLIC)
     assert found is not None
     borders, o, s, starts = found
     assert len(borders) == len(o) + 1 == s.shape[1] + 1
@@ -216,8 +227,8 @@ def test_classes_of_numbers_have_ten_rows_and_no_outer_limits(seed):
     assert groups.min() >= 10
     assert groups[0] >= 7.48
     assert groups[-1] >= 7.48
-    assert np.allclose(o / PUBLIC.least, np.round(o / PUBLIC.least))
-    assert merge_numbers(edges, np.eye(30)[0], np.eye(30)[:1], PUBLIC) is None
+    assert np.allclose(o / PUBLIC.step, np.round(o / PUBLIC.step))
+    assert merge_numbers(edges[1:-1], np.eye(30)[0], np.eye(30)[:1], PUBLIC) is None
 
 
 def test_weights_count_as_rows_of_the_largest(boys, tmp_path, monkeypatch):
@@ -240,18 +251,51 @@ def test_margins_that_tell_too_little_are_not_shown():
     few = Margin("id", "level", [f"l{i}" for i in range(100)], None, np.full(100, 7.0), np.full((1, 100), 7.0))
     assert sections.margin_figure(few, PUBLIC) is None
     assert sections.margin_figure(few, INTERNAL) is not None
-    dates = [f"200{i}-01-01 to 200{i + 1}-01-01" for i in range(6)]
-    day = Margin("day", "number", dates, np.arange(7.0) * 365, np.full(6, 100.0), np.full((1, 6), 100.0))
-    assert ">2000-01-01 to 2001" in sections.margin_figure(day, INTERNAL)
+    borders = np.array("2000-02-17", "M8[D]") + np.arange(31) * 200
+    labels = [f"{a} to {b}" for a, b in itertools.pairwise(borders)]
+    day = Margin("day", "number", labels, borders.astype(float), np.full(30, 100.0), np.full((1, 30), 100.0))
+    assert ">2000-02-17 to 2000-09" in sections.margin_figure(day, INTERNAL)
     public = sections.margin_figure(day, PUBLIC)
-    assert "2000-01-01" not in public
-    assert "up to 2001-01-01" in public
-    assert "from 2005-01-01" in public
+    assert not re.search(r"\d{4}-\d\d|30 classes", public)
+    assert "up to 2001<" in public
+    assert "from 2016<" in public
+    hours = [f"{i:02}:00:00 to {i + 1:02}:00:00" for i in range(20)]
+    time = Margin("time", "number", hours, np.arange(21.0), np.full(20, 100.0), np.full((1, 20), 100.0))
+    assert sections.margin_figure(time, PUBLIC) is None
+    assert sections.margin_figure(time, INTERNAL) is not None
+
+
+@pytest.mark.parametrize("least", [3.0, 4.0, 17.0, 19.5])
+def test_limits_do_not_tell_where_the_classes_begin(least):
+    edges = least + 7 * np.arange(31.0)
+    labels = [f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges)]
+    limits, names, o, s = round_classes(edges, labels, np.full(30, 1 / 30), np.full((2, 30), 1 / 30))
+    assert set(np.diff(limits)) == {10}
+    assert np.array_equal(limits % 10, np.zeros(len(limits)))
+    assert names[0] == f"{limits[0]:g}"
+    assert len(o) == s.shape[1] == len(limits) + 1
+    assert np.allclose(o[1:-1], 10 / 210)
+    assert np.isclose(o.sum(), 1)
+
+
+def test_limits_of_values_stay_apart():
+    values = np.array([0, 1, 2, 3, 5, 8])
+    edges = np.concatenate([[-0.5], (values[1:] + values[:-1]) / 2, [9.5]])
+    limits, *_ = round_classes(edges, [str(v) for v in values], np.full(6, 1 / 6), np.full((1, 6), 1 / 6))
+    assert limits.tolist() == [1, 2, 3, 4, 7]
+    months = [f"2001-{month:02}-01" for month in range(1, 13)]
+    found = round_classes(np.zeros(13), months, np.full(12, 1 / 12), np.full((1, 12), 1 / 12))
+    assert found[1][0] == "2001-02"
+    assert np.allclose(found[2][1:-1], 1 / 12)
+    assert round_classes(np.zeros(2), ["1"], np.ones(1), np.ones((1, 1))) is None
+    numbers = [f"{20010203 + i}" for i in range(6)]
+    found = round_classes(20010202.5 + np.arange(7), numbers, np.full(6, 1 / 6), np.full((1, 6), 1 / 6))
+    assert found[0].tolist() == [20010204 + i for i in range(5)]
 
 
 def test_cells_of_few_rows_and_limits_of_numbers_are_left_out(boys):
     (caption, _), internal = sections._pair_figure(boys.utility, "hgt", "reg", INTERNAL)
-    _, public = sections._pair_figure(boys.utility, "hgt", "reg", PUBLIC)
+    _, public = sections._pair_figure(public_utility(boys.utility, PUBLIC), "hgt", "reg", PUBLIC)
     assert caption == "hgt with reg"
     assert internal.count('class="cell') > public.count('class="cell')
     assert "class 1" in public
@@ -263,31 +307,212 @@ def test_cells_of_few_rows_and_limits_of_numbers_are_left_out(boys):
     assert sorted(days, key=sections._class_key) == [days[2], days[0], days[1]]
 
 
-def test_terms_of_few_rows_are_left_out_in_public(tmp_path):
-    rng = np.random.default_rng(1)
-    group = ["a"] * 200 + ["b"] * 190 + ["rare"] * 5
-    data, *copies = (pl.DataFrame({"y": rng.normal(size=395), "x": rng.normal(size=395), "g": group}) for _ in range(3))
-    utility, disclosure = measured_utility(data, copies), measured_disclosure(["x"], ["y"])
-    options = {"utility": utility, "disclosure": disclosure, "formula": "y ~ x + C(g)"}
+def few_tables(seed, **columns):
+    rng = np.random.default_rng(seed)
+    n = len(next(iter(columns.values())))
+    return pl.DataFrame({"y": rng.normal(1000, 300, n).round(), "x": rng.normal(size=n), **columns})
+
+
+RARE = {"g": ["a"] * 200 + ["b"] * 190 + ["rare"] * 5}
+THREE = [0] * 3 + [1] * 392
+CROSSED = {"a": ["p"] * 200 + ["q"] * 195, "b": ["r"] * 197 + ["s"] * 3 + ["r"] * 95 + ["s"] * 100}
+
+
+@pytest.mark.parametrize(
+    ("formula", "columns", "is_shown"),
+    [
+        ("y ~ x", RARE, True),
+        ("y ~ x + C(g)", RARE, False),
+        ("y ~ C(g)", {"g": ["a"] * 3 + ["b"] * 392}, False),
+        ("y ~ C(g, Sum)", {"g": ["a"] * 3 + ["b"] * 192 + ["c"] * 200}, False),
+        ("y ~ C(g, Helmert)", {"g": ["a"] * 3 + ["b"] * 192 + ["c"] * 200}, False),
+        ("y ~ C(g, Sum)", {"g": ["a"] * 30 + ["b"] * 165 + ["c"] * 200}, True),
+        # The intercept is the mean of the three, whatever the other value is.
+        ("y ~ d", {"d": THREE}, False),
+        ("y ~ d", {"d": [1 + d for d in THREE]}, False),
+        ("y ~ a * b", CROSSED, False),
+        ("y ~ a", CROSSED, True),
+        ("o ~ 1", {"o": THREE}, False),
+        ("o ~ x", {"o": [0] * 30 + [1] * 365}, True),
+        # Twelve people in a level, of whom two have the outcome.
+        ("o ~ g", {"g": ["a"] * 12 + ["b"] * 383, "o": [0, 0] + [1] * 10 + [0, 1, 1] * 127 + [1, 1]}, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::fastsynth.errors.PoolWarning")
+def test_models_of_few_rows_are_not_shown_in_public(tmp_path, formula, columns, is_shown):
+    data, *copies = (few_tables(seed, **columns) for seed in range(3))
+    utility, disclosure = measured_utility(data, copies), measured_disclosure(["x"], ["y"], n=395)
+    options = {"utility": utility, "disclosure": disclosure, "formula": formula}
     texts = {}
     for audience in ("internal", "public"):
         fs.report(data, copies, tmp_path / f"{audience}.html", audience=audience, **options)
         texts[audience] = (tmp_path / f"{audience}.html").read_text(encoding="utf-8")
-    assert "C(g)[T.rare]" in texts["internal"]
-    assert "C(g)[T.rare]" not in texts["public"]
-    assert "C(g)[T.b]" in texts["public"]
+    assert "Intercept" in texts["internal"]
+    assert ("Intercept" in texts["public"]) == is_shown
+    assert ("too few rows behind a coefficient" in texts["public"]) != is_shown
     with pytest.raises(OptionError, match="formula as text"):
-        fs.report(data, data, tmp_path / "c.html", audience="public", **(options | {"formula": lambda d: d}))
+        fs.report(data, copies, tmp_path / "c.html", audience="public", **(options | {"formula": lambda d: d}))
 
 
-def test_a_rare_reference_level_hides_its_factor():
-    import statsmodels.formula.api as smf
+# What was found by people who tried to undo it
 
+
+def cells_of(text, caption):
+    """Rows of a table of the page."""
+    begin = text.index(f"<caption>{caption}")
+    body = text[begin : text.index("</table>", begin)]
+    rows = re.findall(r"<tr>(.*?)</tr>", body, re.S)[1:]
+    return [[re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in rows]
+
+
+def written(data, copies, path, **options):
+    fs.report(data, copies, path, audience="public", **options)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_quantiles_and_classes_count_known_rows(tmp_path, gap):
+    rng = np.random.default_rng(2)
+    values = np.sort(np.round(rng.lognormal(3, 1, 60), 1))
+    data = pl.DataFrame({"x": [*values.tolist(), *[gap] * 940], "z": rng.normal(size=1000)})
+    copy = pl.DataFrame({"x": [*np.sort(rng.lognormal(3, 1, 60)).tolist(), *[gap] * 940], "z": rng.normal(size=1000)})
+    utility = fs.utility(data, copy)
+    shown = Shown(True, 10 / 1000)
+    public = public_utility(utility, shown)
+    assert np.isclose(public.known["x"], 0.06)
+    own = public.quantiles.filter(pl.col("column") == "x")
+    # Ten of sixty rows are 17 per cent.
+    assert own["quantile"].to_list() == [0.25, 0.5, 0.75]
+    assert own["original"].to_list() == [float(f"{np.sort(values)[i]:.2g}") for i in (14, 29, 44)]
+    text = written(data, copy, tmp_path / "a.html", utility=utility)
+    quantiles = {row[0]: row for row in cells_of(text, "Quantiles")}
+    assert quantiles["x"][2:4] == [page.NONE] * 2
+    margin = public.margins["x"]
+    found = sections.margin_figure(margin, shown.of_known(0.06))
+    limits = [float(x) for x in re.findall(r"(?:up to|above) ([\d.]+)<", found or "")]
+    assert all(values[9] <= limit <= values[-10] for limit in limits)
+
+
+def test_quantiles_that_may_be_extremes_are_dashes(tmp_path):
+    data = pl.DataFrame({"x": [0] * 600 + [1] * 300 + [7] * 100, "d": [0, 1] * 500})
+    text = written(data, data, tmp_path / "a.html")
+    assert cells_of(text, "Quantiles")[0] == ["x", "original", *[page.NONE] * 4, "1.0".rstrip(".0"), *[page.NONE] * 2]
+    assert {row[0] for row in cells_of(text, "Quantiles")} == {"x"}
+
+
+def test_no_measure_of_tables_can_be_solved_for_counts(tmp_path):
+    data = pl.DataFrame(
+        {"a": ["p"] * 500 + ["q"] * 497 + ["r"] * 3, "b": ["s", "t"] * 500, "c": ["u", "u", "v", "v"] * 250}
+    )
+    copy = data.with_columns(a=pl.Series(["p"] * 400 + ["q"] * 596 + ["r"] * 4))
+    utility = fs.utility(data, copy)
+    public = public_utility(utility, Shown(True, 0.01))
+    assert public.oneway.rows() == [("b", 0.0), ("c", 0.0), ("a", None)]
+    assert public.twoway.rows() == [("b", "c", 0.0), ("a", "b", None), ("a", "c", None)]
+    assert public["S_pMSE"] == float(f"{utility['S_pMSE']:.1g}")
+    assert public["S_pMSE_max"] == 0
+    text = written(data, copy, tmp_path / "a.html", utility=utility)
+    assert cells_of(text, "Single columns")[-1] == ["a", "too few rows"]
+    assert cells_of(text, "Pairs, worst")[0] == ["b, c", "below 3"]
+    assert "SPECKS" not in text
+    assert ">df<" not in text
+    z = public.cells("a", "b").to_series(4).to_list()
+    assert {abs(x) for x in z if x is not None} <= {0, 2, 4}
+    assert z.count(None) == 2
+    assert public.cells("a", "b")["original"].null_count() == 6
+    # Of one table the mean is its own.
+    one = public_utility(fs.utility(data, copy, columns=["a", "b"]), Shown(True, 0.01))
+    assert np.isnan(one["S_pMSE"])
+    assert np.isnan(one["S_pMSE_max"])
+
+
+def test_missing_values_have_no_z_and_whole_per_cents(tmp_path):
+    n = 2000
+    columns = {"few": 6, "a": 700, "b": 701, "almost": 1995}
+    data = pl.DataFrame({name: [None] * x + [float(i % 7) for i in range(n - x)] for name, x in columns.items()})
+    copy = pl.DataFrame({name: [None] * (x // 2) + [1.0] * (n - x // 2) for name, x in columns.items()})
+    utility = fs.utility(data, copy)
+    rows = cells_of(written(data, copy, tmp_path / "a.html", utility=utility), "Columns and patterns of missing")
+    assert [row for row in rows if row[0] in columns] == [
+        ["a", "35", "18", "too seldom"],
+        ["b", "35", "18", "too seldom"],
+    ]
+    public = public_utility(utility, Shown(True, 10 / n)).missing
+    assert set(public["z"].to_list()) <= {-3.0, 0.0, 3.0}
+
+
+def test_correlations_of_few_rows_are_left_out():
     rng = np.random.default_rng(1)
-    data = pl.DataFrame({"y": rng.normal(size=300), "g": ["a"] * 4 + ["b"] * 196 + ["c"] * 100}).to_pandas()
-    from fastsynth.report import _rare_terms
+    n = 800
+    u, v, common = np.zeros(n, int), np.zeros(n, int), np.zeros(n, int)
+    u[:4], v[2:5], common[::2] = 1, 1, 1
+    x, y = rng.normal(size=(2, n))
+    twice = np.roll(common, 1)
+    twice[:3] = 0
+    known = np.where(np.arange(n) < 4, x, np.nan)
+    other = np.where(common == 1, rng.integers(0, 2, n), np.nan)
+    half = np.where(common == 0, y, np.nan)
+    half[0] = 1.0
+    frame = {"u": u, "v": v, "x": x, "y": 0.52 * x + y, "common": common, "twice": twice, "known": known}
+    data = pl.DataFrame(frame | {"other": other, "half": half}).fill_nan(None)
+    utility = fs.utility(data, data)
+    public = public_utility(utility, Shown(True, 10 / n)).correlations
+    pairs = {(a, b) for a, b in public.select("first", "second").rows()}
+    assert not {"u", "v", "known"} & {name for pair in pairs for name in pair}
+    assert ("x", "y") in pairs
+    # Dummies that never go together but in a few rows, and numbers of which few rows have both.
+    assert ("common", "twice") not in pairs
+    assert ("other", "half") not in pairs
+    assert ("x", "other") in pairs
+    values = public.select("original", "synthetic", "difference").to_numpy()
+    assert np.array_equal(values, values.round(1))
 
-    assert _rare_terms(smf.ols("y ~ C(g)", data).fit()) == ["C(g)[T.b]", "C(g)[T.c]"]
+
+def test_attacks_do_not_count_targets():
+    row = {"n_targets": 5000}
+    assert PUBLIC.attack(0.5234, 3, row) == "0.52"
+    assert PUBLIC.attack(0.5234, 3, {"n_targets": 40}) == "0.5"
+    assert INTERNAL.attack(0.5234, 3, row) == "0.523"
+    blocks = sections._attacks_table({"these copies": attacks(0.523, 0.481)}, PUBLIC)
+    assert blocks[0].rows[0][1:] == ("0.52 (0.48 to 0.56)", "0.50")
+    assert len(blocks) == 1
+    same = Identical(holdout=0.01, holdout_unique=0.02)
+    assert len(sections._identical_tables(same, INTERNAL)[0].rows) == 3
+    assert len(sections._identical_tables(same, PUBLIC)[0].rows) == 2
+
+
+def test_weighted_results_need_their_weights(boys, tmp_path):
+    data = boys.data.with_columns(w=pl.when(pl.col("age") > 20).then(9.7).otherwise(1.0))
+    utility = fs.utility(data, boys.syn, weights="w")
+    with pytest.raises(OptionError, match="give weights="):
+        fs.report(data, boys.syn, tmp_path / "a.html", utility=utility, audience="public")
+    text = written(data, boys.syn, tmp_path / "b.html", utility=utility, disclosure=boys.disclosure, weights="w")
+    exact = 100 * 10 * 9.7 / data["w"].sum()
+    assert f"under {page.coarse(exact):g}" in text
+    assert f"under {exact:.3g}" not in text
+
+
+def test_public_disclosure_has_no_records(boys, tmp_path):
+    found = fs.disclosure(boys.data, boys.syn, keys=["age", "reg"], target=["phb"])
+    for name, given in (("a", found), ("b", found.public())):
+        fs.report(boys.data, boys.syn, tmp_path / f"{name}.html", utility=boys.utility, disclosure=given)
+    assert "The riskiest records" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "The riskiest records" not in (tmp_path / "b.html").read_text(encoding="utf-8")
+
+
+def test_protection_while_drawing_is_told(boys, tmp_path):
+    columns = {"hgt": fs.Column(smoothing="density", guard=fs.Guard(max_copies=3))}
+    syn = fs.synthesize(boys.data, m=2, random_state=1, columns=columns)
+    words = next(x[-1] for x in syn.summary()["protection"] if len(x))
+    assert words == "smoothing='density'"
+    texts = {}
+    for audience in ("internal", "public"):
+        path = tmp_path / f"{audience}.html"
+        fs.report(boys.data, syn, path, utility=boys.utility, disclosure=boys.disclosure, audience=audience)
+        texts[audience] = cells_of(path.read_text(encoding="utf-8"), "Columns in visit")
+    assert any("smoothing=&#39;density&#39;" in cell for row in texts["internal"] for cell in row)
+    assert "Guard, smoothing" in [cell for row in texts["public"] for cell in row]
+    assert "density" not in str(texts["public"])
 
 
 # Verdicts
@@ -306,7 +531,7 @@ def test_a_rare_reference_level_hides_its_factor():
 def test_usable(boys, mean, most, answer):
     u = measured_utility(boys.data, list(boys.syn))
     u["S_pMSE"], u["S_pMSE_max"] = mean, most
-    assert page.usable(u, None).answer == answer
+    assert page.usable(u, None, INTERNAL).answer == answer
 
 
 def test_safe(boys):
@@ -333,15 +558,19 @@ def test_what_to_look_at(boys):
     assert found.lines[0].words.startswith("age with hgt: S_pMSE 14")
     for part in ("Missing values of age: z 4.2", "Not compared: id", "two or more measures touch: 1"):
         assert part in words
-    public = " ".join(line.words for line in page.look_at(boys.utility, boys.disclosure, boys.syn, PUBLIC).lines)
+    utility = public_utility(boys.utility, PUBLIC)
+    public = " ".join(line.words for line in page.look_at(utility, boys.disclosure, boys.syn, PUBLIC).lines)
     # Of hgt two rows in a thousand are missing.
     assert "Missing values of hgt" in words
     assert "Missing values of hgt" not in public
+    assert "Missing values of age: too often." in public
+    assert " z " not in public
     assert "two or more" not in public
 
 
 def test_attacks_stand_beside_each_other():
-    table, note = sections._attacks_table({"these copies": attacks(0.52, 0.48), "minbucket 1": attacks(0.71, 0.68)})
+    both = {"these copies": attacks(0.52, 0.48), "minbucket 1": attacks(0.71, 0.68)}
+    table, note = sections._attacks_table(both, INTERNAL)
     assert table.head == ("Attack", "these copies", "minbucket 1", "Baseline")
     assert table.rows[0] == (
         "Membership (shadow models): AUC",
@@ -376,7 +605,8 @@ def test_outcomes_of_two_values_are_logistic(boys, tmp_path):
         for by in (1, 3, 5)
     )
     utility = measured_utility(data, copies)
-    options = {"utility": utility, "disclosure": boys.disclosure, "formula": "Q('old ness') ~ x"}
+    disclosure = measured_disclosure(["x"], ["old ness"], n=300)
+    options = {"utility": utility, "disclosure": disclosure, "formula": "Q('old ness') ~ x"}
     found = fs.report(data, copies, tmp_path / "a.html", **options)
     assert np.isclose(found.comparison.table["original"][0], np.log(0.5), atol=0.01)
 
