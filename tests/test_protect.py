@@ -201,8 +201,11 @@ def test_merging_levels(tmp_path, people, kind, dtype):
     frame = people.with_columns(pl.col("town").cast(pl.String).cast(dtype))
     data = KINDS[kind](frame)
     copies = fs.synthesize(data, m=2, random_state=1, method="cart")
-    rare = [level for level, n in frame["town"].cast(pl.String).value_counts().iter_rows() if n < 50]
-    assert rare
+    counts = frame["town"].cast(pl.String).value_counts(name="n").sort("n", "town")
+    # Two of fewer than 50 rows have fewer than 50 together: the next rarest joins them.
+    rare = counts["town"][:3].to_list()
+    assert counts["n"][1] < 50 <= counts["n"][2]
+    assert counts["n"][:2].sum() < 50
     done = protect(data, copies, MergeLevels("town", 50)).synthesis
     assert type(done[0]) is type(copies[0])
     for i in range(2):
@@ -365,7 +368,8 @@ def test_files(tmp_path, monkeypatch, people, persons):
         protect(people, persons, measures, out=tmp_path / "b")
     with pytest.raises(OptionError, match="out="):
         protect(people, tmp_path / "a", measures)
-    assert len(protect(people, back, [KeepRows(0.5)], out=tmp_path / "c").synthesis.protection) == 6
+    again = protect(people, back, [KeepRows(0.5)], out=tmp_path / "c").synthesis
+    assert len(again.protection) == len(back.protection) + 1
 
 
 def test_copies_of_the_caller_stay(people, persons):
@@ -531,7 +535,8 @@ def test_limits_are_kept_by_the_mildest_measures(people, persons, until):
         assert set(done.steps["measure"]) == {"as given", "RemoveUniques"}
     assert list(done.figures) == ["S_pMSE", *until]
     assert done.tried["kept"].sum() == done.steps.height - 1
-    assert f"{done.tried.height} measures tried" in repr(done)
+    n = done.tried.height
+    assert ("; 1 measure tried\n" if n == 1 else f"; {n} measures tried\n") in repr(done)
 
 
 def test_limits_that_cannot_be_kept(people, persons):
