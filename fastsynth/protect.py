@@ -212,6 +212,10 @@ def protect(
     compared = open_compared(original, given, **reading)
     entropy = _secret(compared, random_state)
     setting = Setting(original, compared, {}, set(), set(), lambda key, n: random_words(entropy, key, n))
+    for measure in chosen:
+        refusal = _refusal(measure, given, setting)
+        if refusal is not None:
+            raise OptionError(refusal)
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(_temporary(out))
         options = {name: value for name, value in reading.items() if value is not None}
@@ -288,9 +292,6 @@ class _Work:
 
     def apply(self, measure: Measure) -> None:
         """Apply a measure that was asked for."""
-        refusal = _refusal(measure, self.synthesis, self.setting)
-        if refusal is not None:
-            raise OptionError(refusal)
         self._apply(measure, *self._try(measure, self.setting))
         if isinstance(measure, RemoveUniques):
             self._removals.append(measure)
