@@ -154,7 +154,7 @@ def protect(
         What he may want to know; the default is all other columns.
     random_state : int, numpy SeedSequence or Generator, optional
         Together with the rows of the original it gives the random numbers; so who does not have the original cannot
-        undo noise, even where the default is kept. None draws new ones each time.
+        undo noise, even where the default, 0, is kept. None draws new ones each time.
     out : path, optional
         New or empty folder for the protected copies; needed if the given ones are in files. They are read one at a
         time; a temporary folder beside it holds them meanwhile.
