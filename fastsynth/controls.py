@@ -24,12 +24,12 @@ from fastsynth.sdc import (
     Floats,
     Grid,
     add_noise,
-    code_top_bottom,
     decimals_of,
     grid_of,
     is_number,
     numbers_of,
     reflect,
+    round_to,
     smooth_density,
     smooth_rmean,
     smooth_spline,
@@ -38,7 +38,7 @@ from fastsynth.sdc import (
     with_numbers,
 )
 from fastsynth.streams import PROTECT, Words
-from fastsynth.tally import key_counts, replicated_uniques, uniques_in_original
+from fastsynth.tally import Mask, key_counts, number, replicated_uniques, row_hashes, uniques_in_original
 
 Kind = Literal["density", "spline", "rmean"]
 Which = Literal["replicated", "in_original"]
@@ -46,6 +46,8 @@ Which = Literal["replicated", "in_original"]
 Step = Callable[[pa.Table, Words], tuple[pa.Table, int]]
 # A value above which fewer people are would tell of them.
 LEAST_CODED = 10
+# Larger whole numbers are not all held by float64.
+MOST_EXACT = 2**53
 # Fresh rows are asked for so many times before they are given up.
 MOST_DRAWS = 6
 
@@ -126,6 +128,10 @@ class Measure:
         """Learn from the original; give back what changes a copy."""
         raise NotImplementedError
 
+    def cut(self, setting: Setting, table: pa.Table, k: int, words: Words) -> Mask | None:  # noqa: ARG002
+        """Which k rows of a changed copy stay so that all copies have as many; None if that cannot be."""
+        return _of_smallest(words, k)
+
     def options(self) -> dict[str, Any]:
         """Plain options, none of which are values of the data."""
         kept = {"kind", "share", "fewer_than", "which", "k_anonymity", "swaprate", "to"}
@@ -153,14 +159,7 @@ class _OfNumbers(Measure):
             raise OptionError(
                 f"{name_of(self)}: column {self.column!r} is no number, date or time. MergeLevels is for categories."
             )
-        codes = self._codes(real, synthesis)
-        grid = self._grid(real)
-        function = self._function(_without(real, codes, grid), real.dtype)
-
-        def change(values: pl.Series, words: Words) -> pl.Series:
-            numbers = _without(values, codes, grid)
-            return with_numbers(values, np.where(np.isnan(numbers), np.nan, function(numbers, words)), grid)
-
+        change = self._change(real, self._codes(real, synthesis))
         if self.recodes:
             setting.real[self.column] = change(real, np.zeros(len(real), np.uint64))
             setting.coded.add(self.column)
@@ -174,8 +173,16 @@ class _OfNumbers(Measure):
 
         return step
 
-    def _grid(self, real: pl.Series) -> Grid:
-        return grid_of(real)
+    def _change(self, real: pl.Series, codes: pl.Series) -> Callable[[pl.Series, Words], pl.Series]:
+        """What changes a column, from the real one; codes are left as they are."""
+        grid = grid_of(real)
+        function = self._function(_without(real, codes, grid), real.dtype)
+
+        def change(values: pl.Series, words: Words) -> pl.Series:
+            numbers = _without(values, codes, grid)
+            return with_numbers(values, np.where(np.isnan(numbers), np.nan, function(numbers, words)), grid)
+
+        return change
 
     def _function(self, real: Floats, dtype: pl.DataType) -> Callable[[Floats, Words], Floats]:
         """What changes numbers, from the real ones; NaN is missing, or left as it is."""
@@ -194,15 +201,29 @@ class _OfNumbers(Measure):
         return _typed(known, real.dtype, f"{name_of(self)}: leave", self.column)
 
 
-def _plain_grid(real: pl.Series) -> Grid:
-    return Grid(0, 1) if real.dtype.is_integer() or real.dtype.is_temporal() else Grid()
+class _Coarser(_OfNumbers):
+    """A measure that codes numbers in their own type: float64 would lose digits of large ones."""
+
+    __slots__ = ()
+    recodes: ClassVar[bool] = True
+
+    def _change(self, real: pl.Series, codes: pl.Series) -> Callable[[pl.Series, Words], pl.Series]:
+        coding = self._coding(real.filter(~_among(real, codes)))
+        return lambda values, _: values.zip_with(_among(values, codes), coding(values).cast(values.dtype))
+
+    def _coding(self, real: pl.Series) -> Callable[[pl.Series], pl.Series]:
+        """What codes values, from the real ones that are no codes."""
+        raise NotImplementedError
 
 
 def _without(values: pl.Series, codes: pl.Series, grid: Grid) -> Floats:
     numbers = numbers_of(values, grid).copy()
-    if len(codes):
-        numbers[values.is_in(codes.implode()).fill_null(False).to_numpy()] = np.nan
+    numbers[_among(values, codes).to_numpy()] = np.nan
     return numbers
+
+
+def _among(values: pl.Series, codes: pl.Series) -> pl.Series:
+    return values.is_in(codes.implode()).fill_null(False)
 
 
 def _typed(given: Sequence[Any], dtype: pl.DataType, what: str, column: str) -> pl.Series:
@@ -233,7 +254,7 @@ class Smooth(_OfNumbers):
     column: str
     kind: Kind = "density"
     leave: tuple[Any, ...] = ()
-    effect: ClassVar[str] = "tails change; the variance grows by the bandwidth squared, correlations shrink accordingly"
+    effect: ClassVar[str] = "tails change; variance grows by the bandwidth squared, correlations shrink"
 
     def __post_init__(self) -> None:
         if self.kind not in ("density", "spline", "rmean"):
@@ -286,7 +307,7 @@ class Noise(_OfNumbers):
 
 
 @dataclass(frozen=True, slots=True)
-class TopCode(_OfNumbers):
+class TopCode(_Coarser):
     """Code large numbers as ``high``, and small ones as ``low``.
 
     Effect on inference: means, variances and upper quantiles come out too small; medians and ranks below stay.
@@ -308,7 +329,6 @@ class TopCode(_OfNumbers):
     high: Any = None
     share: float | None = None
     leave: tuple[Any, ...] = ()
-    recodes: ClassVar[bool] = True
     effect: ClassVar[str] = "means, variances and extreme quantiles are too small; medians stay"
 
     def __post_init__(self) -> None:
@@ -317,27 +337,25 @@ class TopCode(_OfNumbers):
             if self.high is not None:
                 raise OptionError("TopCode takes high or share, not both.")
 
-    def _grid(self, real: pl.Series) -> Grid:
-        return _plain_grid(real)
-
-    def _function(self, real: Floats, dtype: pl.DataType) -> Callable[[Floats, Words], Floats]:
-        low, high = (self._limit(name, dtype) for name in ("low", "high"))
-        known = np.sort(real[np.isfinite(real)])
+    def _coding(self, real: pl.Series) -> Callable[[pl.Series], pl.Series]:
+        low, high = (self._limit(name, real.dtype) for name in ("low", "high"))
+        known = real.drop_nulls()
+        known = (known.filter(known.is_finite()) if known.dtype.is_float() else known).sort()
         if high is None and (self.share is not None or low is None) and len(known) > LEAST_CODED:
             above = max(math.ceil((self.share or 0.005) * len(known)), LEAST_CODED)
-            high = float(known[max(len(known) - above - 1, 0)])
-        return lambda numbers, _: code_top_bottom(numbers, low, high)
+            high = known[max(len(known) - above - 1, 0) :].head(1)
+        if low is not None and high is not None and not (low <= high).all():
+            limit = "what share= makes the upper limit" if self.high is None else f"high={self.high!r}"
+            raise OptionError(f"TopCode: column {self.column!r}: low={self.low!r} is above {limit}.")
+        return lambda values: values.clip(low, high)
 
-    def _limit(self, name: str, dtype: pl.DataType) -> float | None:
+    def _limit(self, name: str, dtype: pl.DataType) -> pl.Series | None:
         given = getattr(self, name)
-        if given is None:
-            return None
-        limit = _typed([given], dtype, f"TopCode: {name}", self.column)
-        return float(numbers_of(limit, _plain_grid(limit))[0])
+        return None if given is None else _typed([given], dtype, f"TopCode: {name}", self.column)
 
 
 @dataclass(frozen=True, slots=True)
-class Round(_OfNumbers):
+class Round(_Coarser):
     """Round a number to multiples of ``to``.
 
     Effect on inference: means stay; the variance grows by up to to^2 / 12; quantiles are multiples of ``to``.
@@ -354,24 +372,26 @@ class Round(_OfNumbers):
     column: str
     to: float
     leave: tuple[Any, ...] = ()
-    recodes: ClassVar[bool] = True
-    effect: ClassVar[str] = "means stay; the variance grows by up to to^2 / 12; quantiles are multiples of to"
+    effect: ClassVar[str] = "means stay; variance grows by up to to^2 / 12; quantiles are multiples of to"
 
     def __post_init__(self) -> None:
         if isinstance(self.to, bool) or not isinstance(self.to, int | float) or not 0 < self.to < math.inf:
             raise OptionError(f"Round: to={self.to!r}: must be a positive number.")
 
-    def _grid(self, real: pl.Series) -> Grid:
-        return _plain_grid(real)
-
-    def _function(self, real: Floats, dtype: pl.DataType) -> Callable[[Floats, Words], Floats]:  # noqa: ARG002
-        if not dtype.is_numeric() or (dtype.is_integer() and self.to != int(self.to)):
+    def _coding(self, real: pl.Series) -> Callable[[pl.Series], pl.Series]:
+        dtype = real.dtype
+        whole = not dtype.is_integer() or (self.to == int(self.to) and self.to < 2**64)
+        if not dtype.is_numeric() or not whole:
             raise OptionError(
                 f"Round: to={self.to!r}: column {self.column!r} is {dtype}; only numbers are rounded, integers to "
                 "integers."
             )
-        # 0.1 times a whole number ends in other bits than what people write; ten decimals are enough for any ``to``.
-        return lambda numbers, _: np.round(np.floor(numbers / self.to + 0.5) * self.to, 10)
+        if dtype.is_decimal() and (real.to_physical().abs() > MOST_EXACT).any():
+            raise OptionError(
+                f"Round: column {self.column!r} has decimals of more than 15 digits, which are not rounded exactly. "
+                "Cast it to integers."
+            )
+        return lambda values: round_to(values, self.to)
 
 
 # Levels
@@ -388,7 +408,7 @@ class MergeLevels(Measure):
     column : str
         Text or categories.
     fewer_than : int, default 10
-        Levels that fewer rows of the original have are merged.
+        Levels that fewer rows of the original have are merged; where they are too few together, so are the next rarest.
     into : str, default "other"
         Name of the merged level; it may be one that exists.
     """
@@ -410,8 +430,7 @@ class MergeLevels(Measure):
         if not isinstance(real.dtype, pl.String | pl.Categorical | pl.Enum):
             raise OptionError(f"MergeLevels: column {self.column!r} is {real.dtype}, no text and no category.")
         text = real.cast(pl.String)
-        counts = text.drop_nulls().value_counts(name="n")
-        rare = counts.filter(pl.col("n") < self.fewer_than)[self.column].sort()
+        rare = self._rare(text.drop_nulls())
         if len(rare):
             setting.real[self.column] = _merged(text, rare, self.into)
             setting.coded.add(self.column)
@@ -424,6 +443,16 @@ class MergeLevels(Measure):
             return _with_levels(table, self.column, after, rare, self.into), int(before.ne_missing(after).sum())
 
         return step
+
+    def _rare(self, text: pl.Series) -> pl.Series:
+        """Levels to merge: those of too few rows, and the next rarest until the merged level has enough."""
+        counts = pl.DataFrame([text.alias("level")]).group_by("level").len("n")
+        others = counts.filter(pl.col("level") != self.into).sort("n", "level")
+        n_rare = int((others["n"] < self.fewer_than).sum())
+        if n_rare == 0:
+            return others["level"].head(0)
+        together = others["n"].cum_sum() + int((text == self.into).sum())
+        return others["level"].head(max(n_rare, int((together < self.fewer_than).sum()) + 1))
 
 
 def _merged(text: pl.Series, rare: pl.Series, into: str) -> pl.Series:
@@ -464,7 +493,9 @@ class RemoveUniques(Measure):
 
     Effect on inference: k becomes smaller, and ``pool`` uses the new one. People with rare keys are missing: counts of
     rare combinations are too small. That a combination is missing tells that it may be real. So that all copies have
-    the same k, those that lose fewer rows lose others at random.
+    the same k, those that lose fewer rows lose others at random; where one row would be left of several with risky
+    keys, it goes as well. What comes later and leaves rows out or changes keys makes new uniques: ``protect`` then
+    applies this measure again.
 
     Parameters
     ----------
@@ -494,6 +525,10 @@ class RemoveUniques(Measure):
             return table.filter(pa.array(~unique)), int(unique.sum())
 
         return step
+
+    def cut(self, setting: Setting, table: pa.Table, k: int, words: Words) -> Mask | None:
+        """Rows that stay, none of them unique."""
+        return _without_new_uniques(_real_keys(setting, self.keys), table, self.keys, self.which, k, words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -560,6 +595,10 @@ class RedrawUniques(Measure):
 
         return step
 
+    def cut(self, setting: Setting, table: pa.Table, k: int, words: Words) -> Mask | None:
+        """Rows that stay, none of them unique; only copies without a recipe lose some."""
+        return RemoveUniques(self.keys).cut(setting, table, k, words)
+
 
 @dataclass(frozen=True, slots=True)
 class KeepRows(Measure):
@@ -585,14 +624,51 @@ class KeepRows(Measure):
 
         def step(table: pa.Table, words: Words) -> tuple[pa.Table, int]:
             k = math.ceil(self.share * table.num_rows)
-            return some_rows(table, k, words), table.num_rows - k
+            return table.filter(pa.array(_of_smallest(words, k))), table.num_rows - k
 
         return step
 
 
-def some_rows(table: pa.Table, k: int, words: Words) -> pa.Table:
-    """The rows with the k smallest words, in their order."""
-    return table.take(pa.array(np.sort(np.argsort(words, kind="stable")[:k])))
+def _of_smallest(words: Words, k: int) -> Mask:
+    """The rows with the k smallest words."""
+    kept = np.zeros(len(words), bool)
+    kept[np.argsort(words, kind="stable")[:k]] = True
+    return kept
+
+
+def _without_new_uniques(
+    real: pl.DataFrame, table: pa.Table, keys: Sequence[str], which: Which, k: int, words: Words
+) -> Mask | None:
+    """Keep k rows, the others leaving at random, but of risky keys the last two together; None where that is not k.
+
+    Rows leave in the order of their words. Where one of two rows with risky keys does, the other would be a new unique:
+    leaving counts two for the one, and nothing for the other. O(k log k).
+    """
+    copy = _keys_like(real, table)
+    n_real, _ = key_counts(real, copy, keys)
+    group = number(row_hashes(copy.select(keys)))[0].astype(np.int64)
+    order = np.lexsort((words, group))
+    group = group[order]
+    risky = (n_real[order] == 1) if which == "replicated" else (n_real[order] >= 1)
+    size = np.bincount(group)
+    n_left = np.cumsum(size)[group] - np.arange(len(group))  # of the group, before a row leaves
+    last = risky & (n_left == 1)
+    cost = np.where(last, 0, np.where(risky & (n_left == 2), 2, 1))
+    leaving = np.argsort(words[order], kind="stable")
+    spent, n_leave = np.cumsum(cost[leaving]), len(group) - k
+    gone = np.zeros(len(group), bool)
+    gone[leaving[spent <= n_leave]] = True
+    if int(cost[gone].sum()) < n_leave:
+        single = leaving[~gone[leaving] & (cost[leaving] == 1)]
+        if len(single) == 0:
+            return None
+        gone[single[0]] = True
+    paired = np.flatnonzero(last & (size[group] > 1))
+    gone[last] = False
+    gone[paired] = gone[paired - 1]
+    kept = np.empty(len(group), bool)
+    kept[order] = ~gone
+    return kept
 
 
 def _real_keys(setting: Setting, keys: Sequence[str]) -> pl.DataFrame:
@@ -629,7 +705,7 @@ class Swap(Measure):
     carry_along: Sequence[str] = ()
     k_anonymity: int = 3
     swaprate: float = 0.05
-    effect: ClassVar[str] = "associations with what is swapped shrink by about 1 - (share swapped); T_s is not exact"
+    effect: ClassVar[str] = "associations with what is swapped shrink by 1 - (share swapped); T_s not exact"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -693,12 +769,20 @@ class Rename(Measure):
     Parameters
     ----------
     prefix, suffix : str, default ""
+        One of them is needed.
     """
 
     prefix: str = ""
     suffix: str = ""
     names: ClassVar[bool] = True
     effect: ClassVar[str] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("prefix", "suffix"):
+            if not isinstance(getattr(self, name), str):
+                raise OptionError(f"Rename: {name}={getattr(self, name)!r}: must be text.")
+        if not self.prefix and not self.suffix:
+            raise OptionError("Rename needs a prefix or a suffix, such as Rename('syn_').")
 
     def name(self, column: str) -> str:
         """New name of a column."""

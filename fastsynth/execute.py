@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Result = TypeVar("Result")
 Kept = TypeVar("Kept")
@@ -58,7 +60,7 @@ class Threads:
         workers = min(self.threads, len(jobs), at_most or self.threads)
         # What a task computes by BLAS is added up in the same order for any number of threads, and threads of BLAS do
         # not fight ours for the processors.
-        with threadpool_limits(1, user_api="blas"):
+        with _libraries(len(sys.modules)).limit(limits=1, user_api="blas"):
             if workers <= 1:
                 return [done(i, function(shared, *job)) for i, job in enumerate(jobs)]
             return self._share(function, shared, jobs, done, workers)
@@ -87,6 +89,12 @@ class Threads:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [kept[i] for i in range(len(jobs))]
+
+
+@functools.lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> ThreadpoolController:  # noqa: ARG001
+    """Libraries with threads of their own; looked for again only where modules were loaded, because it takes 3 ms."""
+    return ThreadpoolController()
 
 
 def available_threads() -> int:

@@ -13,6 +13,7 @@ import hashlib
 import math
 import os
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -38,12 +39,12 @@ from fastsynth.controls import (
     TopCode,
     columns_of,
     name_of,
-    some_rows,
 )
 from fastsynth.copies import FileCopy, Synthesis
 from fastsynth.disclosure import disclosure
 from fastsynth.errors import OptionError, check_column_list
 from fastsynth.expressions import parse
+from fastsynth.identical import count_identical
 from fastsynth.output import Output
 from fastsynth.pooling import align
 from fastsynth.relations import Relations
@@ -52,10 +53,13 @@ from fastsynth.sdc import is_number
 from fastsynth.source import Frame
 from fastsynth.streams import PROTECT, random_words
 from fastsynth.synthesis import RandomState, _entropy
+from fastsynth.tally import Mask
 from fastsynth.utility import utility
 
-# Of the limits of ``until``, the one that a number of a record tells.
-IDENTICAL = "identical"
+# Of the limits of ``until`` the one that measures must not break, where the others are what they are for.
+CEILING = "S_pMSE"
+# Longer effects go on in the next line of the printed table.
+WIDEST = 80
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -92,20 +96,22 @@ class Protected:
     def __repr__(self) -> str:
         names = self.steps.columns[6:]
         head = ("measure", "changed", "k", *names, "effect on inference")
-        lines = [
-            (
+        lines: list[tuple[str, ...]] = []
+        for row in self.steps.iter_rows(named=True):
+            first, *others = textwrap.wrap(row["effect"], WIDEST)
+            cells = (
                 " ".join(filter(None, (row["measure"], row["column"], row["options"]))),
-                f"{row['changed']:,.0f}",
+                f"{row['changed']:,.{0 if row['changed'] >= 10 else 1}f}".removesuffix(".0"),
                 f"{row['k']:,}",
                 *(f"{row[name]:.3g}" for name in names),
-                row["effect"],
             )
-            for row in self.steps.iter_rows(named=True)
-        ]
+            lines += [(*cells, first), *((*[""] * len(cells), other) for other in others)]
         title = f"Protected: m={self.synthesis.m} copies"
         if self.tried is not None:
-            limits = ", ".join(f"{name} {limit:g}" for name, limit in self.limits.items())
-            title += f", limits (percent): {limits}; {self.tried.height} measures tried"
+            percent = ", ".join(f"{name} {limit:g}" for name, limit in self.limits.items() if name != CEILING)
+            ceiling = f"; {CEILING} at most {self.limits[CEILING]:g}" if CEILING in self.limits else ""
+            tried = f"{self.tried.height} measure{'' if self.tried.height == 1 else 's'} tried"
+            title += f", limits (percent): {percent}{ceiling}; {tried}"
         return f"{title}\n{align([head, *lines], [False, *[True] * (len(head) - 2), False])}"
 
 
@@ -133,20 +139,22 @@ def protect(
         Copies, or a folder of them. They are not changed.
     measures : list of measures, optional
         ``Smooth``, ``Noise``, ``TopCode``, ``Round``, ``MergeLevels``, ``RemoveUniques``, ``RedrawUniques``,
-        ``KeepRows``, ``Swap``, ``Label``, ``Rename``, applied in this order; those that only name come last.
+        ``KeepRows``, ``Swap``, ``Label``, ``Rename``, applied in this order; those that only name come last. After a
+        measure that leaves rows out or changes values, each ``RemoveUniques`` before it comes again where it finds any.
     until : dict of str to float, optional
         Instead of measures: limits in percent of figures of ``disclosure`` (repU, DiSCO, UiOiS, ...), or of
-        "identical", the share of synthetic rows that equal a real one. Measures are tried from mild to strong, and
-        measured: one that lowers no figure that is too high is taken back. Mild to strong is: leaving out replicated
-        uniques, smoothing of numeric keys and targets, rounding of numeric keys, merging rare levels of keys and
-        targets, top coding, leaving out all uniques that are in the original, swapping, fewer rows.
+        "identical", the share of synthetic rows that equal a real one; beside them perhaps "S_pMSE", not in percent,
+        which no measure may lift above its limit. Measures are tried from mild to strong, and measured: one that lowers
+        no figure that is too high, or breaks the limit of S_pMSE, is taken back. Mild to strong is: leaving out
+        replicated uniques, smoothing of numeric keys and targets, rounding of numeric keys, merging rare levels of keys
+        and targets, top coding, leaving out all uniques that are in the original, swapping, fewer rows.
     keys : list of str, optional
         What an intruder may know, for ``disclosure``; needed with ``until``.
     target : str or list of str, optional
         What he may want to know; the default is all other columns.
     random_state : int, numpy SeedSequence or Generator, optional
         Together with the rows of the original it gives the random numbers; so who does not have the original cannot
-        undo noise, even where the default is kept. None draws new ones each time.
+        undo noise, even where the default, 0, is kept. None draws new ones each time.
     out : path, optional
         New or empty folder for the protected copies; needed if the given ones are in files. They are read one at a
         time; a temporary folder beside it holds them meanwhile.
@@ -204,6 +212,10 @@ def protect(
     compared = open_compared(original, given, **reading)
     entropy = _secret(compared, random_state)
     setting = Setting(original, compared, {}, set(), set(), lambda key, n: random_words(entropy, key, n))
+    for measure in chosen:
+        refusal = _refusal(measure, given, setting)
+        if refusal is not None:
+            raise OptionError(refusal)
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(_temporary(out))
         options = {name: value for name, value in reading.items() if value is not None}
@@ -234,15 +246,12 @@ class _Figures:
         if self.keys is None:
             return found
         risk = disclosure(setting.alike(), synthesis, keys=list(self.keys), target=self.target, **self.options)
-        for name in self.limits or ("repU", "DiSCO"):
-            if name == IDENTICAL:
-                found[name] = 100 * float(risk.identical.share)
-            elif name in set(risk):
-                found[name] = float(risk[name])
-            else:
+        for name in [x for x in self.limits if x != CEILING] or ("repU", "DiSCO"):
+            if name not in set(risk):
                 raise OptionError(
-                    f"until: disclosure has no figure {name!r}; there are {', '.join(map(str, risk))}, {IDENTICAL}."
+                    f"until: disclosure has no figure {name!r}; there are {', '.join(map(str, risk))}, and {CEILING}."
                 )
+            found[name] = float(risk[name])
         return found
 
 
@@ -257,27 +266,56 @@ class _Work:
         self.steps: list[dict[str, Any]] = []
         self._folder = folder
         self._n_tried = 0
+        self._removals: list[RemoveUniques] = []
         self.tried: list[dict[str, Any]] = []
         self._note(None, 0.0)
 
     def _note(self, measure: Measure | None, changed: float) -> None:
-        row = _shown(measure) | {
-            "changed": changed,
-            "effect": "none" if measure is None else measure.effect,
-            "k": self.synthesis.k,
-        }
-        self.steps.append(row | self.reached)
+        effect = "none" if measure is None else measure.effect
+        if measure is not None and measure.columns and not measure.names:
+            effect += self._equal_again()
+        self.steps.append(
+            _shown(measure) | {"changed": changed, "effect": effect, "k": self.synthesis.k} | self.reached
+        )
+
+    def _equal_again(self) -> str:
+        """Words about rows that equal a unique real one in copies made without such; the audit has their number."""
+        exact = self.synthesis.exact
+        if exact is None or exact["policy"] != "none":
+            return ""
+        both = open_compared(self.figures.original, self.synthesis, **self.figures.options)
+        n = round(count_identical(both, None).unique_share * self.synthesis.m * self.synthesis.k)
+        if n == 0:
+            return ""
+        self.synthesis.protection[-1]["equal_to_unique_real_rows"] = n
+        return f'; copies="none" holds no longer: {n:,} rows of all copies equal a unique real row'
 
     def apply(self, measure: Measure) -> None:
         """Apply a measure that was asked for."""
-        refusal = _refusal(measure, self.synthesis, self.setting)
-        if refusal is not None:
-            raise OptionError(refusal)
-        synthesis, changed = self._try(measure, self.setting)
+        self._apply(measure, *self._try(measure, self.setting))
+        if isinstance(measure, RemoveUniques):
+            self._removals.append(measure)
+        if not measure.names and self._removals not in ([], [measure]):
+            self._remove_again()
+
+    def _apply(self, measure: Measure, synthesis: Synthesis, changed: float) -> None:
         before, self.synthesis = self.synthesis, synthesis
         if not measure.names:
             self.reached = self.figures.of(self.setting, synthesis)
         self._accept(measure, changed, before)
+
+    def _remove_again(self) -> None:
+        """Leave out uniques that came back, until there are none; rows only become fewer, so it ends."""
+        found = True
+        while found:
+            found = False
+            for removal in self._removals:
+                synthesis, changed = self._try(removal, self.setting)
+                if changed:
+                    self._apply(removal, synthesis, changed)
+                    found = True
+                else:
+                    self._forget(synthesis)
 
     def _accept(self, measure: Measure, changed: float, before: Synthesis) -> None:
         self.setting.changed.update(measure.columns)
@@ -299,17 +337,33 @@ class _Work:
             changed.append(n)
             sizes.append(after.num_rows)
             copies.append(self._put(after, f"{self._n_tried}_{i}.parquet"))
-        k = min(sizes)
-        if k == 0:
-            raise OptionError(f"{name_of(measure)} leaves no rows in a copy. Take fewer or coarser keys.")
         frame = replace(of._frame, schema=schema)
-        for i, size in enumerate(sizes):
-            if size > k:
-                copy = copies[i]
-                table = copy.read().cast(schema) if isinstance(copy, FileCopy) else copy
-                words = setting.words((PROTECT, self._n_tried, i, 1), size)
-                copies[i] = self._put(some_rows(table, k, words), f"{self._n_tried}_{i}.parquet")
+        k = self._cut(measure, setting, copies, sizes, schema)
         return _derived(of, copies, frame, k, measure, changed), float(np.mean(changed))
+
+    def _cut(
+        self, measure: Measure, setting: Setting, copies: list[pa.Table | FileCopy], sizes: list[int], schema: pa.Schema
+    ) -> int:
+        """Cut copies in place to the k of the shortest; to fewer where the measure cannot be kept with that many."""
+
+        def whole(i: int) -> pa.Table:
+            copy = copies[i]
+            return copy.read().cast(schema) if isinstance(copy, FileCopy) else copy
+
+        def kept(i: int, k: int) -> Mask | None:
+            if sizes[i] == k:
+                return np.ones(k, bool)
+            return measure.cut(setting, whole(i), k, setting.words((PROTECT, self._n_tried, i, 1), sizes[i]))
+
+        for k in range(min(sizes), 0, -1):
+            rows = [kept(i, k) for i in range(len(copies))]
+            if any(of_copy is None for of_copy in rows):
+                continue
+            for i, of_copy in enumerate(rows):
+                if sizes[i] > k:
+                    copies[i] = self._put(whole(i).filter(pa.array(of_copy)), f"{self._n_tried}_{i}.parquet")
+            return k
+        raise OptionError(f"{name_of(measure)} leaves no rows in a copy. Take fewer or coarser keys.")
 
     def _put(self, table: pa.Table, name: str) -> pa.Table | FileCopy:
         if self._folder is None:
@@ -326,9 +380,12 @@ class _Work:
 
     def exceeded(self) -> dict[str, float]:
         """Figures above their limits."""
-        return {
-            name: self.reached[name] for name, limit in self.figures.limits.items() if not self.reached[name] <= limit
-        }
+        limits = {name: limit for name, limit in self.figures.limits.items() if name != CEILING}
+        return {name: self.reached[name] for name, limit in limits.items() if not self.reached[name] <= limit}
+
+    def _is_dear(self, figures: dict[str, float]) -> bool:
+        """Whether utility is beyond its limit."""
+        return CEILING in self.figures.limits and not figures[CEILING] <= self.figures.limits[CEILING]
 
     def _helps(self, measure: Measure) -> bool:
         """Apply a measure, and take it back unless it lowers a figure that is too high."""
@@ -341,7 +398,8 @@ class _Work:
             # Not for this column (its missing codes are not known), or for these copies (no row would be left).
             return False
         figures = self.figures.of(trial, synthesis) if changed else self.reached
-        kept = bool(changed) and any(figures[name] < value for name, value in self.exceeded().items())
+        lowers = any(figures[name] < value for name, value in self.exceeded().items())
+        kept = bool(changed) and lowers and not self._is_dear(figures)
         self.tried.append(_shown(measure) | {"kept": kept} | figures)
         if kept:
             before, self.synthesis, self.setting, self.reached = self.synthesis, synthesis, trial, figures
@@ -355,6 +413,8 @@ class _Work:
         keys = list(self.figures.keys or ())
         others = [name for name in self.setting.compared.names if name not in keys]
         targets = [target] if isinstance(target, str) else others if target is None else list(target)
+        if self._is_dear(self.reached):
+            raise self._failure()
         for measure in _ladder(self.setting, keys, targets):
             if not self.exceeded():
                 return
@@ -362,16 +422,19 @@ class _Work:
             if self._helps(measure) and self.exceeded() and not isinstance(measure, RemoveUniques):
                 self._helps(RemoveUniques(keys))
         if self.exceeded():
-            reached = ", ".join(
-                f"{name} {self.reached[name]:.3g} (limit {limit:g})" for name, limit in self.figures.limits.items()
-            )
-            steps = [" ".join(filter(None, (x["measure"], x["column"], x["options"]))) for x in self.steps[1:]]
-            raise OptionError(
-                f"until: the limits cannot be kept. Reached: {reached}; S_pMSE {self.reached['S_pMSE']:.3g}, before "
-                f"{self.steps[0]['S_pMSE']:.3g}; tried {len(self.tried)} measures, kept: "
-                f"{'; '.join(steps) or 'none'}. Allow more, take fewer or coarser keys, drop "
-                "columns, or make copies with larger leaves (minbucket)."
-            )
+            raise self._failure()
+
+    def _failure(self) -> OptionError:
+        limits = self.figures.limits
+        reached = [f"{name} {self.reached[name]:.3g} (limit {limits[name]:g})" for name in limits if name != CEILING]
+        ceiling = f" (limit {limits[CEILING]:g})" if CEILING in limits else ""
+        steps = [" ".join(filter(None, (x["measure"], x["column"], x["options"]))) for x in self.steps[1:]]
+        return OptionError(
+            f"until: the limits cannot be kept. Reached: {', '.join(reached)}; {CEILING} {self.reached[CEILING]:.3g}"
+            f"{ceiling}, before {self.steps[0][CEILING]:.3g}; tried {len(self.tried)} "
+            f"measure{'' if len(self.tried) == 1 else 's'}, kept: {'; '.join(steps) or 'none'}. Allow more, take fewer "
+            "or coarser keys, drop columns, or make copies with larger leaves (minbucket)."
+        )
 
 
 def _ladder(setting: Setting, keys: list[str], targets: list[str]) -> Iterator[Measure]:
@@ -401,8 +464,13 @@ def _shown(measure: Measure | None) -> dict[str, str]:
     """A measure in words, or the copies as given."""
     if measure is None:
         return {"measure": "as given", "column": "", "options": ""}
-    options = ", ".join(f"{name}={value!r}" for name, value in measure.options().items() if value is not None)
+    options = ", ".join(f"{name}={_plain(value)}" for name, value in measure.options().items() if value is not None)
     return {"measure": name_of(measure), "column": ", ".join(measure.columns), "options": options}
+
+
+def _plain(value: Any) -> str:
+    """An option as text, whole numbers as such."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _steps_of(values: pl.Series) -> list[float]:
@@ -424,13 +492,14 @@ def _derived(
     of: Synthesis, copies: list[pa.Table | FileCopy], frame: Frame, k: int, measure: Measure, changed: list[int]
 ) -> Synthesis:
     """A synthesis of other copies; it knows what was done."""
-    records, climbed = of._records, of.climbed
+    records, climbed, exact = of._records, of.climbed, of.exact
     if isinstance(measure, Rename):
         predictors = [{"predictors": [measure.name(x) for x in record["predictors"]]} for record in records]
         records = [r | {"column": measure.name(r["column"])} | p for r, p in zip(records, predictors, strict=True)]
         climbed = {measure.name(x) if x else "": n for x, n in climbed.items()} if climbed is not None else None
+        exact = exact | {"column": measure.name(exact["column"])} if exact is not None else None
     done = Synthesis(copies, frame, replace(of.design, k=k), of.random_state_, records, of._partitions)
-    done.climbed = climbed
+    done.climbed, done.exact = climbed, exact
     done.recipe = of.recipe
     done.protection = [*of.protection, measure.audit() | {"changed": changed}]
     return done
@@ -460,8 +529,16 @@ def _check_given(
         if not isinstance(until, Mapping) or not until:
             raise OptionError(f"until={until!r}: must be limits in percent, such as {{'repU': 0.1, 'DiSCO': 5}}.")
         for name, limit in until.items():
-            if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit <= 100:
+            number = isinstance(limit, int | float) and not isinstance(limit, bool)
+            if name == CEILING:
+                if not number or not limit > 0:
+                    raise OptionError(
+                        f"until: the limit of {name!r} is {limit!r}: must be a positive number, such as 2."
+                    )
+            elif not number or not 0 <= limit <= 100:
                 raise OptionError(f"until: the limit of {name!r} is {limit!r}: must be between 0 and 100 percent.")
+        if set(until) == {CEILING}:
+            raise OptionError(f"until: {CEILING} is what measures must not break; name a figure of disclosure, too.")
         if keys is None:
             raise OptionError("until= needs keys=[...]: the columns that an intruder may know.")
     if keys is not None:
@@ -545,7 +622,7 @@ def _write(synthesis: Synthesis, out: str | os.PathLike[str]) -> Synthesis:
         synthesis._records,
         synthesis._partitions,
     )
-    written.climbed, written.protection = synthesis.climbed, synthesis.protection
+    written.climbed, written.exact, written.protection = synthesis.climbed, synthesis.exact, synthesis.protection
     return written
 
 

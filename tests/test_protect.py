@@ -27,10 +27,12 @@ from fastsynth.controls import (
     Smooth,
     Swap,
     TopCode,
+    _without_new_uniques,
 )
 from fastsynth.disclosure import disclosure
 from fastsynth.errors import DataError, OptionError, OutputError
 from fastsynth.protect import protect
+from fastsynth.streams import random_words
 from fastsynth.utility import utility
 from tests.conftest import KINDS, as_arrow
 
@@ -156,6 +158,44 @@ def test_rounding(boys, syn):
             protect(boys, syn, [measure])
 
 
+def test_large_whole_numbers_keep_their_digits():
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {
+            "i": 2**53 + 1 + 2 * rng.integers(0, 500, 300),
+            "u": pl.Series(rng.integers(0, 1_000, 300).astype(np.uint64) + np.uint64(2**63), dtype=pl.UInt64),
+            "t": pl.Series(rng.integers(0, 1_000, 300) + 2**60).cast(pl.Datetime("ns")),
+        }
+    )
+    copies = fs.synthesize(frame, m=1, random_state=1, method="cart")
+    for name, high in (("i", 2**53 + 501), ("u", 2**63 + 501)):
+        before, low = copies[0][name].to_list(), high - 200
+        after = protect(frame, copies, [TopCode(name, low=low, high=high)]).synthesis[0]
+        assert after[name].to_list() == [min(max(x, low), high) for x in before]
+        after = protect(frame, copies, [Round(name, 10)]).synthesis[0]
+        assert after[name].to_list() == [(x + 5) // 10 * 10 for x in before]
+    after = protect(frame, copies, [TopCode("t", share=0.1)]).synthesis[0]["t"]
+    high = frame["t"].to_physical().sort()[300 - 30 - 1]
+    assert after.to_physical().to_list() == [min(x, high) for x in copies[0]["t"].to_physical()]
+
+
+def test_decimals_of_too_many_digits():
+    values = [Decimal(f"{10**17 + i}.{i:02}") for i in range(60)]
+    frame = pl.DataFrame({"x": pl.Series(values, dtype=pl.Decimal(38, 2)), "y": [0, 1] * 30})
+    copies = fs.synthesize(frame, m=1, random_state=1, method="sample")
+    with pytest.raises(OptionError, match="Round: column 'x' has decimals of more than 15 digits"):
+        protect(frame, copies, [Round("x", 0.5)])
+    after = protect(frame, copies, [TopCode("x", high=values[30])]).synthesis[0]["x"]
+    assert after.to_list() == [min(x, values[30]) for x in copies[0]["x"]]
+
+
+def test_limits_of_top_coding_that_cross(boys, syn):
+    with pytest.raises(OptionError, match="TopCode: column 'age': low=8 is above high=5"):
+        protect(boys, syn, [TopCode("age", high=5, low=8)])
+    with pytest.raises(OptionError, match="column 'age': low=99 is above what share"):
+        protect(boys, syn, [TopCode("age", low=99, share=0.01)])
+
+
 def typed(n=400):
     rng = np.random.default_rng(0)
     days = rng.integers(0, 9_000, n)
@@ -176,7 +216,7 @@ def typed(n=400):
 
 @pytest.mark.parametrize("name", typed(1).columns)
 def test_every_type_of_number(name):
-    frame = typed()
+    frame = typed().select(name, other=pl.int_range(400) % 3)
     copies = fs.synthesize(frame, m=1, random_state=1, method="cart")
     top = frame[name].drop_nans().drop_nulls().sort()[300] if name == "holes" else frame[name].sort()[300]
     for measure in (Smooth(name), Noise(name, 0.2), Smooth(name, "rmean"), TopCode(name, high=top)):
@@ -198,11 +238,14 @@ def test_every_type_of_number(name):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum([f"t{i}" for i in range(12)])])
 def test_merging_levels(tmp_path, people, kind, dtype):
-    frame = people.with_columns(pl.col("town").cast(pl.String).cast(dtype))
+    frame = people.select(pl.col("town").cast(pl.String).cast(dtype), "ill")
     data = KINDS[kind](frame)
     copies = fs.synthesize(data, m=2, random_state=1, method="cart")
-    rare = [level for level, n in frame["town"].cast(pl.String).value_counts().iter_rows() if n < 50]
-    assert rare
+    counts = frame["town"].cast(pl.String).value_counts(name="n").sort("n", "town")
+    # Two of fewer than 50 rows have fewer than 50 together: the next rarest joins them.
+    rare = counts["town"][:3].to_list()
+    assert counts["n"][1] < 50 <= counts["n"][2]
+    assert counts["n"][:2].sum() < 50
     done = protect(data, copies, MergeLevels("town", 50)).synthesis
     assert type(done[0]) is type(copies[0])
     for i in range(2):
@@ -219,6 +262,22 @@ def test_merging_levels(tmp_path, people, kind, dtype):
     assert_series_equal(back[1]["town"].cast(pl.String), after)
     if dtype == pl.Enum and kind == "polars":
         assert done[0].schema["town"] == back[0].schema["town"]
+
+
+def test_merged_levels_are_enough_together(people):
+    frame = people.select("town", "ill")
+    counts = frame["town"].cast(pl.String).value_counts(name="n").sort("n", "town")
+    copies = fs.synthesize(frame, m=1, random_state=1, method="cart")
+    for fewer_than in (counts["n"][0] + 1, 20, 60, 90):
+        setting = protect(frame, copies, [MergeLevels("town", fewer_than)])
+        left = set(setting.synthesis[0]["town"].cast(pl.String)) - {"other"}
+        merged = counts.filter(~pl.col("town").is_in(left))
+        assert merged["n"].sum() >= fewer_than
+        assert merged["n"][:-1].sum() < fewer_than or merged["n"][-1] < fewer_than
+    # One that exists counts, too.
+    into = MergeLevels("town", counts["n"][0] + 1, counts["town"][-1])
+    after = protect(frame, copies, [into]).synthesis[0]["town"].cast(pl.String)
+    assert set(after) == set(copies[0]["town"].cast(pl.String)) - {counts["town"][0]}
 
 
 def test_merging_nothing(people, persons):
@@ -252,11 +311,89 @@ def test_uniques_are_removed(people, persons, which):
     assert done.synthesis.k == min(sizes) == len(done.synthesis[0]) == len(done.synthesis[1])
     assert done.synthesis.design.n == 1_000
     if which == "replicated":
-        # The copy that lost others at random may have new ones, from pairs.
-        assert done.figures["repU"] < done.steps["repU"][0] / 5
+        assert done.figures["repU"] == 0
     analyses = done.synthesis.analyse(fs.mean("age"))
     assert analyses.design.k == done.synthesis.k
     assert fs.pool(analyses).rule == "raab2016"
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    """Keys that most people share with one or a few others, so that losing one of two makes a unique."""
+    rng = np.random.default_rng(0)
+    n = 600
+    return pl.DataFrame({"a": rng.integers(0, 12, n), "b": rng.integers(0, 12, n), "c": rng.choice(list("wxyz"), n)})
+
+
+@pytest.fixture(scope="session")
+def many(pairs):
+    return fs.synthesize(pairs, m=5, random_state=1, method="cart")
+
+
+def at_risk(real, copies, keys, which="replicated"):
+    """Rows at risk, the slow way."""
+    known = uniques(real, keys) if which == "replicated" else real.select(keys).unique()
+    return [uniques(copy, keys).join(known, on=keys, how="semi").height for copy in copies]
+
+
+@pytest.mark.parametrize("which", ["replicated", "in_original"])
+def test_removal_leaves_no_uniques_in_any_copy(tmp_path, pairs, many, which):
+    keys = ["a", "b", "c"]
+    before = at_risk(pairs, many, keys, which)
+    done = protect(pairs, many, [RemoveUniques(keys, which)]).synthesis
+    assert min(before) > 0
+    assert at_risk(pairs, done, keys, which) == [0] * 5
+    # No more rows go than the copy with most uniques has, but for one where only pairs are left.
+    assert done.k == len(done[0]) == len(done[4])
+    assert 600 - max(before) - 1 <= done.k <= 600 - max(before)
+    many.write_parquet(tmp_path / "a")
+    held = protect(pairs, tmp_path / "a", [RemoveUniques(keys, which)], out=tmp_path / "b").synthesis
+    assert all(x.equals(y) for x, y in zip(held, done))
+
+
+@pytest.mark.parametrize("second", [KeepRows(0.7), Round("a", 2), RemoveUniques(["a", "b"])])
+def test_uniques_that_come_back_are_removed_again(pairs, many, second):
+    keys = ["a", "b", "c"]
+    done = protect(pairs, many, [RemoveUniques(keys), second], keys=keys[:2], target="c")
+    # Coarser coding is public: the original has it as well.
+    real = pairs.with_columns((pl.col("a") + 1) // 2 * 2) if isinstance(second, Round) else pairs
+    assert at_risk(real, done.synthesis, keys) == [0] * 5
+    if isinstance(second, RemoveUniques):
+        assert at_risk(real, done.synthesis, keys[:2]) == [0] * 5
+    assert set(done.steps["measure"][2:]) == {type(second).__name__, "RemoveUniques"}
+    assert len(set(map(len, done.synthesis))) == 1
+
+
+@pytest.mark.parametrize("k", range(1, 10))
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_cutting_makes_no_uniques(k, seed):
+    """Of groups of 2, 3 and 4 rows with risky keys, and a row of others, any number can go, or one more."""
+    real = pl.DataFrame({"x": [1, 2, 3, 9, 9]})
+    table = pl.DataFrame({"x": [1, 1, 2, 2, 2, 3, 3, 3, 3, 9]}).to_arrow()
+    words = random_words(seed, (), 10)
+    kept = _without_new_uniques(real, table, ["x"], "replicated", k, words)
+    if kept is None:
+        k -= 1
+        kept = _without_new_uniques(real, table, ["x"], "replicated", k, words)
+    assert kept.sum() == k
+    assert at_risk(real, [pl.DataFrame(table.filter(pa.array(kept)))], ["x"]) == [0]
+
+
+def test_pairs_go_in_pairs():
+    real, table = pl.DataFrame({"x": [1, 2]}), pl.DataFrame({"x": [1, 1, 2, 2]}).to_arrow()
+    assert _without_new_uniques(real, table, ["x"], "replicated", 3, random_words(1, (), 4)) is None
+    assert _without_new_uniques(real, table, ["x"], "replicated", 2, random_words(1, (), 4)).sum() == 2
+    assert _without_new_uniques(real, table, ["x"], "replicated", 0, random_words(1, (), 4)).sum() == 0
+
+
+@pytest.mark.parametrize("names", [["own", "real"], ["n", "level"], ["row", "h"]])
+def test_columns_may_have_any_name(pairs, names):
+    a, b = names
+    frame = pairs.select(pl.col("a").alias(a), pl.col("c").alias(b), k=pl.col("b"))
+    copies = fs.synthesize(frame, m=2, random_state=1, method="cart")
+    done = protect(frame, copies, [RemoveUniques([a, b, "k"])]).synthesis
+    assert at_risk(frame, done, [a, b, "k"]) == [0, 0]
+    assert protect(frame, copies, [RedrawUniques([a, b, "k"]), Swap([b], [a]), MergeLevels(b, 151)]).synthesis.k == 600
 
 
 def test_uniques_are_drawn_anew(people, persons):
@@ -332,6 +469,7 @@ def test_every_kind_of_table(people, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_bytes_for_every_kind_of_table(monkeypatch, people, kind):
     monkeypatch.setattr("fastsynth.source.PIECE_ROWS", 301)
+    people = people.drop("income")
     frame = people.with_columns(pl.col("town").cast(pl.String))
     copies = fs.synthesize(frame, m=1, random_state=1, method="cart")
     measures = [Smooth("age"), RemoveUniques(KEYS), Swap(["town"], ["age"])]
@@ -365,7 +503,8 @@ def test_files(tmp_path, monkeypatch, people, persons):
         protect(people, persons, measures, out=tmp_path / "b")
     with pytest.raises(OptionError, match="out="):
         protect(people, tmp_path / "a", measures)
-    assert len(protect(people, back, [KeepRows(0.5)], out=tmp_path / "c").synthesis.protection) == 6
+    again = protect(people, back, [KeepRows(0.5)], out=tmp_path / "c").synthesis
+    assert len(again.protection) == len(back.protection) + 1
 
 
 def test_copies_of_the_caller_stay(people, persons):
@@ -388,6 +527,26 @@ def test_audit_has_names_and_counts_only(people, persons):
     assert all(len(step["changed"]) == 2 for step in audit)
     assert done[:1].audit["protection"] == audit
     assert "protection" not in persons.audit
+
+
+def test_what_was_done_about_copies_stays_known(tmp_path, people):
+    frame = people.with_columns(age=pl.when(pl.int_range(1_000) < 150).then(pl.col("age") // 5 * 5).otherwise("age"))
+    options = {"columns": {"income": fs.Column(cont_na=[-9], semicont=[0])}}
+    copies = fs.synthesize(frame, m=2, random_state=1, method="cart", copies="none", **options)
+    assert copies.exact["policy"] == "none"
+    done = protect(frame, copies, [Round("age", 5), Rename("syn_")])
+    assert done.synthesis.exact == copies.exact | {"column": f"syn_{copies.exact['column']}"}
+    n = done.synthesis.audit["protection"][0]["equal_to_unique_real_rows"]
+    rounded = fs.disclosure(frame, protect(frame, copies, [Round("age", 5)]).synthesis, keys=["age"])
+    assert n == round(rounded.identical.unique_share * 2_000) > 0
+    assert f"{n:,} rows of all copies equal a unique real row" in done.steps["effect"][1]
+    assert all(len(line.split("  ")[-1]) <= 80 for line in repr(done).splitlines()[1:])
+    assert "".join(repr(done).split("copies=")[1].split()).startswith('"none"holdsnolonger')
+    copies.write_parquet(tmp_path / "a")
+    written = protect(frame, tmp_path / "a", [Label()], out=tmp_path / "b").synthesis
+    assert written.exact == fs.Synthesis.read(tmp_path / "b").audit["copies"] == copies.exact
+    kept = protect(frame, copies, [KeepRows(0.5)])
+    assert "equal" not in kept.steps["effect"][1]
 
 
 def test_random_states(people, persons):
@@ -453,7 +612,9 @@ def test_rows_of_partial_copies_are_those_of_the_original(boys):
         ({"until": {}, "keys": KEYS}, "limits in percent"),
         ({"until": {"repU": 101}, "keys": KEYS}, "between 0 and 100"),
         ({"until": {"repU": "low"}, "keys": KEYS}, "between 0 and 100"),
-        ({"until": {"what": 1}, "keys": KEYS}, "no figure 'what'"),
+        ({"until": {"repU": 1, "S_pMSE": 0}, "keys": KEYS}, "positive number"),
+        ({"until": {"S_pMSE": 2}, "keys": KEYS}, "name a figure of disclosure"),
+        ({"until": {"what": 1}, "keys": KEYS}, "no figure 'what'.* identical, identical_unique, and S_pMSE"),
         ({"until": {"repU": 1}, "keys": "age"}, "list of columns"),
         ({"measures": [Label()], "random_state": -1}, "random_state"),
     ],
@@ -480,11 +641,19 @@ def test_options(people, persons, options, message):
         lambda: RedrawUniques("a"),
         lambda: KeepRows(0),
         lambda: KeepRows(1.5),
+        lambda: Rename(),
+        lambda: Rename(""),
+        lambda: Rename(prefix=1),
     ],
 )
 def test_measures_check_themselves(make):
     with pytest.raises(OptionError):
         make()
+
+
+def test_copies_of_another_table(people, syn):
+    with pytest.raises(DataError, match="copies of this table"):
+        protect(people, syn, Smooth("age"))
 
 
 def test_other_things_than_copies(people):
@@ -531,13 +700,27 @@ def test_limits_are_kept_by_the_mildest_measures(people, persons, until):
         assert set(done.steps["measure"]) == {"as given", "RemoveUniques"}
     assert list(done.figures) == ["S_pMSE", *until]
     assert done.tried["kept"].sum() == done.steps.height - 1
-    assert f"{done.tried.height} measures tried" in repr(done)
+    n = done.tried.height
+    assert ("; 1 measure tried\n" if n == 1 else f"; {n} measures tried\n") in repr(done)
 
 
 def test_limits_that_cannot_be_kept(people, persons):
     with pytest.raises(OptionError, match=r"cannot be kept. Reached: DiSCO .* \(limit 0\); S_pMSE") as error:
         protect(people, persons, until={"DiSCO": 0}, keys=KEYS, target="ill")
     assert "RemoveUniques" in str(error.value) or "KeepRows" in str(error.value)
+
+
+def test_a_limit_of_utility(people, persons):
+    limits = {"repU": 0.5, "DiSCO": 16}
+    free = protect(people, persons, until=limits | {"S_pMSE": 1_000}, keys=KEYS, target="ill")
+    assert list(free.figures) == ["S_pMSE", "repU", "DiSCO"]
+    assert "repU 0.5, DiSCO 16; S_pMSE at most 1000; " in repr(free)
+    ceiling = (free.steps["S_pMSE"][0] + free.steps["S_pMSE"].max()) / 2
+    with pytest.raises(OptionError, match=rf"\(limit {ceiling:g}\), before") as error:
+        protect(people, persons, until=limits | {"S_pMSE": ceiling}, keys=KEYS, target="ill")
+    assert float(str(error.value).split("; S_pMSE ")[1].split(" ")[0]) <= ceiling
+    with pytest.raises(OptionError, match=r"S_pMSE [\d.]+ \(limit 0.1\), before .*; tried 0 measures, kept: none"):
+        protect(people, persons, until=limits | {"S_pMSE": 0.1}, keys=KEYS, target="ill")
 
 
 def test_partial_copies_lose_no_rows_for_limits(people):
@@ -562,13 +745,18 @@ def test_print(people, persons):
     assert lines[1].split()[:6] == ["measure", "changed", "k", "S_pMSE", "repU", "DiSCO"]
     assert len(lines) == 5
     assert "pool uses the new k" in text
-    assert max(map(len, lines)) < 190
+    assert max(map(len, lines)) < 150
+    assert "kind=density" in text
+    assert "to=20" in repr(protect(people, persons, [Round("age", 20.0)])).split()
+    effects = [x.effect for x in vars(fs.controls).values() if isinstance(x, type) and hasattr(x, "effect")]
+    assert len(effects) == 11
+    assert max(map(len, effects)) <= 80
 
 
 def test_every_type(every_type):
-    every_type = every_type.drop("void", "empty")
+    every_type = every_type.drop("void", "empty", "constant", "ms")
     copies = fs.synthesize(every_type, m=1, k=300, random_state=1, method="cart")
-    numbers = ["i8", "i64", "u16", "u64", "f32", "f64", "dec", "date", "ms", "zone", "span", "time"]
+    numbers = ["i8", "i64", "u16", "u64", "f32", "f64", "dec", "date", "zone", "span", "time"]
     measures = [Smooth(name) for name in numbers] + [Noise(name, 0.3) for name in numbers]
     done = protect(every_type, copies, [*measures, MergeLevels("text", 60), MergeLevels("cat", 70), KeepRows(0.9)])
     before, after = copies[0], done.synthesis[0]

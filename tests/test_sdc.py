@@ -22,13 +22,13 @@ from fastsynth.sdc import (
     Grid,
     Smoothing,
     add_noise,
-    code_top_bottom,
     decimals_of,
     grid_of,
     normal,
     numbers_of,
     record_risk,
     reflect,
+    round_to,
     smooth_density,
     smooth_rmean,
     smooth_spline,
@@ -240,12 +240,23 @@ def test_noise_that_is_none(a):
         add_noise(np.ones(1), a, 1.0, 0.0, words(1))
 
 
-def test_coding():
-    coded = code_top_bottom(np.array([1.0, 5.0, 9.0, np.nan]), 2, 8)
-    np.testing.assert_array_equal(coded, [2, 5, 8, np.nan])
-    np.testing.assert_array_equal(code_top_bottom(np.array([1.0])), [1.0])
-    with pytest.raises(OptionError, match="above"):
-        code_top_bottom(np.ones(1), 2, 1)
+@given(st.lists(st.integers(-(2**63), 2**63 - 1) | st.none(), max_size=8), st.integers(1, 2**64 - 1))
+def test_rounding_of_integers(values, to):
+    """Multiples within what the type holds, the nearest of these, halves up; no digit is lost."""
+    rounded = round_to(pl.Series(values, dtype=pl.Int64), to)
+    assert rounded.dtype == pl.Int64
+    for value, found in zip(values, rounded):
+        if value is None:
+            assert found is None
+        else:
+            near = [x for x in (value // to * to, value // to * to + to) if -(2**63) <= x < 2**63]
+            assert found == min(near, key=lambda x: (abs(x - value), -x))
+
+
+def test_rounding_of_fractions():
+    numbers = pl.Series([0.25, -0.25, math.nan, None, 1e300])
+    assert_series_equal(round_to(numbers, 0.1), pl.Series([0.3, -0.2, math.nan, None, 1e300]), rel_tol=1e-12)
+    assert round_to(pl.Series([255, 4], dtype=pl.UInt8), 10).to_list() == [250, 0]
 
 
 # Numbers of columns
