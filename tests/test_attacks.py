@@ -391,8 +391,8 @@ def test_bad_options_of_attacks(people):
         (lambda: attack_recipe(members, None), OptionError, "no recipe"),
         (lambda: attack_recipe(members, fs.Synthesizer(), holdout=1), OptionError, "holdout=1"),
         (lambda: attack_recipe(members[:60], fs.Synthesizer()), DataError, "60 rows with holdout=0.2"),
-        (lambda: shadow_models(members, fs.Synthesizer(), shadows=9), OptionError, "must be even"),
-        (lambda: shadow_models(members, fs.Synthesizer(), shadows=6), OptionError, "at least 8"),
+        (lambda: shadow_models(members, fs.Synthesizer(), shadows=9), OptionError, "even number of at least 8"),
+        (lambda: shadow_models(members, fs.Synthesizer(), shadows=6), OptionError, "even number of at least 8"),
         (lambda: shadow_models(members[:100], fs.Synthesizer()), DataError, "only 100 rows"),
     ]
     for call, error, match in cases:
