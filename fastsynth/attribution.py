@@ -39,7 +39,7 @@ class Options:
     ----------
     keys, targets : tuple of str
     exclude_over : int or None
-        Cells with more rows tell nothing.
+        Cells with more rows are taken out of the original and of the copy before anything is counted.
     not_null : tuple of str
         Keys whose nulls tell nothing.
     target_nulls : bool
@@ -106,7 +106,9 @@ class Facing:
     ----------
     real, copy : Cells
     d, s : ndarray of shape (n_combinations,), dtype=int64
-        Rows by combination.
+        Rows by combination, without those of cells that were taken out.
+    n_d, n_s : int
+        All rows.
     real_used, copy_used : ndarray of shape (n_cells,), dtype=bool
         Cells that tell something.
     levels : polars.Series
@@ -117,30 +119,38 @@ class Facing:
     copy: Cells
     d: Counts
     s: Counts
+    n_d: int
+    n_s: int
     real_used: Mask
     copy_used: Mask
     levels: pl.Series
 
     @property
+    def told(self) -> Counts:
+        """The level that the copy tells of each combination, -1 where there are several, none, or one that is known."""
+        level = self.copy.single(len(self.s))
+        level[self.copy.q[~self.copy_used]] = -1
+        return level
+
+    @property
     def correct(self) -> Mask:
         """Cells of the original that the copy discloses: DiSCO."""
-        return np.asarray(self.real_used & (self.copy.single(len(self.s))[self.real.q] == self.real.t))
+        return np.asarray(self.real_used & (self.told[self.real.q] == self.real.t))
 
 
 def face(real: Tally, copy: Tally, target: str, options: Options) -> Facing:
     """The cells of a target in the original and in a copy, and which of them tell something."""
-    levels, own, other = copy.levels[target], real.cells[target], copy.cells[target]
-    told = np.ones(len(levels), dtype=np.bool_)
+    levels, d = copy.levels[target], padded(real.n, len(copy.n))
+    n_d, n_s = int(d.sum()), int(copy.n.sum())
+    own, other, s = real.cells[target], copy.cells[target], copy.n
+    if options.exclude_over is not None:
+        (own, d), (other, s) = (_without_large(cells, options.exclude_over, len(s)) for cells in (own, other))
+    is_told = np.ones(len(levels), dtype=np.bool_)
     if not options.target_nulls:
-        told &= levels.is_not_null().to_numpy()
+        is_told &= levels.is_not_null().to_numpy()
     if target in options.known_levels:
-        told &= ~_are(levels, options.known_levels[target])
-    used = []
-    for cells in (own, other):
-        mask = told[cells.t] & copy.no_null[cells.q]
-        if options.exclude_over is not None:
-            mask &= cells.n <= options.exclude_over
-        used.append(mask)
+        is_told &= ~_are(levels, options.known_levels[target])
+    used = [is_told[cells.t] & copy.no_null[cells.q] for cells in (own, other)]
     assert real.values is not None
     for name, level, key, key_level in options.known_pairs:
         if name == target:
@@ -149,7 +159,14 @@ def face(real: Tally, copy: Tally, target: str, options: Options) -> Facing:
             has_level = _are(levels, level)
             for mask, cells in zip(used, (own, other), strict=True):
                 mask &= ~(has_level[cells.t] & has_key[cells.q])
-    return Facing(own, other, padded(real.n, len(copy.n)), copy.n, used[0], used[1], levels)
+    return Facing(own, other, d, s, n_d, n_s, used[0], used[1], levels)
+
+
+def _without_large(cells: Cells, most: int, n_combinations: int) -> tuple[Cells, Counts]:
+    """Cells of at most so many rows, and the rows of these by combination."""
+    small = cells.n <= most
+    kept = Cells(cells.packed[small], cells.n[small])
+    return kept, np.bincount(kept.q, weights=kept.n, minlength=n_combinations).astype(np.int64)
 
 
 def _are(values: pl.Series, wanted: pl.Series) -> Mask:
@@ -161,23 +178,21 @@ def _are(values: pl.Series, wanted: pl.Series) -> Mask:
 
 def attribute_measures(of: Facing, tolerance: float | None) -> dict[str, float | None]:
     """The measures of one target in one copy, in percent."""
-    n_d, n_s = int(of.d.sum()), int(of.s.sum())
     q, n = of.real.q, of.real.n
     used = of.real_used
     one_real = of.real.single(len(of.d))[q] >= 0
-    one_copy = (of.copy.single(len(of.s)) >= 0)[q]
     correct = of.correct
     single_copy = of.copy.single(len(of.s))[of.copy.q] >= 0
     rows = {
         "Dorig": n[used & one_real].sum(),
         "Dsyn": of.copy.n[of.copy_used & single_copy].sum(),
         "iS": n[used & (of.s[q] > 0)].sum(),
-        "DiS": n[used & one_copy].sum(),
+        "DiS": n[used & (of.told[q] >= 0)].sum(),
         "DiSCO": n[correct].sum(),
         "DiSDiO": n[correct & one_real].sum(),
     }
     found: dict[str, float | None] = {
-        name: 100 * int(count) / (n_s if name == "Dsyn" else n_d) for name, count in rows.items()
+        name: 100 * int(count) / (of.n_s if name == "Dsyn" else of.n_d) for name, count in rows.items()
     }
     told = n[correct]
     found["max_denom"] = float(told.max()) if len(told) else 0.0
@@ -191,10 +206,10 @@ def attribute_measures(of: Facing, tolerance: float | None) -> dict[str, float |
 def _cap(of: Facing, tolerance: float | None) -> dict[str, float]:
     """Chance that a guess of the target is right: from the margin, from the original, within and from the copy."""
     q, t, s_q, s_t = of.real.q, of.real.t, of.copy.q, of.copy.t
-    n_d, n_s, no_keys = int(of.d.sum()), int(of.s.sum()), np.zeros_like(q)
+    n_d, n_s, no_keys = of.n_d, of.n_s, np.zeros_like(q)
     # Rows on which each guess is right: in the margin, the original, the copy, and of the original in the copy.
     if tolerance is None:
-        margin = np.bincount(t, weights=of.real.n)[t]
+        margin = np.bincount(t, weights=of.real.n, minlength=len(of.levels))[t]
         real, copy, across = of.real.n, of.copy.n, of.copy.within(q, t, t + 1)
     else:
         rank, low, high = _windows(of.levels, tolerance)
@@ -205,7 +220,7 @@ def _cap(of: Facing, tolerance: float | None) -> dict[str, float]:
     found = np.divide(across, of.s[q], out=np.zeros(len(q)), where=of.s[q] > 0)
     # Sums of numpy are added up in the same order by any number of threads; products of matrices need not be.
     return {
-        "baseCAPd": 100 * float((of.real.n * (margin / n_d)).sum()) / n_d,
+        "baseCAPd": 100 * float((rows * (margin / n_d)).sum()) / n_d,
         "CAPd": 100 * float((rows * (real / of.d[q])).sum()) / n_d,
         "CAPs": 100 * float((s_rows * (copy / of.s[s_q])).sum()) / n_s,
         "DCAP": 100 * float((rows * found).sum()) / n_d,
@@ -248,12 +263,14 @@ def name_checks(of: Facing, real: Tally, target: str, copy: int, options: Option
     for key in options.keys:
         number_of, first = number(real.values.select(key))
         n_level = np.bincount(number_of, weights=real.n, minlength=len(first))
-        words = pack(number_of[cells.q], cells.t)
-        pairs, at = np.unique(words[large], return_inverse=True)
+        pairs, at = np.unique(pack(number_of[cells.q[large]], cells.t[large]), return_inverse=True)
         n_told = np.bincount(at, weights=cells.n[large]).astype(np.int64)
+        # Of all rows with the key's level, whether their cells were taken out or not.
+        whole = real.cells[target]
+        words = pack(number_of[whole.q], whole.t)
         place = np.minimum(np.searchsorted(pairs, words), len(pairs) - 1)
         here = pairs[place] == words
-        n_both = np.bincount(place[here], weights=cells.n[here], minlength=len(pairs))
+        n_both = np.bincount(place[here], weights=whole.n[here], minlength=len(pairs))
         as_cells = Cells(pairs, n_told)
         share = n_both / n_level[as_cells.q]
         for i in np.flatnonzero(100 * share > options.thresh_2way[1]):

@@ -31,16 +31,16 @@ from fastsynth.attribution import (
     name_checks,
 )
 from fastsynth.columns import is_numeric
-from fastsynth.compared import Compared, open_compared
+from fastsynth.compared import Compared, as_synthesis, open_compared
 from fastsynth.errors import DataError, OptionError, check_count, is_real, is_whole
 from fastsynth.identical import IdenticalRows, count_identical, hash_rows, identical_rows
 from fastsynth.matching import match_risk
 from fastsynth.pooling import format_table
 from fastsynth.scores import Attack, attacks_table, called_members
-from fastsynth.shadows import SHADOW_TARGETS, shadow_models
+from fastsynth.shadows import SHADOW_TARGETS, check_shadows, shadow_models
 from fastsynth.source import Source
 from fastsynth.synthesis import Synthesizer
-from fastsynth.tally import HASHES, Counts, Mask, Tally, number, pack, padded, quantile_classes, tally
+from fastsynth.tally import HASHES, Classes, Counts, Mask, Tally, number, pack, padded, quantile_classes, tally
 
 __all__ = ["Disclosure", "IdenticalRows", "disclosure", "identical_rows"]
 
@@ -260,15 +260,16 @@ def disclosure(
     target : str or list of str, optional
         What they may want to learn; the default is every other column that is compared.
     denom_lim : int
-        With ``exclude_ov_denom_lim``, cells (one combination of keys, one level of the target) of more rows do not
-        count: what many people share is known anyway.
+        With ``exclude_ov_denom_lim``, cells (one combination of keys, one level of the target) of more rows are taken
+        out of the original and of the copies before anything of the target is counted: what many people share is known
+        anyway. Whose keys then have one level left counts as disclosed.
     exclude_ov_denom_lim : bool
     key_nulls : bool or list of str
         Keys whose nulls are values like any other. Rows with a null in another key do not count.
     target_nulls : bool
         Whether a null of a target can be disclosed.
     known_levels : dict of str to list, optional
-        By target, levels that disclose nothing, for example ``{"capital_gain": [0]}``.
+        By target, levels that disclose nothing, for example ``{"capital_gain": [0]}``; they have to occur.
     known_pairs : list of (target, level, key, key level), optional
         What everybody knows: a level of a target that goes with a level of a key. ``checks`` names candidates.
     ngroups_target, ngroups_keys : int or dict of str to int, optional
@@ -345,29 +346,44 @@ def disclosure(
         **_by_column(both, "ngroups_keys", ngroups_keys, key_names, "an integer of at least 2", _is_groups),
         **_by_column(both, "ngroups_target", ngroups_target, targets, "an integer of at least 2", _is_groups),
     }
+    for option, given in (
+        ("exclude_ov_denom_lim", exclude_ov_denom_lim),
+        ("target_nulls", target_nulls),
+        ("distances", distances),
+    ):
+        if not isinstance(given, bool):
+            raise OptionError(f"{option}={given!r}: must be True or False.")
+    if isinstance(shadows, bool) or shadows != 0:
+        check_shadows(shadows)
     near = _by_column(both, "tolerance", tolerance, targets, "a number of at least 0", _is_tolerance)
     windows = _by_column(both, "match_window", match_window, key_names, "a number above 0 and below 1", _is_share)
     both_ways = sorted(set(groups) & (set(near) | set(windows)))
     if both_ways:
         raise OptionError(f"Column {both_ways[0]!r} is counted in groups: it cannot have a tolerance or a window, too.")
+    classes = {name: quantile_classes(both, name, count) for name, count in groups.items()}
     options = Options(
         tuple(key_names),
         tuple(targets),
         exclude_over if exclude_ov_denom_lim else None,
         _not_null(both, key_nulls, key_names),
-        bool(target_nulls),
-        _known_levels(both, known_levels, targets, groups),
-        _known_pairs(both, known_pairs, targets, key_names, groups),
+        target_nulls,
+        _known_levels(both, known_levels, targets, classes),
+        _known_pairs(both, known_pairs, targets, key_names, classes),
         _threshold("thresh_1way", thresh_1way),
         _threshold("thresh_2way", thresh_2way),
         near,
         windows,
-        {name: quantile_classes(both, name, count) for name, count in groups.items()},
+        classes,
     )
     sources = {"threads": threads, "client": client, "memory_limit": memory_limit}
     share = holdout if isinstance(holdout, float) else None
     held = None if holdout is None or share is not None else _open_holdout(both, original, holdout, **sources)
+    identical = count_identical(both, held)
+    if held is not None:
+        _refuse_same_rows(both, held, identical)
     recipe = getattr(synthetic, "recipe", None) if recipe is None else recipe
+    if recipe is None and (share is not None or shadows):
+        _refuse_without_recipe(synthetic, share, shadows)
     attacks = _attack(both, options, held, share, shadows, recipe, distances, random_state, threads)
     identity, by_copy, checks, excluded = _measure(both, options)
     return Disclosure(
@@ -380,7 +396,7 @@ def disclosure(
         _summarise(by_copy, checks, excluded),
         by_copy,
         checks,
-        count_identical(both, held),
+        identical,
         _match(both, options),
         attacks_table(attacks) if attacks else None,
         both.left_out,
@@ -400,7 +416,7 @@ def _measure(both: Compared, options: Options) -> tuple[pl.DataFrame, pl.DataFra
             of = face(real, synthetic, name, options)
             attribute.append({"target": name, "copy": copy, **attribute_measures(of, options.tolerance.get(name))})
             checks += name_checks(of, real, name, copy, options)
-            excluded[name] = 100 * int(of.real.n[~of.real_used].sum()) / both.n
+            excluded[name] = 100 * (both.n - int(of.real.n[of.real_used].sum())) / both.n
     schema = {"target": pl.String, "copy": pl.Int64, **dict.fromkeys(ATTRIBUTE, pl.Float64)}
     return pl.DataFrame(identity), pl.DataFrame(attribute, schema=schema), pl.DataFrame(checks, schema=CHECKS), excluded
 
@@ -457,13 +473,6 @@ def _attack(
     threads: int | None,
 ) -> list[Attack]:
     """Attacks on the copies with a hold-out, on copies that leave a share of the rows out, and by shadow models."""
-    if shadows != 0:
-        check_count("shadows", shadows)
-    if (share is not None or shadows) and recipe is None:
-        raise OptionError(
-            f"{'holdout' if share is not None else 'shadows'}={share or shadows}: attacks that make new copies need to "
-            "know how: give recipe=, a Synthesizer with the options of these copies, or a hold-out as a table."
-        )
     keys, targets = list(options.keys), list(options.targets)
     common: dict[str, Any] = {"random_state": random_state, "threads": threads}
     found = []
@@ -481,6 +490,37 @@ def _attack(
         targets_of = min(SHADOW_TARGETS, whole.height)
         found += shadow_models(whole, recipe, shadows=shadows, m=both.m, targets=targets_of, **common)
     return found
+
+
+def _refuse_without_recipe(synthetic: Any, share: float | None, shadows: int) -> None:
+    """Attacks that make new copies need to know how."""
+    asked = f"holdout={share!r}" if share is not None else f"shadows={shadows!r}"
+    of = as_synthesis(synthetic)
+    if of is not None and of.private is not None:
+        raise OptionError(
+            f"{asked}: attacks that make new copies are not for DpCart, whose budget bounds what any attack can find. "
+            "Those on the copies themselves take a hold-out as a table."
+        )
+    raise OptionError(
+        f"{asked}: attacks that make new copies need to know how: give recipe=, a Synthesizer with the options of "
+        "these copies, or a hold-out as a table."
+    )
+
+
+def _refuse_same_rows(both: Compared, held: Compared, identical: IdenticalRows) -> None:
+    """A hold-out that the copies were made from would show that they tell nothing."""
+    if identical.holdout != 1:
+        return
+    # Rows of common values are in any sample, but so many of them hardly are by chance.
+    same = identical.fresh**held.k < 1e-6
+    if not same and held.k == both.n:
+        real, given = (pl.concat(of.map(hash_rows, None, None, [side])[0]) for of, side in ((both, 0), (held, 1)))
+        same = real.sort(HASHES).equals(given.sort(HASHES))
+    if same:
+        raise OptionError(
+            "holdout: all its rows are rows of the original. It must hold people that the copies were not made from: "
+            "hold some out before the synthesis, or give a share such as holdout=0.2."
+        )
 
 
 def _every_column(source: Source) -> pl.DataFrame:
@@ -599,7 +639,8 @@ def _by_column(
         return {}
     numeric = [name for name in columns if is_numeric(both.schema.field(name).type)]
     if not isinstance(given, Mapping):
-        given = dict.fromkeys(numeric, given) if numeric or check(given) else {"": given}
+        # One number for all is refused by the name of a column if none of them is numeric.
+        given = dict.fromkeys(numeric or columns or [""], given)
     for name, value in given.items():
         if not check(value):
             raise OptionError(f"{option}={value!r}: must be {words}, or a dict of such by column.")
@@ -637,7 +678,9 @@ def _not_null(both: Compared, key_nulls: Any, keys: Sequence[str]) -> tuple[str,
     return tuple(name for name in keys if name not in counted)
 
 
-def _known_levels(both: Compared, given: Any, targets: Sequence[str], grouped: Iterable[str]) -> dict[str, pl.Series]:
+def _known_levels(
+    both: Compared, given: Any, targets: Sequence[str], grouped: Mapping[str, Classes]
+) -> dict[str, pl.Series]:
     """Levels of each target that everybody knows."""
     given = {} if given is None else given
     if not isinstance(given, Mapping) or any(
@@ -651,7 +694,7 @@ def _known_levels(both: Compared, given: Any, targets: Sequence[str], grouped: I
 
 
 def _known_pairs(
-    both: Compared, given: Any, targets: Sequence[str], keys: Sequence[str], grouped: Iterable[str]
+    both: Compared, given: Any, targets: Sequence[str], keys: Sequence[str], grouped: Mapping[str, Classes]
 ) -> tuple[tuple[str, pl.Series, str, pl.Series], ...]:
     """Pairs of a level of a target and a level of a key that everybody knows."""
     pairs = []
@@ -673,15 +716,31 @@ def _known_pairs(
     return tuple(pairs)
 
 
-def _as_levels(both: Compared, option: str, name: str, levels: list[Any], grouped: Iterable[str]) -> pl.Series:
-    """Levels in the type of their column; the text of categories and of groups."""
+def _as_levels(both: Compared, option: str, name: str, levels: list[Any], grouped: Mapping[str, Classes]) -> pl.Series:
+    """Levels in the type of their column; the text of categories and of groups. Each has to occur."""
     dtype = pl.DataFrame(pa.schema([both.schema.field(name)]).empty_table()).dtypes[0]
     if name in grouped or dtype in (pl.Categorical, pl.Enum):
         dtype = pl.String()
     try:
-        return pl.Series(levels, dtype=dtype, strict=True)
+        wanted = pl.Series(levels, dtype=dtype, strict=True)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
         raise OptionError(f"{option}: a level given for {name!r} is not of its type, {dtype}.") from None
+    present = pl.concat([part for side in both.map(_present, grouped.get(name), [name]) for part in side])
+    occurs = wanted.is_in(present.implode(), nulls_equal=True)
+    if not occurs.all():
+        absent = levels[int((~occurs).arg_max() or 0)]
+        raise OptionError(
+            f"{option}: {absent!r} does not occur in {name!r}, neither in the original nor in a copy. Take it out, "
+            "or write it as the column does."
+        )
+    return wanted
+
+
+def _present(classes: Classes | None, rows: pl.DataFrame, _first: int) -> pl.Series:
+    """The levels of a column, or its classes, in a piece; of categories their text."""
+    values = rows.to_series() if classes is None else classes.label(rows.to_series())
+    levels = values.unique()
+    return levels.cast(pl.String) if isinstance(levels.dtype, pl.Categorical | pl.Enum) else levels
 
 
 def _open_holdout(both: Compared, original: Any, holdout: Any, **options: Any) -> Compared:

@@ -33,6 +33,7 @@ from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -647,8 +648,9 @@ def _slots(names: list[str], order: Sequence[str] | str) -> tuple[int, ...]:
 def public_schema(schema: pa.Schema, method: DpCart) -> pa.Schema:
     """Names and types of the columns, without what notes beside them may say of the data.
 
-    pandas notes how many rows and categories there are; only the types of its columns are kept. Dictionaries whose
-    indices are too short for the domain get longer ones.
+    pandas notes how many rows and categories there are; only the types of its columns are kept. How long the indices
+    of a dictionary are goes with the number of levels in the data: they become those that Arrow takes by default, which
+    are enough for any domain. An Enum gets the levels of its domain.
     """
     lacking = [name for name in schema.names if name not in method.domains]
     unknown = [name for name in method.domains if name not in schema.names]
@@ -663,18 +665,31 @@ def public_schema(schema: pa.Schema, method: DpCart) -> pa.Schema:
     for column in schema:
         notes = {key: note for key, note in (column.metadata or {}).items() if key.startswith(b"_PL_")}
         dtype = column.type
-        if pa.types.is_dictionary(dtype) and dtype.index_type.bit_width < 16:
-            declared = method.domains[column.name]
-            if isinstance(declared, list) and len(declared) > 127 and not notes:
-                dtype = pa.dictionary(pa.int32(), dtype.value_type, dtype.ordered)
+        if any(key.startswith(b"_PL_ENUM") for key in notes):
+            dtype, notes = _public_enum(column, notes, method.domains[column.name])
+        elif pa.types.is_dictionary(dtype) and not notes:
+            dtype = pa.dictionary(pa.int32(), dtype.value_type, dtype.ordered)
         fields.append(pa.field(column.name, dtype, column.nullable, notes or None))
     pandas = schema.pandas_metadata
     return pa.schema(fields, None if pandas is None else {b"pandas": json.dumps(_pandas_types(pandas)).encode()})
 
 
+def _public_enum(column: pa.Field, notes: dict[bytes, bytes], domain: Any) -> tuple[pa.DataType, dict[bytes, bytes]]:
+    """The type of an Enum with the levels of the domain, in its order, and the notes that polars reads it by."""
+    levels = [level for level in domain if level is not None] if isinstance(domain, list) else []
+    declared = pl.DataFrame(pa.schema([column]).empty_table()).schema[column.name]
+    if not isinstance(declared, pl.Enum) or not levels or not set(levels) <= set(declared.categories):
+        return column.type, notes  # such a domain is refused where it is bound, or has no levels
+    enum = pl.DataFrame(schema={"x": pl.Enum(list(dict.fromkeys(levels)))}).to_arrow().schema.field(0)
+    return enum.type, enum.metadata
+
+
 def _pandas_types(notes: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("name", "field_name", "pandas_type", "numpy_type")
     columns = [{**{key: column.get(key) for key in kept}, "metadata": None} for column in notes["columns"]]
+    for column in columns:
+        if column["pandas_type"] == "categorical":
+            column["numpy_type"] = "int8"  # of its codes, and so told by the number of categories; pandas needs some
     names = ("column_indexes", "creator", "pandas_version")
     return {"index_columns": [], "columns": columns, **{name: notes[name] for name in names if name in notes}}
 

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from fastsynth._tree import LEAF
 from fastsynth.columns import EncodedTable, encode
 from fastsynth.compared import Compared
-from fastsynth.errors import OptionError
+from fastsynth.errors import DataError, OptionError
 from fastsynth.measures import Floats, classified
 from fastsynth.methods import grow
 from fastsynth.source import Frame, spread_rows
@@ -34,6 +34,8 @@ Null = Literal["closed", "permutation", "pairs"]
 # Levels of fewer rows share a dummy.
 RARE_ROWS = 10
 MOST_COEFFICIENTS = 1000
+# Units in which variances are added up.
+NOISE_UNITS = 2**24
 # Fits to permuted rows, of all copies together, and how many a task makes.
 PERMUTATIONS, TASK_PERMUTATIONS = 50, 5
 # Pairs of copies that are compared with each other.
@@ -59,51 +61,63 @@ class Samples:
     columns : tuple of Column
     kept : frozenset of str
         Columns that hold original values in all rows of the copies.
-    share : float
-        Rows of the original in its sample, as a share of all (of the effective ones if it has weights).
+    noise : float
+        Sum over the rows of the original of the variance of how often they are in its sample: 0 if that has all rows.
     random_state : int
     """
 
     frames: list[pl.DataFrame]
     columns: tuple[Column, ...]
     kept: frozenset[str]
-    share: float
+    noise: float
     random_state: int
 
     def inflation(self, copy: int) -> float:
-        """How much more a measure is expected to be than if all rows of the original had been looked at."""
-        return 1 + len(self.frames[copy]) / len(self.frames[0]) * (1 - self.share)
+        """How much more a measure is expected to be than if all rows of the original had been looked at.
+
+        Means of the copy have 1 / k_s of the variance of the values, those of the sample noise / n_s^2 of it.
+        """
+        return 1 + len(self.frames[copy]) * self.noise / len(self.frames[0]) ** 2
 
 
 def draw_samples(
     both: Compared, columns: Sequence[Column], size: int, weights: Weights | None, random_state: int
 ) -> Samples:
-    """Read about ``size`` rows of each side, evenly spread; of an original with weights in proportion to them."""
+    """Read about ``size`` rows of each side, evenly spread; of an original with weights in proportion to them.
+
+    Rows of an original with weights come as often as their weight says, as if it had no others: what stands for its
+    rows has to be as near to their weights as the number of rows allows, since what is rounded off is noise.
+    """
     spread = Spread(size, max(side.starts[-1] for side in both.sides))
     if weights is None:
         frames = [pl.concat(pieces) for pieces in both.map(_take, spread)]
-        share = len(frames[0]) / both.n
+        noise = len(frames[0]) * (1 - len(frames[0]) / both.n)
     else:
-        wanted = min(size, weights.effective)
-        rate = wanted / (both.n * weights.mean)
+        rate = min(size, both.n) / (both.n * weights.mean)
         key = int(random_words(random_state, (NULL, 0), 1)[0])
         names = [*both.names, weights.name]
-        pieces = weighted(both, weights.name).map(_take_weighted, (weights.name, rate, key), names, [0])
-        pieces += both.map(_take, spread, None, range(1, len(both.sides)))
+        (taken,) = weighted(both, weights.name).map(_take_weighted, (weights.name, rate, key), names, [0])
+        pieces = [[rows for rows, _ in taken], *both.map(_take, spread, None, range(1, len(both.sides)))]
         frames = [pl.concat(of_side).select(both.names) for of_side in pieces]
-        share = min(1.0, len(frames[0]) / weights.effective)
-    return Samples(frames, tuple(columns), both.kept, share, random_state)
+        noise = sum(units for _, units in taken) / NOISE_UNITS
+    return Samples(frames, tuple(columns), both.kept, noise, random_state)
 
 
 def _take(spread: Spread, rows: pl.DataFrame, first: int) -> pl.DataFrame:
     return rows[spread.rows(first, rows.height)]
 
 
-def _take_weighted(shared: tuple[str, float, int], rows: pl.DataFrame, first: int) -> pl.DataFrame:
-    """Each row so often that rate times its weight is what is expected: the whole part, and one more by chance."""
+def _take_weighted(shared: tuple[str, float, int], rows: pl.DataFrame, first: int) -> tuple[pl.DataFrame, int]:
+    """Each row so often that rate times its weight is what is expected: the whole part, and one more by chance.
+
+    Also the variance of that, summed over the rows: in whole units, whose sums are the same for any pieces.
+    """
     name, rate, key = shared
     chance = unit(hashed(np.arange(first, first + rows.height, dtype=np.uint64), np.uint64(key)))
-    return rows[np.repeat(np.arange(rows.height), np.floor(rows[name].to_numpy() * rate + chance).astype(np.int64))]
+    wanted = rows[name].to_numpy() * rate
+    part = wanted - np.floor(wanted)
+    taken = rows[np.repeat(np.arange(rows.height), np.floor(wanted + chance).astype(np.int64))]
+    return taken, int(np.rint(part * (1 - part) * NOISE_UNITS).astype(np.int64).sum())
 
 
 # Propensity scores
@@ -411,12 +425,19 @@ def density_ratio(both: Compared, samples: Samples) -> list[dict[str, Any]]:
     list of dict
         One record for each copy: copy, PE (original over copy), PE_reversed, p_value, sigma, lambda.
 
+    Raises
+    ------
+    DataError
+        A side of one row: no row can be left out.
+
     References
     ----------
     Volker, de Wolf and van Kesteren (2024), A density ratio framework for evaluating the utility of synthetic data,
     arXiv 2408.13167.
     """
     few = [frame[spread_rows(len(frame), min(DENSITY_ROWS, len(frame)))] for frame in samples.frames]
+    if min(map(len, few)) < 2:
+        raise DataError("density=True needs at least 2 rows of the original and of every copy. Leave it out.")
     # Column 0 is the intercept.
     sides = [side[:, 1:] for side in design(few, samples.columns).sides]
     m, step = len(sides) - 1, 1 + DENSITY_PERMUTATIONS // 4

@@ -11,7 +11,9 @@ import numpy as np
 import polars as pl
 
 from fastsynth.copies import executor_of
-from fastsynth.errors import DataError, DataWarning, OptionError, check_count, check_random_state
+from fastsynth.errors import DataError, DataWarning, OptionError, check_count, check_random_state, is_whole
+from fastsynth.model import Model
+from fastsynth.run import generate
 from fastsynth.scores import DRAWS, Attack, Bools, Floats, Integers, Statistic, bootstrap, roc, roc_statistics
 from fastsynth.space import (
     Points,
@@ -105,12 +107,11 @@ def shadow_models(
     Carlini, Chien, Nasr, Song, Terzis and Tramer (2022), Membership inference attacks from first principles, IEEE S&P.
     Owen (2007), The pigeonhole bootstrap, AOAS 1:386.
     """
-    counts = {"targets": (targets, 4), "shadows": (shadows, 8), "m": (m, 1), "rows": (rows, 8)}
+    check_shadows(shadows)
+    counts = {"targets": (targets, 4), "m": (m, 1), "rows": (rows, 8)}
     for name, (count, least) in counts.items():
         if check_count(name, count) < least:
             raise OptionError(f"{name}={count}: must be at least {least}.")
-    if shadows % 2:
-        raise OptionError(f"shadows={shadows}: must be even, because runs come in pairs that share the rows out.")
     entropy = check_random_state(random_state)
     population, kept = sample_rows(original, rows, entropy, 10)
     if population.height < targets:
@@ -139,6 +140,15 @@ def shadow_models(
         )
         for name, group in groups.items()
     ]
+
+
+def check_shadows(shadows: Any) -> None:
+    """Refuse numbers of runs that are not possible."""
+    if not is_whole(shadows) or shadows < 8 or shadows % 2:
+        raise OptionError(
+            f"shadows={shadows!r}: must be an even number of at least 8, because runs come in pairs that share the "
+            "rows out."
+        )
 
 
 def _prepare_shadows(
@@ -223,5 +233,19 @@ def _shadow_statistics(scores: Floats, member: Bools, own: Floats, entropy: int)
 def sample(recipe: Any, rows: pl.DataFrame, m: int, entropy: int, threads: int | None = 1) -> list[pl.DataFrame]:
     """Copies of some rows by a clone of the recipe, without identifiers, which are made anew."""
     options = recipe.get_params() | {"m": m, "random_state": entropy, "threads": threads, "client": None}
-    synthesis = type(recipe)(**options | {"progress": None}).fit(rows).sample(m=m, random_state=entropy)
-    return [copy.drop(synthesis.identifiers) for copy in synthesis]
+    fitted = type(recipe)(**options | {"progress": None}).fit(rows)
+    model = getattr(fitted, "model_", None)
+    if not isinstance(model, Model) or _is_checked(model):
+        synthesis = fitted.sample(m=m, random_state=entropy)
+        return [copy.drop(synthesis.identifiers) for copy in synthesis]
+    # The same rows without what pooling needs to know, whose estimate takes a draw as large as all copies.
+    tables, _ = generate(model, range(m), rows.height, entropy, executor_of(threads, None), lambda _: None)
+    return [pl.DataFrame(model.frame.native(table)) for table in tables]
+
+
+def _is_checked(model: Model) -> bool:
+    """Whether ``Synthesizer.sample`` may refuse to draw so many rows."""
+    return any(
+        step.action == "identifier" or (step.guard is not None and step.guard.max_copies is not None)
+        for step in model.plan.steps
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
@@ -153,9 +154,10 @@ class Utility(Mapping[str, float]):
         Returns
         -------
         polars.DataFrame
-            A column of labels for each of ``columns``, named like it; original and synthetic, counts (of copies the
-            mean); z, (s - o k/n) / sqrt(c (o + s)) with c = k / (n + k), the mean over copies: about -2 to 2 in one
-            copy of a correct model.
+            A column of labels for each of ``columns``, named like it; original and synthetic, counts on their own
+            scales: of n rows (with weights, of n_effective), and of k rows, as the mean over copies. Printing scales
+            the latter to the former. z, (s - o k/n) / sqrt(c (o + s)) with c = k / (n + k), the mean over copies: about
+            -2 to 2 in one copy of a correct model.
 
         Raises
         ------
@@ -249,7 +251,7 @@ def utility(
     OptionError
         An option that is not allowed, an unknown column, more than 200,000 tables.
     DataError
-        A column that cannot be compared, infinite numbers, weights that are none.
+        A column that cannot be compared, infinite numbers, weights that are none, density with one row on a side.
 
     Notes
     -----
@@ -272,7 +274,7 @@ def utility(
     >>> u.twoway.columns[:4]
     ['first', 'second', 'pMSE', 'S_pMSE']
     """
-    models = _checked(groups, model, sample, random_state)
+    models = _checked(groups, model, sample, random_state, {"threeway": threeway, "density": density})
     both = open_compared(
         original, synthetic, columns=columns, threads=threads, client=client, memory_limit=memory_limit
     )
@@ -331,8 +333,13 @@ def utility(
     return replace(result, _values=_named(result))
 
 
-def _checked(groups: int, model: Any, sample: int | None, random_state: int) -> list[ModelName]:
+def _checked(
+    groups: int, model: Any, sample: int | None, random_state: int, switches: Mapping[str, Any]
+) -> list[ModelName]:
     """Check the options; give back the models."""
+    for name, given in switches.items():
+        if not isinstance(given, bool):
+            raise OptionError(f"{name}={given!r}: must be True or False.")
     if check_count("groups", groups) not in range(2, MOST_GROUPS + 1):
         raise OptionError(f"groups={groups!r}: must be from 2 to {MOST_GROUPS}.")
     if sample is not None and check_count("sample", sample) < 100:
@@ -518,10 +525,20 @@ def _patterns(missing: Any, weight: Floats | None) -> dict[bytes, float]:
     """Share of the rows by pattern."""
     packed = np.packbits(missing, axis=1)
     table = pl.DataFrame(packed, schema=[f"b{i}" for i in range(packed.shape[1])], orient="row")
-    table = table.with_columns(pl.Series("weight", np.ones(len(missing)) if weight is None else weight))
+    # Whole numbers have the same sum in any order, and polars adds up in any.
+    whole = (
+        np.ones(len(missing), np.int64) if weight is None else np.rint(weight * _unit_scale(weight)).astype(np.int64)
+    )
+    table = table.with_columns(pl.Series("weight", whole))
     counted = table.group_by(pl.exclude("weight")).agg(pl.col("weight").sum()).sort(pl.exclude("weight"))
     total = counted["weight"].sum()
     return {bytes(row[:-1]): row[-1] / total for row in counted.iter_rows()}
+
+
+def _unit_scale(weight: Floats) -> float:
+    """A power of 2 that makes weights whole numbers of which all can be added."""
+    most = len(weight) * float(weight.max(initial=0))
+    return 2.0 ** math.floor(math.log2(2.0**61 / most)) if most > 0 else 1.0
 
 
 def _plots(
@@ -595,7 +612,8 @@ def _lines(u: Utility) -> Iterator[str]:
             yield f"  {table.height:,} {name}: {numbers_}"
     shown = _worst_cells(u)
     if shown.height:
-        yield "Worst two-way tables, and the cell of each that deviates most"
+        scaled = "" if u.k == u.n_effective else f" (synthetic rows scaled from {u.k:,} to {u.n_effective:,.0f})"
+        yield f"Worst two-way tables, and the cell of each that deviates most{scaled}"
         yield from ("  " + line for line in format_table(shown).splitlines())
     if u.model is not None:
         yield f"pMSE of models (of at most {u.sample:,} rows a side)"
@@ -618,14 +636,14 @@ def _lines(u: Utility) -> Iterator[str]:
 
 
 def _worst_cells(u: Utility) -> pl.DataFrame:
-    """The worst two-way tables, each with the cell that deviates most."""
+    """The worst two-way tables, each with the cell that deviates most: synthetic counts as if there were n rows."""
     rows = []
     for first, second, value in (
         u.twoway.drop_nulls("S_pMSE").select("first", "second", "S_pMSE").head(WORST).iter_rows()
     ):
         *labels, original, synthetic, z = u.cells(first, second).row(0)
         cell = " x ".join(label if len(label) <= 24 else f"{label[:23]}…" for label in labels)
-        rows.append((f"{first} x {second}", value, cell, round(original), round(synthetic), z))
+        rows.append((f"{first} x {second}", value, cell, round(original), round(synthetic * u.n_effective / u.k), z))
     schema = {"table": pl.String, "S_pMSE": pl.Float64, "cell": pl.String}
     schema |= {"original": pl.Int64, "synthetic": pl.Int64, "z": pl.Float64}
     return pl.DataFrame(rows, schema, orient="row")

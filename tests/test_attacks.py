@@ -391,8 +391,8 @@ def test_bad_options_of_attacks(people):
         (lambda: attack_recipe(members, None), OptionError, "no recipe"),
         (lambda: attack_recipe(members, fs.Synthesizer(), holdout=1), OptionError, "holdout=1"),
         (lambda: attack_recipe(members[:60], fs.Synthesizer()), DataError, "60 rows with holdout=0.2"),
-        (lambda: shadow_models(members, fs.Synthesizer(), shadows=9), OptionError, "must be even"),
-        (lambda: shadow_models(members, fs.Synthesizer(), shadows=6), OptionError, "at least 8"),
+        (lambda: shadow_models(members, fs.Synthesizer(), shadows=9), OptionError, "even number of at least 8"),
+        (lambda: shadow_models(members, fs.Synthesizer(), shadows=6), OptionError, "even number of at least 8"),
         (lambda: shadow_models(members[:100], fs.Synthesizer()), DataError, "only 100 rows"),
     ]
     for call, error, match in cases:
@@ -422,6 +422,32 @@ class Released:
 
 class Copies(list):
     identifiers = ()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        fs.Synthesizer(),
+        fs.Synthesizer(proper=True),
+        fs.Synthesizer(columns={"name": fs.Column(method=fs.Identifier())}),
+        fs.Synthesizer(columns={"reg": fs.Column(method="keep"), "age": fs.Column(guard=fs.Guard(max_copies=9))}),
+    ],
+    ids=["default", "proper", "identified", "guarded"],
+)
+def test_copies_of_shadow_models_are_those_of_the_recipe(recipe):
+    named = "name" if recipe.columns and "name" in recipe.columns else []
+    rows = fs.load_boys()[:200].with_columns(name=pl.format("b{}", pl.int_range(pl.len()) + 1000))
+    rows = rows if named else rows.drop("name")
+    options = recipe.get_params() | {"m": 2, "random_state": 5}
+    expected = list(fs.Synthesizer(**options).fit(rows).sample(m=2, random_state=5))
+    for found, copy in zip(shadows.sample(recipe, rows, 2, 5), expected, strict=True):
+        assert found.schema == copy.drop(named).schema
+        assert found.equals(copy.drop(named))
+
+
+def test_shadow_models_do_not_estimate_for_pooling(monkeypatch):
+    monkeypatch.setattr(fs.Synthesizer, "_large_draw", lambda *_: pytest.fail("a draw for pooling"))
+    assert len(shadows.sample(fs.Synthesizer(), fs.load_boys()[:200], 2, 5)) == 2
 
 
 def test_shadow_models_tell_all_where_rows_are_released(people):

@@ -44,8 +44,8 @@ def count(real, copies, **options):
     return fs.disclosure(real, copies, ["k1", "k2"], "t", **options)
 
 
-def oracle(real, copy, excluded=lambda q, t: False, near=lambda a, b: a == b):
-    """The measures of METHODS 6.1 row by row; rows are (q, t)."""
+def oracle(real, copy, excluded=lambda q, t: False, near=lambda a, b: a == b, sizes=None):
+    """The measures of METHODS 6.1 row by row; rows are (q, t), and sizes those of the tables if rows are left out."""
     d_q, s_q = Counter(q for q, _ in real), Counter(q for q, _ in copy)
     d_tq = Counter(real)
     d_of, s_of = defaultdict(set), defaultdict(set)
@@ -53,7 +53,7 @@ def oracle(real, copy, excluded=lambda q, t: False, near=lambda a, b: a == b):
         d_of[q].add(t)
     for q, t in copy:
         s_of[q].add(t)
-    n_d, n_s = len(real), len(copy)
+    n_d, n_s = sizes or (len(real), len(copy))
     used = [(q, t) for q, t in real if not excluded(q, t)]
     correct = [(q, t) for q, t in used if s_of[q] == {t}]
     sums = {
@@ -64,10 +64,10 @@ def oracle(real, copy, excluded=lambda q, t: False, near=lambda a, b: a == b):
         "Dorig": sum(len(d_of[q]) == 1 for q, _ in used) / n_d,
         "Dsyn": sum(len(s_of[q]) == 1 for q, t in copy if not excluded(q, t)) / n_s,
         "iS": sum(s_q[q] > 0 for q, _ in used) / n_d,
-        "DiS": sum(len(s_of[q]) == 1 for q, _ in used) / n_d,
+        "DiS": sum(len(s_of[q]) == 1 and not excluded(q, *s_of[q]) for q, _ in used) / n_d,
         "DiSCO": len(correct) / n_d,
         "DiSDiO": sum(len(d_of[q]) == 1 for q, _ in correct) / n_d,
-        "baseCAPd": sum(near(t, u) for _, t in real for _, u in real) / n_d**2,
+        "baseCAPd": sum(near(t, u) for _, t in used for _, u in real) / n_d**2,
         "CAPd": sum(sum(p == q and near(t, u) for p, u in real) / d_q[q] for q, t in used) / n_d,
         "CAPs": sum(
             sum(p == q and near(t, u) for p, u in copy) / s_q[q] for q, t in copy if not excluded(q, t)
@@ -131,17 +131,13 @@ def test_measures_equal_the_oracle(real, copy, nulls, limit, tolerance):
     def no_information(q, t):
         return not nulls and (q[0] is None or t is None)
 
-    # The limit is on cells of the side that is counted.
     found = oracle(own, other, near=near, excluded=no_information)
-    if limit:
-        large = [{cell for cell, n in Counter(of).items() if n > limit} for of in (own, other)]
-        by_side = [
-            oracle(own, other, near=near, excluded=lambda q, t, over=over: no_information(q, t) or (q, t) in over)
-            for over in large
-        ]
-        found = {name: by_side[name in ("Dsyn", "CAPs")][name] for name in found}
     for name in IDENTITY if nulls else ():
         assert d[name] == pytest.approx(found[name])
+    if limit:
+        # Large cells are taken out of both tables before anything else; shares stay of all rows.
+        small = [[cell for cell in of if Counter(of)[cell] <= limit] for of in (own, other)]
+        found = oracle(*small, near=near, excluded=no_information, sizes=(len(own), len(other)))
     for name in ATTRIBUTE:
         assert d[name] == pytest.approx(found[name], nan_ok=True), name
     assert d.records.filter(pl.col("n_disclosed") > 0).height == round(d["DiSCO"] * real.height / 100)
@@ -268,7 +264,7 @@ def test_examples_of_the_page_run(capsys):
 
 def test_levels_and_pairs_that_are_known_disclose_nothing():
     base = {"t": "x"}
-    d = count(REAL, COPY, known_levels={"t": ["x", "nothing like it"]})
+    d = count(REAL, COPY, known_levels={"t": ["x"]})
     own, other = (cells_of(frame, ["k1", "k2"], "t") for frame in (REAL, COPY))
     found = oracle(own, other, excluded=lambda q, t: t == base["t"])
     assert {name: d[name] for name in found} == pytest.approx(found)
@@ -279,6 +275,43 @@ def test_levels_and_pairs_that_are_known_disclose_nothing():
         {name: found[name] for name in ("DiSCO", "DiS", "iS", "Dorig", "DiSDiO", "DCAP", "CAPd")}
     )
     assert d["repU"] == VECTOR["repU"]
+
+
+def test_a_key_that_tells_an_excluded_level_tells_nothing():
+    # Of the keys a, the copy says what is known anyway; of b it says what is true of one in two.
+    real, copy = table("a1x a1y b1y b1x"), table("a1x a1x b1y b1y")
+    plain = count(real, copy)
+    assert (plain["DiS"], plain["DiSCO"], plain["TCAP"], plain["baseCAPd"]) == (100, 50, 50, 50)
+    d = count(real, copy, known_levels={"t": ["x"]})
+    assert (d["DiS"], d["DiSCO"], d["TCAP"], d["baseCAPd"]) == (25, 25, 100, 25)
+    null = [frame.with_columns(pl.col("t").replace("x", None)) for frame in (real, copy)]
+    d = count(*null, target_nulls=False)
+    assert (d["DiS"], d["DiSCO"], d["TCAP"], d["baseCAPd"]) == (25, 25, 100, 25)
+
+
+def test_large_cells_leave_the_tables():
+    real, copy = table("a1x a1x a1x a1y b1y"), table("a1x a1x a1y b1x b1x b1x")
+    assert count(real, copy)["DiSCO"] == 0
+    d = count(real, copy, denom_lim=1, exclude_ov_denom_lim=True)
+    # What is left of a is y, in the original and in the copy; nothing is left of b in the copy.
+    assert (d["Dorig"], d["DiSCO"], d["DiSDiO"], d["iS"], d["TCAP"]) == (40, 20, 20, 20, 100)
+    assert (d["DCAP"], d["CAPd"], d["baseCAPd"]) == pytest.approx((20, 40, 16))
+    assert d["Dsyn"] == d["CAPs"] == pytest.approx(100 / 6)
+    assert d["UiO"] == count(real, copy)["UiO"]
+    assert d.attribute["excluded"].item() == pytest.approx(60)
+    assert d.records.filter(n_disclosed=1)["row"].to_list() == [3]
+
+
+def test_levels_that_are_known_may_be_nulls_classes_or_of_a_copy():
+    real = pl.DataFrame({"k": [1, 1, 2, 2], "t": ["x", None, "y", "y"], "x": [1, 2, 3, 4]})
+    copy = real.with_columns(t=pl.Series(["x", None, "z", "y"]))
+    for level in ("x", None, "z"):
+        fs.disclosure(real, copy, "k", "t", known_levels={"t": [level]})
+    options = {"ngroups_target": 2, "target": "x"}
+    d = fs.disclosure(real, copy, "k", known_levels={"x": ["over 2"]}, **options)
+    assert d.attribute["excluded"].item() == 50
+    with pytest.raises(OptionError, match="'over 3' does not occur in 'x'"):
+        fs.disclosure(real, copy, "k", known_levels={"x": ["over 3"]}, **options)
 
 
 def test_checks_name_levels_and_pairs():
@@ -490,6 +523,16 @@ def test_partial_copies_tell_of_matches():
         ({"known_levels": ["x"]}, "dict of lists"),
         ({"known_levels": {"t": "x"}}, "dict of lists"),
         ({"known_levels": {"x": ["secret"]}}, "not of its type, Int64"),
+        ({"known_levels": {"t": ["x", "w"]}}, "'w' does not occur in 't'"),
+        ({"known_pairs": [("t", "x", "k1", "r")]}, "'r' does not occur in 'k1'"),
+        ({"target_nulls": "no"}, "target_nulls='no': must be True or False"),
+        ({"exclude_ov_denom_lim": 5}, "exclude_ov_denom_lim=5: must be True or False"),
+        ({"distances": None}, "distances=None: must be True or False"),
+        ({"tolerance": 1, "target": "t"}, "tolerance names 't': allowed are the numeric ones, none"),
+        ({"ngroups_target": 3, "target": ["t"]}, "ngroups_target names 't'"),
+        ({"match_window": 0.1}, "match_window names 'k1'"),
+        ({"shadows": 7}, "even number of at least 8"),
+        ({"shadows": True}, "shadows=True"),
         ({"known_pairs": [("t", "x", "k1")]}, "list of"),
         ({"known_pairs": [("t", "x", "k9", "a")]}, "keys are k1, k2"),
         ({"ngroups_target": 1}, "integer of at least 2"),
@@ -557,6 +600,30 @@ def test_a_share_is_held_out_from_siblings_of_the_copies(attacked):
     assert d.attacks.equals(again.attacks)
     assert value(d, "membership (distance)", "AUC") > 0.9
     assert d.records["row"].max() < made_from.height
+
+
+def test_a_hold_out_of_the_same_rows_is_refused(attacked):
+    made_from, _, leaky = attacked
+    for wrong in (made_from, made_from.reverse(), made_from[:40]):
+        with pytest.raises(OptionError, match="all its rows are rows of the original"):
+            fs.disclosure(made_from, leaky, ["age"], ["tv"], holdout=wrong)
+    # Every row has a twin: those of another sample do, too, but not all in the same numbers.
+    rng = np.random.default_rng(1)
+    real, other = (pl.DataFrame({"a": rng.integers(0, 4, 60), "b": rng.integers(0, 2, 60)}) for _ in range(2))
+    assert fs.disclosure(real, [real], "a", holdout=other).identical.holdout == 1
+    with pytest.raises(OptionError, match="all its rows"):
+        fs.disclosure(real, [other], "a", holdout=real[::-1])
+
+
+def test_private_copies_have_no_recipe(tmp_path):
+    real = pl.DataFrame({"a": ["x", "y"] * 50, "b": [1, 2] * 50})
+    method = fs.DpCart(epsilon=1.0, domains={"a": ["x", "y"], "b": [1, 2]})
+    syn = fs.synthesize(real, method=method, m=1, k=100)
+    syn.write_parquet(tmp_path / "copies")
+    for copies in (syn, tmp_path / "copies"):
+        for options in ({"shadows": 8}, {"holdout": 0.2}):
+            with pytest.raises(OptionError, match="not for DpCart"):
+                fs.disclosure(real, copies, "a", **options)
 
 
 def test_shadow_models_tell_leaky_leaves_from_the_default(attacked):

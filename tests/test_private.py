@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import math
@@ -32,6 +33,7 @@ from fastsynth.private import (
     PrivateModel,
     fit_private,
     leaf_shares,
+    public_schema,
     split_scores,
 )
 from fastsynth.source import open_source
@@ -445,6 +447,42 @@ def test_large_whole_numbers_and_many_levels_of_a_short_dictionary():
     method = DpCart(1e4, {"x": [f"l{i}" for i in range(300)], "y": (0, 4, 4)})
     syn = fs.synthesize(frame, m=1, k=50, method=method)
     assert str(syn[0]["x"].dtype) == "category"
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, lambda columns: pa.Table.from_pandas(pd.DataFrame(columns))])
+def test_types_do_not_tell_how_many_categories_there_are(make):
+    schemas = []
+    for n in (2, 200, 40_000):
+        levels = [f"l{i}" for i in range(n)]
+        frame = make({"x": pd.Categorical(["l0", "l1"], categories=levels), "y": [1.0, 2.0]})
+        method = DpCart(1e4, {"x": ["l0", "l1", "l2"], "y": (0, 4, 4)})
+        schemas.append(public_schema(as_arrow(frame).schema, method))
+        copy = fs.synthesize(frame, m=1, k=20, method=method)[0]
+        assert set(as_arrow(copy)["x"].to_pylist()) <= {"l0", "l1", "l2"}
+    assert schemas[0].equals(schemas[1], check_metadata=True)
+    assert schemas[0].equals(schemas[2], check_metadata=True)
+
+
+@pytest.mark.parametrize("width", [2, 300])
+def test_an_enum_has_the_levels_of_its_domain(width, tmp_path):
+    declared = [f"l{i}" for i in range(width)] + ["secret"]
+    frame = pl.DataFrame({"x": pl.Series(["l0", "secret", None], dtype=pl.Enum(declared)), "y": [1.0, 2.0, 3.0]})
+    method = DpCart(1e4, {"x": ["l1", "l0", None], "y": (0, 4, 4)})
+    syn = fs.synthesize(frame, m=1, k=20, method=method)
+    assert syn[0].schema["x"] == pl.Enum(["l1", "l0"])
+    model = fit_private(open_source(frame), method, SECRET)
+    assert b"secret" not in json.dumps(model.to_state()).encode()
+    assert b"secret" not in base64.b64decode(model.to_state()["schema"])
+    # Levels that are not in the domain count as its last one.
+    assert model.trees[0].counts.sum(axis=0).tolist() == [0, 2, 1]
+    syn.write_parquet(tmp_path / "copies")
+    assert fs.Synthesis.read(tmp_path / "copies")[0]["x"].cast(pl.String).equals(syn[0]["x"].cast(pl.String))
+    assert fs.utility(frame, syn).oneway.height == 2
+    with pytest.raises(OptionError, match="Enum does not have"):
+        fs.synthesize(frame, m=1, k=20, method=DpCart(1.0, {"x": ["l1", "other"], "y": (0, 4, 4)}))
+    for wrong in ([1, 2], ["l0", "l0"]):
+        with pytest.raises(OptionError, match=r"domains\['x'\]"):
+            fs.synthesize(frame, m=1, k=20, method=DpCart(1.0, {"x": wrong, "y": (0, 4, 4)}))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

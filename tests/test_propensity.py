@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from fastsynth import propensity as p
 from fastsynth.compared import open_compared
-from fastsynth.errors import OptionError
+from fastsynth.errors import DataError, OptionError
 from fastsynth.tables import columns_of, weights_of
 
 
@@ -64,7 +64,7 @@ def test_aliased_and_kept_coefficients_are_not_counted():
     # x, y and two dummies of g.
     n = p.closed_null(4, 300, 300)[0]
     assert p.propensity(both, samples, "logit")[0]["expected"] == pytest.approx(n)
-    partial = p.Samples(samples.frames, samples.columns, frozenset({"x", "g"}), 1.0, 1)
+    partial = p.Samples(samples.frames, samples.columns, frozenset({"x", "g"}), 0.0, 1)
     assert p.propensity(both, partial, "logit")[0]["expected"] == pytest.approx(n / 4)
 
 
@@ -157,7 +157,38 @@ def test_rows_are_drawn_by_weight():
     assert samples.frames[0].columns == ["a"]
     assert len(samples.frames[0]) == pytest.approx(2000, abs=150)
     assert samples.frames[0]["a"].mean() == pytest.approx(0.5, abs=0.05)
-    assert 0.4 < samples.share < 0.75
+    # Rows of weight 9 are in it for certain, the others with probability 1/9.
+    assert samples.noise == pytest.approx(9000 * 1 / 9 * 8 / 9, rel=1e-5)
+
+
+def correct_by_weight(n, k, m, size, seed, between=0.0):
+    """S_pMSE of copies that are drawn in proportion to the weights; these may go with x."""
+    rng = np.random.default_rng(seed)
+    real = people(n, seed)
+    noise = rng.normal(size=n)
+    w = np.exp(0.7 * (between * real["x"].to_numpy() + np.sqrt(1 - between**2) * noise))
+    copies = [real[rng.choice(n, k, p=w / w.sum())] for _ in range(m)]
+    both, samples = opened(real.with_columns(w=w), copies, size, weights="w")
+    closed, of_pairs = p.propensity(both, samples, "logit")
+    return closed["S_pMSE"], of_pairs["S_pMSE"]
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "size", "between"), [(1500, 1500, 10**6, 0), (1500, 4500, 10**6, 0.7), (3000, 3000, 800, 0)]
+)
+def test_the_null_is_right_with_weights(n, k, size, between):
+    found = np.array([correct_by_weight(n, k, 4, size, seed, between) for seed in range(40)])
+    error = found.std(axis=0, ddof=1) / np.sqrt(len(found))
+    assert (error < 0.12).all()
+    # Of the pairs, whose mean is divided by: a mean of ratios is a little above the ratio of means.
+    assert abs(found.mean(axis=0) - 1) == pytest.approx([0, 0.05], abs=3 * error.max())
+
+
+def test_weights_of_one_change_nothing():
+    real, copy = people(500, 1), people(500, 2)
+    plain, by_weight = opened(real, copy), opened(real.with_columns(w=pl.lit(2.0)), copy, weights="w")
+    assert by_weight[1].noise == 0
+    assert p.propensity(*by_weight, "logit") == p.propensity(*plain, "logit")
 
 
 # Density ratio
@@ -186,6 +217,13 @@ def test_the_error_of_rows_left_out_is_that_of_leaving_them_out():
             theta = p.ulsif(numerator[others], denominator[others], penalty)
             errors.append((denominator[i] @ theta) ** 2 / 2 - numerator[i] @ theta)
         assert error == pytest.approx(np.mean(errors))
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 50), (50, 1)])
+def test_densities_need_two_rows(n, k):
+    with pytest.raises(DataError, match="at least 2 rows"):
+        p.density_ratio(*opened(people(n, 1), people(k, 2)))
+    assert p.density_ratio(*opened(people(2, 1), people(2, 2)))[0]["p_value"] > 0
 
 
 def test_density_ratios_of_good_and_bad_copies(monkeypatch):

@@ -14,6 +14,7 @@ import fastsynth as fs
 from fastsynth import source, tables
 from fastsynth.errors import DataError, OptionError
 from fastsynth.measures import MEASURES
+from fastsynth.utility import _patterns, _worst_cells
 from tests.conftest import to_pandas
 
 
@@ -319,6 +320,43 @@ def test_it_reads_well(u):
     assert max(map(len, lines)) < 120
 
 
+def test_printed_counts_are_on_one_scale(mixed, copies, u):
+    assert "scaled" not in str(u)
+    fifth = fs.utility(mixed, [copy[:100] for copy in copies])
+    assert f"(synthetic rows scaled from 100 to {mixed.height})" in str(fifth)
+    *_, original, synthetic, _ = _worst_cells(fifth).row(0)
+    first, second = fifth.twoway.row(0)[:2]
+    cell = fifth.cells(first, second)
+    assert original == cell["original"][0]
+    assert synthetic == round(cell["synthetic"][0] * mixed.height / 100)
+    # The table of cells has counts as they are.
+    assert cell["synthetic"].sum() == pytest.approx(100)
+    weighted = fs.utility(mixed.with_columns(w=pl.int_range(1, pl.len() + 1)), copies, weights="w")
+    assert f"(synthetic rows scaled from {weighted.k} to {weighted.n_effective:.0f})" in str(weighted)
+
+
+def test_weights_of_patterns_are_added_up_in_any_order():
+    rng = np.random.default_rng(1)
+    missing = rng.random((200_000, 12)) < 0.3
+    weight = rng.lognormal(0, 2, len(missing))
+    first = _patterns(missing, weight)
+    assert sum(first.values()) == pytest.approx(1)
+    some = next(iter(first))
+    mask = (np.packbits(missing, axis=1) == np.frombuffer(some, np.uint8)).all(axis=1)
+    assert first[some] == pytest.approx(weight[mask].sum() / weight.sum())
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(len(missing))
+        assert _patterns(missing[order], weight[order]) == first
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 20), (20, 1)])
+def test_one_row_on_a_side(mixed, copies, n, k):
+    found = fs.utility(mixed[:n], [copies[0][:k]], model=["logit", "cart"])
+    assert found.model.height == 2
+    with pytest.raises(DataError, match="at least 2 rows"):
+        fs.utility(mixed[:n], [copies[0][:k]], density=True)
+
+
 def test_the_caller_s_tables_stay_as_they_are(mixed, copies):
     before = [frame.clone() for frame in (mixed, *copies)]
     fs.utility(mixed, copies, model=["logit", "cart"])
@@ -338,6 +376,8 @@ def test_the_caller_s_tables_stay_as_they_are(mixed, copies):
         ({"random_state": -1}, OptionError, "random_state=-1"),
         ({"random_state": True}, OptionError, "random_state=True"),
         ({"weights": "q"}, OptionError, "must be a column of the original"),
+        ({"density": 2}, OptionError, "density=2: must be True or False"),
+        ({"threeway": "yes"}, OptionError, "threeway='yes': must be True or False"),
         ({"weights": "sex"}, OptionError, "weights are numbers"),
         ({"weights": "income"}, DataError, "missing, negative or infinite"),
         ({"weights": "age", "columns": ["age"]}, OptionError, "no other column"),
