@@ -51,7 +51,7 @@ from fastsynth.relations import Relations
 from fastsynth.run import part_names
 from fastsynth.sdc import is_number
 from fastsynth.source import Frame
-from fastsynth.streams import PROTECT, random_words
+from fastsynth.streams import PROTECT, Words, random_words, siphash
 from fastsynth.synthesis import RandomState, _entropy
 from fastsynth.tally import Mask
 from fastsynth.utility import utility
@@ -210,8 +210,12 @@ def protect(
     _check_given(given, chosen, until, keys, out)
     reading = {"threads": threads, "client": client, "memory_limit": memory_limit}
     compared = open_compared(original, given, **reading)
-    entropy = _secret(compared, random_state)
-    setting = Setting(original, compared, {}, set(), set(), lambda key, n: random_words(entropy, key, n))
+    entropy, *key_of_words = _secret(compared, random_state)
+
+    def words(key: tuple[int, ...], n: int) -> Words:
+        return siphash(random_words(entropy, key, n), *key_of_words)
+
+    setting = Setting(original, compared, {}, set(), set(), words)
     for measure in chosen:
         refusal = _refusal(measure, given, setting)
         if refusal is not None:
@@ -626,12 +630,14 @@ def _write(synthesis: Synthesis, out: str | os.PathLike[str]) -> Synthesis:
     return written
 
 
-def _secret(compared: Compared, random_state: RandomState) -> int:
-    """A seed of the random state and the real rows: who knows only the first cannot make the noise again."""
+def _secret(compared: Compared, random_state: RandomState) -> tuple[int, int, int]:
+    """A seed and a key of the random state and the real rows: who knows only the first cannot make the noise again."""
     digest = hashlib.sha256(str(_entropy(random_state)).encode())
     for name in compared.names:
         column = compared.frame(0, [name])[name]
         # Text is the same in all versions of polars; not all times have one.
         plain = column.to_physical() if column.dtype.is_temporal() else column
         digest.update(plain.to_frame().write_csv().encode())
-    return int.from_bytes(digest.digest()[:16], "little")
+    seed = digest.digest()
+    first, second = (int.from_bytes(part, "little") for part in (seed[16:24], seed[24:]))
+    return int.from_bytes(seed[:16], "little"), first, second
