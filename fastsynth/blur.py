@@ -26,8 +26,8 @@ MARGIN = "margin"
 SIDE, NEAR = 2, 0.1
 # A margin is moved only if its rare values are so many rows, and as many of them are different.
 LEAST_ROWS, MOSTLY = 21, 0.5
-# Words of noise beside those of smoothing.
-NOISE_WORDS = np.uint64(0xBB67AE8584CAA73B)
+# Words of smoothing and of noise beside those that chose donors.
+SMOOTH_WORDS, NOISE_WORDS = np.uint64(0x6A09E667F3BCC909), np.uint64(0xBB67AE8584CAA73B)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +49,8 @@ class Blur:
         Of the observed values, ascending.
     numbers, centres : ndarray of shape (n,), dtype=float64
         The number of each; what a spline or running mean makes of it.
+    reach : ndarray of shape (n,), dtype=float64
+        Distance from the nearest other centre: half of it is how far a centre is moved.
     moves : ndarray of shape (n,), dtype=bool
         Whether it is changed.
     key : tuple of two int
@@ -63,6 +65,7 @@ class Blur:
     ranks: NDArray[np.uint32]
     numbers: Floats
     centres: Floats
+    reach: Floats
     moves: NDArray[np.bool_]
     key: tuple[int, int]
 
@@ -93,11 +96,12 @@ class Blur:
             centres[moving] = np.add.reduceat(smoothed, ends - counts[moving]) / counts[moving]
         mean = sd = 0.0
         if noise:
-            mean = float(values @ counts / counts.sum())
-            sd = float(np.sqrt(np.square(values - mean) @ counts / counts.sum()))
-        digest = hashlib.sha256(values.tobytes() + counts.astype(np.int64).tobytes()).digest()
-        key = int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
-        return cls(kind, noise, mean, sd, smoothing, grid, ranks.astype(np.uint32), values, centres, moves, key)
+            mean = float(values @ (counts / counts.sum()))
+            largest = np.abs(values - mean).max() or 1.0
+            sd = float(largest * np.sqrt(np.square((values - mean) / largest) @ counts / counts.sum()))
+        key = _key(values, counts)
+        places = ranks.astype(np.uint32)
+        return cls(kind, noise, mean, sd, smoothing, grid, places, values, centres, _reach(centres), moves, key)
 
     def secret(self, words: Words) -> Words:
         """The words (n_words, n) or (n,) that the column is drawn with, made of those that everybody may know."""
@@ -124,7 +128,8 @@ class Blur:
         return np.where(moves, self.grid.nearest(moved), numbers)
 
     def _added(self, numbers: Floats, words: Words) -> Floats:
-        smoothed = smooth_density(numbers, self.smoothing, words) if self.kind == "density" else numbers
+        own = hashed(words, SMOOTH_WORDS)
+        smoothed = smooth_density(numbers, self.smoothing, own) if self.kind == "density" else numbers
         return self._noisy(smoothed, words)
 
     def _noisy(self, numbers: Floats, words: Words) -> Floats:
@@ -135,10 +140,7 @@ class Blur:
 
     def _between(self, at: NDArray[np.int64], words: Words) -> Floats:
         """Centres, moved by up to half the way to the nearest of both neighbours, so that no centre can be told."""
-        gaps = np.diff(self.centres)
-        left, right = np.append(np.inf, gaps), np.append(gaps, np.inf)
-        reach = np.minimum(left, right)
-        moved = self.centres[at] + (unit(words) - 0.5) * np.where(np.isfinite(reach), reach, 0.0)[at]
+        moved = self.centres[at] + (unit(hashed(words, SMOOTH_WORDS)) - 0.5) * self.reach[at]
         # Turned back at the ends of the range: cut off, it would be the least or greatest value.
         return reflect(moved, self.grid.low, self.grid.high)
 
@@ -148,7 +150,29 @@ class Blur:
         low, high = float(values.min()), float(values.max())
         smoothing = replace(self.smoothing, low=low, high=high)
         grid = replace(self.grid, low=low, high=high)
-        return replace(self, numbers=values, centres=values, smoothing=smoothing, grid=grid)
+        # With the key of the copies that are published, their random state would tell what was added to each row.
+        key, reach = _key(values, np.ones(len(values))), _reach(values)
+        own = replace(self, numbers=values, centres=values, reach=reach, key=key)
+        return replace(own, smoothing=smoothing, grid=grid)
+
+
+def _key(values: Floats, counts: NDArray[np.number]) -> tuple[int, int]:
+    digest = hashlib.sha256(values.tobytes() + counts.astype(np.int64).tobytes()).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:16], "little")
+
+
+def _reach(centres: Floats) -> Floats:
+    """Distance of each centre from the nearest other one; of the outermost from that or the next gap, if it is smaller.
+
+    The next one counts because an outlier has its whole gap to itself, and would be drawn inwards by it.
+    """
+    distinct, place = np.unique(centres, return_inverse=True)
+    gaps = np.diff(distinct)
+    if not len(gaps):
+        return np.zeros(len(centres))
+    second = min(1, len(gaps) - 1)
+    reach: Floats = np.minimum(np.append(gaps[second], gaps), np.append(gaps, gaps[-1 - second]))[place]
+    return reach
 
 
 def is_continuous(rows: NDArray[np.int64], enough: int) -> bool:

@@ -350,14 +350,17 @@ class _Draw:
         allowed = np.where(held > 0, max_copies * held, len(ranks))
         block = (self.numbers // BLOCK_ROWS - self.numbers[0] // BLOCK_ROWS).astype(np.int64)
         numbers, words = np.full(len(ranks), np.nan), self._words(GUARD, step.slot, SPREADS, self.attempt)
+        first, settled = ranks.copy(), ~free
         for turn in range(SPREADS):
             place = block * len(held) + ranks
             order = np.argsort(place, kind="stable")
             starts = np.searchsorted(place[order], place[order])
             over = order[np.arange(len(order)) - starts >= allowed[ranks[order]]]
-            over = np.sort(over[free[over]]).astype(np.uint32)
+            over = np.sort(over[~settled[over]]).astype(np.uint32)
             if not len(over):
                 return
+            # Back to what was drawn: rows that find nothing now keep it, and are told.
+            ranks[over] = first[over]
             if turn == SPREADS - 1:
                 self.counts[step.name] += len(over)
                 return
@@ -369,7 +372,9 @@ class _Draw:
 
             for column, rows in zip(columns, self.rows_of_strata, strict=True):
                 here = np.intersect1d(over, rows, assume_unique=True)
-                climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers)
+                lost, _ = climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers)
+                settled[lost] = True
+                self.counts[step.name] += len(lost)
 
     # Limits
 

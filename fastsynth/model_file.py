@@ -58,7 +58,7 @@ LINEAR = ("slots", "offset", "index", "value")
 SLOPES = ("rows", "mean", "square", "product")
 POOLS = ("lowest", "offset", "donors")
 EXACT = ("policy", "expected", "slot", "found")
-BLUR, BLUR_ARRAYS = ("kind", "noise", "mean", "sd"), ("ranks", "numbers", "centres", "moves")
+BLUR, BLUR_ARRAYS = ("kind", "noise", "mean", "sd"), ("ranks", "numbers", "centres", "reach", "moves")
 TILT = ("weights", "counts", "centre", "ranks")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -161,6 +161,11 @@ def releasable(model: Model) -> Model:
             elif column.blur is not None:
                 # What is not moved is shown by copies.
                 spikes.setdefault(step.slot, set()).update(column.blur.ranks[~column.blur.moves].tolist())
+        of_slot = [fit[step.slot] for fit in model.fits if step.slot in fit]
+        if step.slot in spikes and any(column.blur is not None for column in of_slot):
+            for column in of_slot:
+                if column.blur is None and column.shift is None and column.values is not None:
+                    spikes[step.slot].update(column.values.donors.tolist())
     if listed:
         names = ", ".join(map(repr, dict.fromkeys(listed)))
         raise OptionError(

@@ -62,10 +62,12 @@ class Coding:
     def _merge(self, chunk: pa.Array) -> pa.Array:
         rare = pa.array(sorted(self.levels))
         if not pa.types.is_dictionary(chunk.type):
-            into = pa.scalar(self.into, chunk.type)
-            return pc.if_else(pc.is_in(chunk, rare.cast(chunk.type)), into, chunk)
+            # Arrow has no functions for views of text.
+            text = chunk.cast(pa.large_string())
+            merged = pc.if_else(pc.is_in(text, rare.cast(text.type)), pa.scalar(self.into, text.type), text)
+            return merged.cast(chunk.type)
         # Rare levels go from the list of levels, too: it is in every copy.
-        known = chunk.dictionary
+        known = chunk.dictionary.cast(pa.large_string())
         is_rare = pc.is_in(known, rare.cast(known.type)).to_numpy(zero_copy_only=False)
         new = np.cumsum(~is_rare) - 1
         known = known.filter(pa.array(~is_rare))
@@ -76,6 +78,7 @@ class Coding:
         rare_rows = np.append(is_rare, False)[indices]
         missing = (indices < 0) | (rare_rows if self.into is None else False)
         indices = pa.array(np.where(rare_rows, place, np.append(new, 0)[indices]), mask=missing)
+        known = known.cast(chunk.type.value_type)
         return pa.DictionaryArray.from_arrays(indices.cast(chunk.type.index_type), known, ordered=chunk.type.ordered)
 
 
@@ -219,9 +222,8 @@ def _count(
             column = batch.column(name)
             beyond[name] += int((pl.Series(column) != pl.Series(coding.apply(column))).sum())
         for name in rare:
-            for counted in pc.value_counts(batch.column(name).cast(pa.large_string()).combine_chunks()).to_pylist():
-                if counted["values"] is not None:
-                    levels[name][counted["values"]] += counted["counts"]
+            found = pl.Series("level", batch.column(name)).cast(pl.String).drop_nulls().value_counts()
+            levels[name].update(dict(zip(found["level"], found["count"], strict=True)))
     return dict(beyond), levels
 
 

@@ -405,13 +405,14 @@ def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
     rows = shape if leaves is None else leaves
     if step.guard is not None:
         model = guarded(model, step.guard, setting.table, step.slot, rows, words)
-    variable = setting.table.variables[step.slot]
-    held = np.bincount(setting.table.ranks[step.slot][rows], minlength=len(variable.values))
+    variable, ranks = setting.table.variables[step.slot], setting.table.ranks[step.slot]
+    # People who stand in leaves more than once (bootstrap samples, weights) are one all the same.
+    held = np.bincount(ranks[np.unique(rows)], minlength=len(variable.values))
     return _blurred(model, step, variable, held)
 
 
 def _blurred(model: ColumnModel, step: Step, variable: Variable, rows: NDArray[np.int64]) -> ColumnModel:
-    """The column with what is done to its numbers, learned from the rows of each rank (n_ranks,).
+    """The column with what is done to its numbers, learned from the people who have each rank (n_ranks,).
 
     Calibrated numbers are new values. Where there are no predictors to move them along, those that few people have are
     moved among their neighbours.

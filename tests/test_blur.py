@@ -11,6 +11,7 @@ import pytest
 
 import fastsynth as fs
 from fastsynth.errors import OptionError
+from fastsynth.sdc import smoothing_of
 from fastsynth.streams import siphash
 
 N = 1_500
@@ -258,3 +259,37 @@ def test_secret_words_are_those_of_siphash():
     k0, k1 = (int.from_bytes(bytes(range(i, i + 8)), "little") for i in (0, 8))
     word = np.array([int.from_bytes(bytes(range(8)), "little")], np.uint64)
     assert siphash(word, k0, k1)[0] == 0x93F5F5799A932462
+
+
+def test_people_who_count_more_than_once_are_one():
+    rng = np.random.default_rng(11)
+    frame = pl.DataFrame({"x": rng.lognormal(size=600), "y": rng.normal(size=600), "w": rng.choice([1.0, 50.0], 600)})
+    for options in ({"weights": "w"}, {"proper": True}):
+        rows = frame if "weights" in options else frame.drop("w")
+        for copy in fs.synthesize(rows, m=2, visit_sequence=["x", "y"], random_state=1, **options):
+            assert not copy["x"].is_in(frame["x"].implode()).any()
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_what_is_added_does_not_depend_on_the_donor(order):
+    """The words that choose a donor say nothing of what is added to it, in whatever order the table is."""
+    real = np.sort(np.random.default_rng(12).normal(size=1_000))
+    real = real if order == "ascending" else real[::-1]
+    copy = margin(real, method="sample", smoothing="density")
+    bandwidth = smoothing_of(real).bandwidth
+    assert copy.std() == pytest.approx((real.var() + bandwidth**2) ** 0.5, rel=0.02)
+    assert margin(real).n_unique() > 19_000
+
+
+def test_a_releasable_model_has_a_key_of_its_own(tmp_path):
+    rng = np.random.default_rng(13)
+    frame = pl.DataFrame({"x": rng.lognormal(size=1_000), "y": rng.normal(size=1_000)})
+    s = fs.Synthesizer(visit_sequence=["x", "y"], random_state=1).fit(frame)
+    s.save(tmp_path / "model", releasable=True)
+    loaded = fs.Synthesizer.load(tmp_path / "model")
+    assert loaded.model_.fits[0][0].blur.key != s.model_.fits[0][0].blur.key
+    plain, copy = (of.sample(m=1, k=20_000, random_state=4)[0]["x"] for of in (s, loaded))
+    # No two rows come from the same donor but by chance, and the margin is as smooth.
+    assert abs(np.corrcoef(plain, copy)[0, 1]) < 0.05
+    assert copy.n_unique() > 19_000
+    assert copy.mean() == pytest.approx(frame["x"].mean(), abs=5 * frame["x"].std() / 20_000**0.5)

@@ -153,3 +153,15 @@ def test_a_guard_is_a_record(table):
         fs.Column(guard={"l_diversity": 2})
     with pytest.raises(OptionError, match="takes no guard"):
         fs.Column(method="keep", guard=fs.Guard())
+
+
+def test_rows_for_which_there_is_no_other_donor_keep_theirs_and_are_told(table):
+    rng = np.random.default_rng(8)
+    rows = table.with_columns(income=pl.Series(rng.permutation(N) * 7))
+    columns = {"income": fs.Column(method="cart", guard=fs.Guard(max_copies=1))}
+    plain = fit(rows, columns={"income": fs.Column(method="cart")}, strata=["a"]).sample(m=1)[0]
+    syn = fit(rows, columns=columns, strata=["a"]).sample(m=1)
+    counts = syn[0]["income"].value_counts()["count"]
+    assert counts.max() <= plain["income"].value_counts()["count"].max()
+    assert (counts - 1).sum() <= syn.climbed["income"]
+    assert (counts - 1).sum() < 0.1 * (plain["income"].value_counts()["count"] - 1).sum()

@@ -149,3 +149,13 @@ def test_the_caller_keeps_the_table(table):
 def test_what_cannot_be_coded_is_refused(table, column, given, error, words):
     with pytest.raises(error, match=words):
         synthesize(table, **{column: given})
+
+
+@pytest.mark.parametrize("dtype", [pl.String, pl.Categorical])
+def test_text_as_polars_writes_it_to_arrow_files(dtype, tmp_path):
+    frame = pl.DataFrame({"g": pl.Series(["a", "b"] * 300 + ["rare"] * 4, dtype=dtype), "x": np.arange(604.0)})
+    frame.write_ipc(tmp_path / "t.arrow")
+    options = {"columns": {"g": fs.Column(rare_levels=(10, None))}, "m": 1, "random_state": 1}
+    copy = fs.synthesize(tmp_path / "t.arrow", **options)[0]
+    assert set(copy["g"].to_list()) <= {"a", "b", None}
+    assert copy["g"].dtype == dtype
