@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.interpolate import make_smoothing_spline
-from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from fastsynth.errors import DataError, OptionError, check_count
@@ -315,6 +313,8 @@ def _sheather_jones(numbers: Floats, frequency: Floats, scale: float) -> float |
         roughness = integral(ratio * h ** (5 / 7), 4)
         return (1 / (2 * math.sqrt(math.pi) * n * roughness)) ** 0.2 - h if roughness > 0 else math.inf
 
+    from scipy.optimize import brentq
+
     low, high = 0.1 * widest, widest
     while excess(high) > 0 and high < 4 * widest:
         high *= 1.2
@@ -417,6 +417,8 @@ def smooth_spline(drawn: Floats, smoothing: Smoothing) -> Floats:
     >>> bool(abs(smooth_spline(drawn, Smoothing(1.0, 0.0, 998001.0)) - drawn).max() < 1000)
     True
     """
+    # Loaded where it is needed: it takes as long as half of the package.
+    from scipy.interpolate import make_smoothing_spline
 
     def spline(ordered: Floats) -> Floats:
         starts = np.linspace(0, len(ordered), min(len(ordered), KNOTS) + 1).astype(np.int64)
