@@ -406,9 +406,21 @@ def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
     if step.guard is not None:
         model = guarded(model, step.guard, setting.table, step.slot, rows, words)
     variable, ranks = setting.table.variables[step.slot], setting.table.ranks[step.slot]
+    if not _may_blur(step, variable):
+        return model
     # People who stand in leaves more than once (bootstrap samples, weights) are one all the same.
     held = np.bincount(ranks[np.unique(rows)], minlength=len(variable.values))
     return _blurred(model, step, variable, held)
+
+
+def _is_margin(step: Step) -> bool:
+    """Whether a column is a calibrated one that has nothing to be moved along, and nothing else is asked for it."""
+    asked = step.smoothing is not None or step.noise > 0
+    return isinstance(step.method, Calibrated) and not step.predictors and not step.groups and not asked
+
+
+def _may_blur(step: Step, variable: Variable) -> bool:
+    return variable.kind == "numeric" and (step.smoothing is not None or step.noise > 0 or _is_margin(step))
 
 
 def _blurred(model: ColumnModel, step: Step, variable: Variable, rows: NDArray[np.int64]) -> ColumnModel:
@@ -417,10 +429,9 @@ def _blurred(model: ColumnModel, step: Step, variable: Variable, rows: NDArray[n
     Calibrated numbers are new values. Where there are no predictors to move them along, those that few people have are
     moved among their neighbours.
     """
-    asked = step.smoothing is not None or step.noise > 0
-    margin = isinstance(step.method, Calibrated) and not step.predictors and not step.groups and not asked
-    if variable.kind != "numeric" or not (asked or margin):
+    if not _may_blur(step, variable):
         return model
+    margin = _is_margin(step)
     held = rows.copy()
     held[: variable.first] = 0
     held[[rank for rank in kinds_of(model).tolist() if rank < len(held)]] = 0
