@@ -7,6 +7,7 @@ rows. What it does to numbers is in ``fastsynth.sdc``; ``fastsynth.protect`` app
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
@@ -95,7 +96,7 @@ class Setting:
         return replace(self, real=dict(self.real), coded=set(self.coded), changed=set(self.changed))
 
 
-class Measure:
+class Measure(ABC):
     """What all measures share.
 
     Attributes
@@ -124,9 +125,9 @@ class Measure:
         column = getattr(self, "column", None)
         return () if column is None else (column,)
 
+    @abstractmethod
     def prepare(self, setting: Setting, synthesis: Synthesis) -> Step:
         """Learn from the original; give back what changes a copy."""
-        raise NotImplementedError
 
     def cut(self, setting: Setting, table: pa.Table, k: int, words: Words) -> Mask | None:  # noqa: ARG002
         """Which k rows of a changed copy stay so that all copies have as many; None if that cannot be."""
@@ -173,20 +174,9 @@ class _OfNumbers(Measure):
 
         return step
 
+    @abstractmethod
     def _change(self, real: pl.Series, codes: pl.Series) -> Callable[[pl.Series, Words], pl.Series]:
         """What changes a column, from the real one; codes are left as they are."""
-        grid = grid_of(real)
-        function = self._function(_without(real, codes, grid), real.dtype)
-
-        def change(values: pl.Series, words: Words) -> pl.Series:
-            numbers = _without(values, codes, grid)
-            return with_numbers(values, np.where(np.isnan(numbers), np.nan, function(numbers, words)), grid)
-
-        return change
-
-    def _function(self, real: Floats, dtype: pl.DataType) -> Callable[[Floats, Words], Floats]:
-        """What changes numbers, from the real ones; NaN is missing, or left as it is."""
-        raise NotImplementedError
 
     def _codes(self, real: pl.Series, synthesis: Synthesis) -> pl.Series:
         """Values that stand for kinds of missing and spikes, and are left as they are."""
@@ -201,6 +191,26 @@ class _OfNumbers(Measure):
         return _typed(known, real.dtype, f"{name_of(self)}: leave", self.column)
 
 
+class _Moved(_OfNumbers):
+    """A measure that computes with numbers as fractions."""
+
+    __slots__ = ()
+
+    def _change(self, real: pl.Series, codes: pl.Series) -> Callable[[pl.Series, Words], pl.Series]:
+        grid = grid_of(real)
+        function = self._function(_without(real, codes, grid), real.dtype)
+
+        def change(values: pl.Series, words: Words) -> pl.Series:
+            numbers = _without(values, codes, grid)
+            return with_numbers(values, np.where(np.isnan(numbers), np.nan, function(numbers, words)), grid)
+
+        return change
+
+    @abstractmethod
+    def _function(self, real: Floats, dtype: pl.DataType) -> Callable[[Floats, Words], Floats]:
+        """What changes numbers, from the real ones; NaN is missing, or left as it is."""
+
+
 class _Coarser(_OfNumbers):
     """A measure that codes numbers in their own type: float64 would lose digits of large ones."""
 
@@ -211,9 +221,9 @@ class _Coarser(_OfNumbers):
         coding = self._coding(real.filter(~_among(real, codes)))
         return lambda values, _: values.zip_with(_among(values, codes), coding(values).cast(values.dtype))
 
+    @abstractmethod
     def _coding(self, real: pl.Series) -> Callable[[pl.Series], pl.Series]:
         """What codes values, from the real ones that are no codes."""
-        raise NotImplementedError
 
 
 def _without(values: pl.Series, codes: pl.Series, grid: Grid) -> Floats:
@@ -234,12 +244,13 @@ def _typed(given: Sequence[Any], dtype: pl.DataType, what: str, column: str) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Smooth(_OfNumbers):
+class Smooth(_Moved):
     """Smooth a number: draws of real values become draws from a smooth distribution.
 
     Effect on inference: the variance grows by the bandwidth squared, some percent of it, and correlations shrink
     accordingly; tails change most; sums and other identities with the column break. "spline" and "rmean" change the
-    margin only.
+    margin only, and who has the whole column can solve running means for its values: ``Column(smoothing="rmean")`` of
+    ``synthesize`` moves them besides.
 
     Parameters
     ----------
@@ -269,7 +280,7 @@ class Smooth(_OfNumbers):
 
 
 @dataclass(frozen=True, slots=True)
-class Noise(_OfNumbers):
+class Noise(_Moved):
     """Add normal noise to a number, with the variance kept.
 
     Effect on inference: mean and variance stay; correlations, and slopes on and of the column, shrink by

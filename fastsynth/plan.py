@@ -5,7 +5,6 @@ Pure: no randomness, no rows. Every check of options is made here; after ``make_
 
 from __future__ import annotations
 
-import numbers
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import polars as pl
 from fastsynth._tree import MAX_SLOTS
 from fastsynth.blur import KINDS
 from fastsynth.columns import Variable
-from fastsynth.errors import DataError, OptionError, PlanError, check_count
+from fastsynth.errors import DataError, OptionError, PlanError, check_count, is_real
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, Identifier, Method, Nested, Sample
@@ -230,7 +229,7 @@ class Column:
         _check_guard(self.guard)
         if self.smoothing is not None and self.smoothing not in KINDS:
             raise OptionError(f"smoothing={self.smoothing!r}: allowed are {', '.join(map(repr, KINDS))}.")
-        if self.noise is not None and not (_is_number(self.noise) and 0 < self.noise <= 1):
+        if self.noise is not None and not (is_real(self.noise) and 0 < self.noise <= 1):
             raise OptionError(f"noise={self.noise!r}: must be above 0 and at most 1 standard deviation of the column.")
         if self.numtocat is not None and check_count("numtocat", self.numtocat) < 2:
             raise OptionError("numtocat=1: at least 2 groups are needed.")
@@ -283,10 +282,6 @@ class Column:
             raise OptionError(f"bounds={self.bounds!r}: the lower limit must not be beyond the upper one.")
         column = pl.col(name)
         return [*([] if low is None else [column >= low]), *([] if high is None else [column <= high])]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _check_guard(guard: Any) -> None:

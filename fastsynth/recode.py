@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fastsynth.columns import is_text
 from fastsynth.errors import DataError, OptionError, check_count
 from fastsynth.execute import Executor
 from fastsynth.source import Source, TableSource
@@ -160,7 +161,7 @@ def find_codings(
     codings = {name: _limits(source, name, bounds, tuple(missing.get(name, ()))) for name, bounds in limits.items()}
     schema = source.frame.schema
     for name in rare:
-        if not _has_levels(schema.field(name).type):
+        if not is_text(schema.field(name).type):
             raise OptionError(f"Column {name!r} is {schema.field(name).type} without levels: rare_levels is for text.")
     if not codings and not rare:
         return {}, {}
@@ -205,11 +206,6 @@ def _limits(source: Source, name: str, bounds: tuple[Any, Any], missing: tuple[A
             f"Column {name!r} is {field.type}: coding needs two numbers or dates that it can hold, or None."
         )
     return coding
-
-
-def _has_levels(dtype: pa.DataType) -> bool:
-    own = dtype.value_type if pa.types.is_dictionary(dtype) else dtype
-    return bool(pa.types.is_string(own) or pa.types.is_large_string(own) or pa.types.is_string_view(own))
 
 
 def _count(

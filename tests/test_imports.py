@@ -31,7 +31,7 @@ FLOORS = {
     "estimators": 2,
     "expressions": 2,
     "output": 2,
-    "recode": 2,
+    "recode": 3,
     "rules": 2,
     "sdc": 2,
     "association": 3,
