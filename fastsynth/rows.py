@@ -22,7 +22,8 @@ from fastsynth.identifiers import Pattern, find_pattern, looks_like_identifier
 from fastsynth.learn import Learned
 from fastsynth.methods import Identifier, Nested
 from fastsynth.model import Model
-from fastsynth.plan import Column, Plan, find_method, redrawn_column
+from fastsynth.options import Column, find_method
+from fastsynth.plan import Plan, redrawn_column
 from fastsynth.rowwise import differing, holds
 from fastsynth.source import Source, read_table
 

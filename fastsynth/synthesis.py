@@ -31,9 +31,10 @@ from fastsynth.identifiers import check_space
 from fastsynth.learn import Learned, learn, strongest_predictors
 from fastsynth.methods import Calibrated, Cart, Method, people_of_ranks
 from fastsynth.model import Model
+from fastsynth.options import Column, Guard, Rule
 from fastsynth.output import Output
 from fastsynth.partition import partitions, write_partitions
-from fastsynth.plan import Column, Guard, Plan, Predictors, Rule, Step, check_columns, make_plan
+from fastsynth.plan import Plan, Predictors, Step, check_columns, make_plan
 from fastsynth.private import DpCart, PrivateModel, draw_entropy, fit_private
 from fastsynth.recode import check_rare, coded, find_codings
 from fastsynth.relations import Relations, relations_of
