@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastsynth.errors import OptionError, check_column_list, check_count
 
@@ -176,6 +179,71 @@ _DEFAULTS: dict[str, Any] = {
     "thin": 100,
     "chains": 2,
 }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Belonging:
+    """Clusters of some rows of a copy.
+
+    Attributes
+    ----------
+    place : ndarray of shape (n,), dtype=int64
+        Of the cluster of each row, among those that follow.
+    donors : ndarray of shape (n_clusters,), dtype=int32
+        Their donors in the original.
+    codes : ndarray of shape (n_clusters, n_slots), dtype=uint16
+        Columns of clusters.
+    words : ndarray of shape (n_words, n_clusters), dtype=uint64
+    """
+
+    place: NDArray[np.int64]
+    donors: NDArray[np.int32]
+    codes: NDArray[np.uint16]
+    words: NDArray[np.uint64]
+
+
+class BlockModel(Protocol):
+    """A fitted joint model of some columns.
+
+    Attributes
+    ----------
+    slots : tuple of int
+        The columns, in the order in which they are drawn.
+    n_words, n_cluster_words : int
+        Random words that a row, and a cluster, needs.
+    note : str
+        What was fitted, for ``summary``.
+    """
+
+    slots: tuple[int, ...]
+    n_words: int
+    n_cluster_words: int
+    note: str
+
+    def draw(
+        self,
+        copy: int,
+        level: int,
+        codes: NDArray[np.uint16],
+        words: NDArray[np.uint64],
+        belonging: Belonging | None,
+    ) -> dict[int, tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.float64]]]:
+        """Draw the columns of a level.
+
+        Parameters
+        ----------
+        copy : int
+        level : int
+            2: ``codes`` and ``words`` are of clusters, in the order of ``belonging``; 1: of rows.
+        codes : ndarray of shape (n, n_slots), dtype=uint16
+            Earlier columns.
+        words : ndarray of shape (n_words, n), dtype=uint64
+
+        Returns
+        -------
+        dict
+            By slot, ranks (n,) and numbers (n,), NaN where the rank counts; empty for a column of ranks.
+        """
 
 
 def _set_columns(block: Any, columns: Sequence[str], interactions: Sequence[Sequence[str]]) -> None:

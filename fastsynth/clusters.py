@@ -95,7 +95,7 @@ class Layout:
 
     @property
     def n_clusters(self) -> int:
-        """Number of clusters."""
+        """How many there are."""
         return len(self.donors)
 
     def of_rows(self, rows: Numbers) -> Numbers:
@@ -117,6 +117,8 @@ class Clusters:
         By slot, ranks (n_rows,) of columns that are resampled, cluster by cluster.
     rows : ndarray of shape (n_rows,), dtype=int32, or None
         Cluster of each row of the original, where clusters are kept.
+    first_rows : ndarray of shape (n_clusters,), dtype=int64
+        Of each in the original, where clusters are kept.
     pools : tuple of ndarray, dtype=int32
         For each fit the clusters that donors are drawn from, with repeats where the fit is to a bootstrap sample;
         empty: from all.
@@ -126,6 +128,7 @@ class Clusters:
     sizes: Numbers
     structure: dict[int, Ranks] = field(default_factory=dict)
     rows: NDArray[np.int32] | None = None
+    first_rows: Numbers = field(default_factory=lambda: np.zeros(0, np.int64))
     pools: tuple[NDArray[np.int32], ...] = ()
     _layouts: dict[tuple[int, int, int], Layout] = field(default_factory=dict, init=False, repr=False)
 
@@ -145,7 +148,10 @@ class Clusters:
         return self._layouts[key]
 
     def _drawn(self, entropy: int, copy: int, k: int) -> Layout:
-        pool = self.pools[copy] if self.pools else np.arange(self.n_clusters, dtype=np.int32)
+        if self.pools:
+            pool = self.pools[copy if len(self.pools) > 1 else 0]
+        else:
+            pool = np.flatnonzero(self.sizes).astype(np.int32)
         drawn, rows, run = [np.zeros(0, np.int32)], 0, 0
         while rows < k:
             n = int((k - rows) / self.sizes[pool].mean()) + 16

@@ -12,6 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from fastsynth._tree import MAX_SLOTS
@@ -598,6 +599,18 @@ def redrawn_column(plan: Plan, variables: Sequence[Variable]) -> int | None:
             used |= {slot for slot in step.predictors if variables[slot].name == step.method.within}
     free = [s.slot for s in plan.steps if s.action == "draw" and s.level == 1 and s.slot not in used]
     return max(free, key=lambda slot: (variables[slot].n_used, slot), default=None)
+
+
+def without_clusters(variables: Sequence[Variable], plan: Plan) -> tuple[Variable, ...]:
+    """The columns with nothing known of real clusters, unless they are kept: neither names nor who has which size."""
+    named = [step.slot for step in plan.steps if step.action == "cluster"]
+    found = list(variables)
+    for slot, variable in enumerate(variables):
+        if slot in named:
+            found[slot] = variable.blank()
+        elif variable.calendar is not None and variable.calendar[0] == plan.cluster:
+            found[slot] = replace(variable, bins=np.zeros(1, np.uint16))
+    return tuple(found)
 
 
 def _with_parts(slots: Iterable[int], parts: Mapping[int, list[int]]) -> tuple[int, ...]:

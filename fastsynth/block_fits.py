@@ -1,0 +1,1 @@
+"""Fit joint models of several columns to the rows of a table."""
