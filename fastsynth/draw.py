@@ -124,7 +124,7 @@ def _at(upper: _Upper | None, rows: NDArray[np.int64]) -> _Upper | None:
     return None if upper is None else replace(upper, cluster=upper.cluster[rows], place=upper.place[rows])
 
 
-def _draw_clusters(model: Model, entropy: int, copy: int, numbers: NDArray[np.int64], counts: Counter[str]) -> _Upper:
+def _draw_clusters(model: Model, entropy: int, copy: int, numbers: NDArray[np.int64]) -> _Upper:
     """Draw what is constant within clusters, once for each cluster of some rows."""
     own = model.clusters
     assert own is not None
@@ -250,8 +250,8 @@ class _Draw:
         numbers: NDArray[np.int64],
         attempt: int,
         counts: Counter[str],
-        level: int,
-        upper: _Upper | None,
+        level: int = 1,
+        upper: _Upper | None = None,
     ) -> None:
         self.model = model
         self.entropy = entropy

@@ -167,7 +167,7 @@ class Plan:
 def make_plan(
     variables: Sequence[Variable],
     *,
-    method: str | Method = "calibrated",
+    method: str | Method | Block = "calibrated",
     columns: Mapping[str, Column] | None = None,
     visit_sequence: Sequence[str] | str = "auto",
     predictors: Predictors = "auto",
@@ -226,7 +226,7 @@ def make_plan(
     if method == "keep":
         raise OptionError("method='keep' for the whole table would synthesise nothing. Set it for single columns.")
     whole = BLOCKS[method]() if isinstance(method, str) and method in BLOCKS else method
-    default = Calibrated() if isinstance(whole, Block) else find_method(method)
+    default = Calibrated() if isinstance(whole, Block) else find_method(whole)
     if isinstance(default, Nested | Identifier):
         raise OptionError(f"method={default!r} is for single columns: columns={{name: Column(method=...)}}.")
     if not isinstance(predictors, str) or predictors not in ("auto", "all"):

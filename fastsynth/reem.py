@@ -26,14 +26,9 @@ from numpy.typing import NDArray
 from fastsynth import _calibrate
 from fastsynth.calibrate import (
     BLOCK,
-    CP,
-    HEAPED,
     MEANS_BEYOND,
-    MOST_CLASSES,
-    MOST_VALUES,
     NO_PAIRS,
     ROWS_A_LINEAR,
-    ROWS_A_VALUE,
     SPIKE_ROWS,
     Clusters,
     Job,
@@ -44,18 +39,13 @@ from fastsynth.calibrate import (
     exact_to,
     find_grid,
     find_tails,
-    fit_calibrated,
     grow_numbers,
     harm_of,
-    plain_donors,
     regress,
-    spikes_of,
-    used_ranks,
-    why_donors,
 )
 from fastsynth.calibration import Combination, Features, Floats, Rows, Shift
 from fastsynth.effects import Clustered, Effects, number_effects
-from fastsynth.methods import Calibrated, Cart, ColumnModel, Sample, Tree, fit_column, kinds_of_ranks, refill
+from fastsynth.methods import Calibrated, Cart, ColumnModel, Sample, Tree
 from fastsynth.streams import hashed
 
 # Parts of the clusters, and rounds in which effects are estimated.
@@ -88,9 +78,7 @@ class Setting:
     method: Cart | Calibrated | Sample
 
     @classmethod
-    def of(
-        cls, job: Job, cluster: NDArray[np.int32], n_clusters: int, method: Cart | Calibrated | Sample
-    ) -> Setting:
+    def of(cls, job: Job, cluster: NDArray[np.int32], n_clusters: int, method: Cart | Calibrated | Sample) -> Setting:
         """Parts are dealt by a hash of the cluster's number."""
         people = np.unique(job.leaves)
         seen = np.flatnonzero(np.bincount(cluster[people], minlength=n_clusters))
@@ -151,7 +139,9 @@ def _shifted(
         if isinstance(setting.method, Calibrated) and job.predictors:
             fitted = regress(own, y, grid, logarithm, tails)
         else:
-            shift = Shift(Combination.of(Features.of([], [], NO_PAIRS, 0), np.zeros(0)), tails[0], grid, logarithm, tails)
+            shift = Shift(
+                Combination.of(Features.of([], [], NO_PAIRS, 0), np.zeros(0)), tails[0], grid, logarithm, tails
+            )
             fitted = _leaf_means(own, y, setting.method, shift)
         if isinstance(fitted, str):
             reason = fitted

@@ -110,8 +110,8 @@ def _is_identifier(column: Column) -> bool:
 # Clusters
 
 
-def cluster_pattern(learned: Learned, name: str) -> Pattern:
-    """Pattern of the fresh names of clusters: that of the real ones, or a count.
+def cluster_pattern(learned: Learned, name: str, column: Column) -> dict[str, Pattern]:
+    """Pattern of the fresh names of clusters: that of the real ones, or a count; nothing for clusters that are kept.
 
     Raises
     ------
@@ -127,6 +127,8 @@ def cluster_pattern(learned: Learned, name: str) -> Pattern:
     if n_clusters < 2 or n_clusters == learned.n_rows:
         what = "all rows are in one" if n_clusters < 2 else "each row is one of its own"
         raise DataError(f"cluster: by {name!r} {what}. Clusters need at least two rows each; leave out cluster=.")
+    if column.method == "keep":
+        return {}
     own = variable.dtype.value_type if pa.types.is_dictionary(variable.dtype) else variable.dtype
     ordered = pa.types.is_dictionary(variable.dtype) and variable.dtype.ordered
     if not (is_text(own) or is_numeric(own)) or ordered:
@@ -134,7 +136,7 @@ def cluster_pattern(learned: Learned, name: str) -> Pattern:
             f"cluster: {name!r} is {variable.dtype}, of which fresh names cannot be made. Cast it to text or integers, "
             "or keep the clusters with Column(method='keep')."
         )
-    return find_pattern(variable.values[variable.first :], variable.dtype) or Pattern(start=1)
+    return {name: find_pattern(variable.values[variable.first :], variable.dtype) or Pattern(start=1)}
 
 
 def find_level2(learned: Learned, name: str, executor: Executor) -> list[str]:

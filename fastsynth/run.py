@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth import draw
+from fastsynth.block_fits import fit_blocks
 from fastsynth.blur import MARGIN, Blur, is_continuous
 from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, exact_to, find_grid, fit_calibrated, is_beyond_floats
 from fastsynth.clusters import Clusters
@@ -188,7 +189,7 @@ def fit_plan(
     n, strata = learned.n_rows, None
     drawn = [step for step in plan.steps if step.action == "draw"]
     calibrated = any(isinstance(step.method, Calibrated) for step in drawn)
-    # Calibrated leaves, nested codes and effects of clusters are learned from all rows, whatever the shape was grown on.
+    # Calibrated leaves, nested codes and effects of clusters come from all rows, whatever the shape was grown on.
     nested = any(isinstance(step.method, Nested) for step in drawn)
     whole = calibrated or nested or plan.cluster is not None
     fill = -(-n // (fit_rows or n)) if whole else FILL if any(map(_refills, drawn)) else 1
@@ -300,9 +301,7 @@ def find_clusters(
     return Clusters(slot, sizes, structure, pools=pools), cluster
 
 
-def bootstrap_clusters(
-    clusters: Clusters, cluster: NDArray[np.int32], m: int, entropy: int
-) -> tuple[Rows, Clusters]:
+def bootstrap_clusters(clusters: Clusters, cluster: NDArray[np.int32], m: int, entropy: int) -> tuple[Rows, Clusters]:
     """Bootstrap samples of whole clusters: their rows, and the clusters that donors are drawn from in each copy."""
     order = np.argsort(cluster, kind="stable").astype(np.uint32)
     starts = np.cumsum(clusters.sizes) - clusters.sizes
@@ -450,7 +449,6 @@ class Setting:
             # Too few of the rows that the column is fitted on are among those that give the shape.
             few = np.unique(filling)
         return (few, filling) if len(few) >= least else (shape, leaves)
-
 
     def _one_a_cluster(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """One row of each cluster among some rows, as often as it is among them as a whole."""

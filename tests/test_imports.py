@@ -61,6 +61,7 @@ FLOORS = {
     "rowwise": 6,
     "draw": 7,
     "learn": 7,
+    "block_fits": 7.5,
     "rows": 8,
     "run": 8,
     "dask": 9,
