@@ -608,7 +608,7 @@ def without_clusters(variables: Sequence[Variable], plan: Plan) -> tuple[Variabl
     for slot, variable in enumerate(variables):
         if slot in named:
             found[slot] = variable.blank()
-        elif variable.calendar is not None and variable.calendar[0] == plan.cluster:
+        elif variable.calendar is not None and variable.calendar[0] in named:
             found[slot] = replace(variable, bins=np.zeros(1, np.uint16))
     return tuple(found)
 

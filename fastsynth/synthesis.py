@@ -715,6 +715,7 @@ class Synthesizer:
         _refuse_other_k(k, self.n_rows_, model.plan)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
         _check_identifiers(model.plan, model.variables, k)
+        _check_cluster_names(model, m, k, entropy)
         _check_max_copies(model, k)
         n = self.n_rows_ if model.effective is None else max(round(model.effective), 2)
         partial = model.plan.partial or model.given is not None
@@ -787,7 +788,7 @@ class Synthesizer:
         """Few rows would leave v uncertain: then it is taken from a large draw instead of the copies."""
         model, rows = self._fitted(), V_ROWS * self.n_rows_
         too_much = rows > MOST_V_ROWS or rows * len(model.variables) > MOST_V_CELLS
-        fresh = any(step.action == "identifier" for step in model.plan.steps)
+        fresh = any(step.action in ("identifier", "cluster") for step in model.plan.steps)
         if model.plan.partial or model.n_fits > 1 or len(model.slopes.rows) < 2 or too_much or fresh:
             return None
         return [generate(model.without_max_copies(), [m], rows, entropy, executor, lambda _: None)[0]]
@@ -1069,8 +1070,16 @@ def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
 
 def _check_identifiers(plan: Plan, variables: Sequence[Any], k: int) -> None:
     for step in plan.steps:
-        if step.pattern is not None:
+        if step.pattern is not None and step.action == "identifier":
             check_space(step.pattern, k, variables[step.slot].dtype, step.name)
+
+
+def _check_cluster_names(model: Model, m: int, k: int, entropy: int) -> None:
+    """Refuse copies of more clusters than there are names of the pattern."""
+    for step in model.plan.steps:
+        if step.action == "cluster" and step.pattern is not None and model.clusters is not None:
+            most = max(model.clusters.layout(entropy, copy, k).n_clusters for copy in range(m))
+            check_space(step.pattern, most, model.frame.schema.field(step.name).type, step.name)
 
 
 def _rows_of_given(model: Model, k: int | None) -> int:
