@@ -163,6 +163,9 @@ def releasable(model: Model) -> Model:
         raise OptionError(
             f"releasable=True: copies={model.exact.policy!r} knows every real row again. Fit with copies='keep'."
         )
+    if model.clusters is not None or model.blocks:
+        what = "effects and sizes of real clusters" if model.clusters is not None else "values or quantiles of the data"
+        raise OptionError(f"releasable=True: the model holds {what}. Release copies instead.")
     listed = [model.variables[slot].name for slot in model.kept]
     spikes: dict[int, set[int]] = {}
     for step in model.plan.steps:
