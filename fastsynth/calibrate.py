@@ -22,7 +22,7 @@ trace, and hardly a machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -498,8 +498,7 @@ def harm_of(job: Job, y: Floats, r_shape: Floats, order: NDArray[np.uint32], sd:
     if job.clusters is not None:
         cluster = job.clusters.of_row[job.shape]
         y = y + job.clusters.effect[cluster]
-        # And with the effect of some other cluster.
-        drawn += np.roll(job.clusters.drawn[cluster], len(cluster) // 2)[order]
+        drawn += job.clusters.drawn[cluster[order]]
     grid = shift.grid
     low, high = np.log([grid.low, grid.high]) if shift.logarithm else (grid.low, grid.high)
     beyond = np.abs(drawn - np.clip(drawn, low, high))
@@ -569,10 +568,11 @@ def donors_by_leaf(job: Job, tree: Tree, r: NDArray[np.float32], regained: bool 
     return replace(tree, nodes=nodes, count=count, donors=donors)
 
 
-def choose_features(job: Job, y: Floats, hinged: bool) -> Features:
+def choose_features(job: Job, y: Floats, hinged: bool, straight: Collection[int] = ()) -> Features:
     """Features of a target whose values in the rows of the shape are y; with hinges and products where wanted.
 
-    Linear ones stay; of hinges and products those that correlate most with what the linear ones leave over.
+    Linear ones stay; of hinges and products those that correlate most with what the linear ones leave over. Columns
+    that are ``straight`` have neither hinges nor products with each other.
     """
     table, n = job.table, len(job.shape)
     some = np.unique(np.linspace(0, n - 1, min(SAMPLE, n)).astype(np.int64))
@@ -585,6 +585,7 @@ def choose_features(job: Job, y: Floats, hinged: bool) -> Features:
     levels: list[tuple[int, int, int]] = []
     for slot in job.predictors:
         variable, here = table.variables[slot], table.codes[slot][rows]
+        bends = hinged and slot not in straight
         counts = np.bincount(here, minlength=variable.n_codes)
         if variable.kind == "numeric":
             x = table.numbers_of_codes(slot)
@@ -596,7 +597,7 @@ def choose_features(job: Job, y: Floats, hinged: bool) -> Features:
                 numeric.append(len(tables))
                 slots.append(slot)
                 tables.append(np.where(np.isnan(x), 0.0, np.clip((x - mean) / sd, -furthest, furthest)))
-                for knot in np.unique(np.quantile(known, HINGES)) if hinged and len(np.unique(known)) > 7 else ():
+                for knot in np.unique(np.quantile(known, HINGES)) if bends and len(np.unique(known)) > 7 else ():
                     hinge = np.where(np.isnan(x), 0.0, np.maximum(x - knot, 0.0) / sd)
                     if hinge[here].std() > 1e-6:
                         hinges.append((slot, (hinge - hinge[here].mean()) / hinge[here].std()))
@@ -633,7 +634,12 @@ def choose_features(job: Job, y: Floats, hinged: bool) -> Features:
     matrix = linear.matrix(table.codes, rows)
     matrix -= matrix.mean(1, keepdims=True)
     left = left - matrix.T @ np.linalg.lstsq(matrix.T, left, rcond=1e-10)[0]
-    pairs = [(a, b) for i, a in enumerate(numeric) for b in numeric[:i]]
+    pairs = [
+        (a, b)
+        for i, a in enumerate(numeric)
+        for b in numeric[:i]
+        if slots[a] not in straight or slots[b] not in straight
+    ]
     scores = [_correlation(hinge[table.codes[slot][rows]], left) for slot, hinge in hinges]
     scores += [_correlation(matrix[a] * matrix[b], left) for a, b in pairs]
     best = sorted(np.argsort(-np.array(scores), kind="stable")[:most])

@@ -110,15 +110,18 @@ class Clustered:
     ----------
     blup : ndarray of shape (n_clusters,), dtype=float64
         Zero for clusters without rows.
+    level : ndarray of shape (n_clusters,), dtype=float64
+        The mean, shrunk less the more rows a cluster has: what is taken off before the column's model is fitted.
     reflated : ndarray of shape (n_clusters,), dtype=float64
         Of variance tau2, mean zero over the rows. A cluster without rows has that of another one.
     stretch : ndarray of shape (n_clusters,), dtype=float64
-        What is left over around the blup, times this, has variance sigma2.
+        What is left over around the level, times this, has variance sigma2.
     tau2, sigma2 : float
         Variances of effects, and of what is left over.
     """
 
     blup: Floats
+    level: Floats
     reflated: Floats
     stretch: Floats
     tau2: float
@@ -212,7 +215,10 @@ def number_effects(left: Floats, cluster: NDArray[np.int32], n_clusters: int, pa
     Notes
     -----
     With n_j rows, reliability l_j = n_j tau2 / (n_j tau2 + sigma2) and mean m_j of a cluster the blup is l_j m_j, of
-    variance l_j tau2, and what is left around it has variance sigma2 (1 - l_j / n_j). O(n).
+    variance l_j tau2. What a blup leaves of m_j goes into the leaves of a tree, and adds to the effect where a draw
+    has the very predictors of the cluster. So of all clusters but those of one row nearly all of m_j is taken off:
+    k_j m_j for k_j = 1 - (1 - l_j) / n_j, around which (1 - k_j)^2 (tau2 + sigma2 / n_j) + sigma2 (1 - 1 / n_j) is
+    left. O(n).
 
     References
     ----------
@@ -232,12 +238,16 @@ def number_effects(left: Floats, cluster: NDArray[np.int32], n_clusters: int, pa
     reliability = size * tau2 / (size * tau2 + sigma2) if tau2 > 0 else np.zeros(n_clusters)
     blup = np.where(size > 0, reliability * mean, 0.0)
     blup[seen] -= np.average(blup[seen], weights=size[seen])
-    stretch = 1 / np.sqrt(np.maximum(1 - reliability / np.maximum(size, 1), LEAST_RELIABILITY))
+    shrunk, many = (1 - reliability) / np.maximum(size, 1), np.maximum(size, 1)
+    level = np.where(size > 0, (1 - shrunk) * mean, 0.0) if tau2 > 0 else np.zeros(n_clusters)
+    level[seen] -= np.average(level[seen], weights=size[seen])
+    share = 1 - 1 / many + shrunk**2 * (tau2 / sigma2 + 1 / many) if tau2 > 0 else np.ones(n_clusters)
+    stretch = 1 / np.sqrt(np.maximum(share, LEAST_RELIABILITY))
     reflated = np.zeros(n_clusters)
     if tau2 > 0:
         reflated[seen] = reflate(blup[seen, None], reliability[seen, None], size[seen])[:, 0] * np.sqrt(tau2)
         reflated = spread_out(reflated, size > 0)
-    return Clustered(_single(blup), _single(reflated), stretch, tau2, sigma2)
+    return Clustered(_single(blup), _single(level), _single(reflated), stretch, tau2, sigma2)
 
 
 def reflate(blups: Floats, reliability: Floats, size: Floats) -> Floats:

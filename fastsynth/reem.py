@@ -18,6 +18,7 @@ Statistics 52:431.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -62,6 +63,8 @@ from fastsynth.streams import hashed
 PARTS, ROUNDS = 4, 2
 # Leaves of predictions hold so many clusters' rows, or this share of all: what a few clusters have in common is theirs.
 LEAF_CLUSTERS, LEAF_SHARE, LEAF_ROWS = 5, 0.05, 20
+# A prediction has at most one predictor that is constant within clusters for so many of them.
+CLUSTERS_A_PREDICTOR = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +81,8 @@ class Setting:
     people : ndarray of shape (n,), dtype=uint32
         Rows, each once: two draws of a person say nothing of others in the cluster.
     method : Cart, Calibrated or Sample
+    level2 : frozenset of int
+        Predictors that are constant within clusters.
     """
 
     job: Job
@@ -86,6 +91,7 @@ class Setting:
     part: NDArray[np.int64]
     people: Rows
     method: Cart | Calibrated | Sample
+    level2: frozenset[int]
 
     @classmethod
     def of(
@@ -96,7 +102,8 @@ class Setting:
         seen = np.flatnonzero(np.bincount(cluster[people], minlength=n_clusters))
         part = np.zeros(n_clusters, np.int64)
         part[seen[np.argsort(hashed(seen.astype(np.uint64), np.uint64(1)))]] = np.arange(len(seen)) % PARTS
-        return cls(job, cluster, n_clusters, part, people, method)
+        level2 = frozenset(slot for slot in job.predictors if _is_constant(job, slot, cluster, n_clusters, people))
+        return cls(job, cluster, n_clusters, part, people, method, level2)
 
     def only(self, wanted: NDArray[np.bool_]) -> Setting:
         """The rows whose rank of the target is wanted."""
@@ -109,7 +116,16 @@ class Setting:
         n_clusters = max(len(np.unique(self.cluster[shape])), 1)
         several = max(LEAF_ROWS, LEAF_CLUSTERS * len(shape) // n_clusters)
         minbucket = max(LEAF_ROWS, min(several, int(LEAF_SHARE * len(shape))))
-        return replace(self.job, shape=shape, leaves=shape, minbucket=minbucket)
+        # The first predictors of clusters that their number allows for.
+        few = [slot for slot in self.job.predictors if slot in self.level2][: n_clusters // CLUSTERS_A_PREDICTOR]
+        predictors = tuple(slot for slot in self.job.predictors if slot not in self.level2 or slot in few)
+        return replace(self.job, predictors=predictors, shape=shape, leaves=shape, minbucket=minbucket)
+
+
+def _is_constant(job: Job, slot: int, cluster: NDArray[np.int32], n_clusters: int, people: Rows) -> bool:
+    codes, of_cluster = job.table.codes[slot], np.zeros(n_clusters, np.uint16)
+    of_cluster[cluster[people]] = codes[people]
+    return bool((of_cluster[cluster[people]] == codes[people]).all())
 
 
 def fit_clustered(
@@ -147,7 +163,7 @@ def _shifted(
     for logarithm in (False, True)[: 1 + (grid.low > 0)]:
         y = np.log(np.where(numbers > 0, numbers, 1)) if logarithm else numbers
         found = estimate(setting, y)
-        own = replace(job, clusters=Clusters(setting.cluster, found.blup, found.reflated, found.stretch))
+        own = replace(job, clusters=Clusters(setting.cluster, found.level, found.reflated, found.stretch))
         if isinstance(setting.method, Calibrated) and job.predictors:
             fitted = regress(own, y, grid, logarithm, tails)
         else:
@@ -192,7 +208,7 @@ def estimate(setting: Setting, numbers: Floats) -> Clustered:
     """Effects of clusters on a number, given by rank, from what predictions of other clusters leave over."""
     cluster, people = setting.cluster[setting.people], setting.people
     nothing = np.zeros(setting.n_clusters)
-    found = Clustered(nothing, nothing, nothing + 1, 0.0, 0.0)
+    found = Clustered(nothing, nothing, nothing, nothing + 1, 0.0, 0.0)
     for _ in range(ROUNDS if setting.job.predictors else 1):
         clusters = Clusters(setting.cluster, found.blup, found.reflated, found.stretch)
         left = setting.job.numbers(numbers, people)
@@ -200,14 +216,14 @@ def estimate(setting: Setting, numbers: Floats) -> Clustered:
             here = setting.part[cluster] == part
             others = replace(setting.others(part), clusters=clusters)
             if here.any() and len(others.shape):
-                left[here] -= predict(others, numbers, people[here])
+                left[here] -= predict(others, numbers, people[here], setting.level2)
         found = number_effects(left, cluster, setting.n_clusters, setting.part)
         if found.tau2 == 0:
             break
     return found
 
 
-def predict(job: Job, numbers: Floats, rows: Rows) -> Floats:
+def predict(job: Job, numbers: Floats, rows: Rows, level2: Collection[int]) -> Floats:
     """What a regression and a tree, learned from a job's rows, say of other rows."""
     y = job.numbers(numbers, job.shape)
     middle = float(y.mean())
@@ -215,7 +231,7 @@ def predict(job: Job, numbers: Floats, rows: Rows) -> Floats:
     out = np.full(len(rows), middle)
     if not job.predictors or len(y) < 2 * job.minbucket:
         return out
-    features = choose_features(job, y, True)
+    features = choose_features(job, y, True, level2)
     if features.size and len(y) >= max(ROWS_A_LINEAR * (1 + features.size), SPIKE_ROWS):
         normal = Normal(features.size)
         for start in range(0, len(y), BLOCK):
