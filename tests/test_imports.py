@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "fastsynth"
 FLOORS = {
     "_calibrate": 0,
+    "_copula": 0,
     "_count": 0,
     "_tree": 0,
     "datasets": 0,
@@ -47,6 +48,7 @@ FLOORS = {
     "statfiles": 3,
     "effects": 1,
     "blur": 3.5,
+    "copula": 4,
     "methods": 4,
     "private": 4,
     "calibrate": 5,
