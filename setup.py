@@ -39,6 +39,7 @@ extensions = [
         ("_tree", ["fastsynth/_tree_kernels.h"]),
         ("_calibrate", ["fastsynth/_calibrate_kernels.h"]),
         ("_count", []),
+        ("_latent", []),
     )
 ]
 
