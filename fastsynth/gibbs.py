@@ -6,20 +6,20 @@ comes from sums: z'z, x'z, and sums of x z by cluster. A sweep
 1. proposes powers of Box-Cox columns,
 2. proposes thresholds, with their latent integrated out (Cowles 1996), and the intercept with them,
 3. draws all latents that are not known, each given the others,
-4. draws coefficients, effects of clusters, and moves what coefficients and effects have in common from one to the other,
+4. draws coefficients, effects of clusters, and moves what both have in common from one to the other,
 5. draws the columns of level 2 likewise, given the effects,
 6. draws both covariance matrices from sums of squares alone.
 
 Priors are proper and weak, on standardised columns: coefficients N(0, omega_e / RIDGE); standard deviations half-t with
-2 degrees of freedom and scale A, correlations close to uniform (Huang and Wand 2013); correlations of latents with fixed
-variance uniform. So chains stay finite under perfect separation.
+2 degrees of freedom and scale A, correlations close to uniform (Huang and Wand 2013); correlations of latents whose
+variance is fixed uniform. So chains stay finite under perfect separation.
 
 Sources
 -------
-Goldstein, Carpenter, Kenward and Levin (2009), Statistical Modelling 9, 173-197. Cowles (1996), Accelerating Monte Carlo
-Markov chain convergence for cumulative-link generalized linear models, Statistics and Computing 6. Liu and Sabatti
-(2000), Generalised Gibbs sampler and multigrid Monte Carlo, Biometrika 87. Huang and Wand (2013), Simple marginally
-noninformative prior distributions for covariance matrices, Bayesian Analysis 8.
+Goldstein, Carpenter, Kenward and Levin (2009), Statistical Modelling 9, 173-197. Cowles (1996), Accelerating Monte
+Carlo Markov chain convergence for cumulative-link generalized linear models, Statistics and Computing 6. Liu and
+Sabatti (2000), Generalised Gibbs sampler and multigrid Monte Carlo, Biometrika 87. Huang and Wand (2013), Simple
+marginally noninformative prior distributions for covariance matrices, Bayesian Analysis 8.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from fastsynth.latents import (
     Codes,
     Floats,
     JointData,
-    Layout,
     LatentColumn,
+    Layout,
     Scale,
     Values,
     box_cox,
@@ -210,7 +210,7 @@ class Problem:
         d = e * q + q2
         small = 2 * d * d + 2 * q * q + (self.one.x.shape[1] + e * (len(self.between) + 2)) * q + 10 * (d + q)
         cuts = self.one.layout.n_cuts + self.two.layout.n_cuts
-        return self.n_clusters * d + small + self.two.x.shape[1] * q2 + 4 * (cuts + d + q) + 64
+        return int(self.n_clusters * d + small + self.two.x.shape[1] * q2 + 4 * (cuts + d + q) + 64)
 
 
 @dataclass(slots=True, eq=False)
@@ -252,7 +252,7 @@ def prepare(data: JointData) -> Problem:
         _check_collinear(two)
     if data.cluster is None:
         none = np.zeros(0, np.int64)
-        return Problem(one, two, NO_CODES, 0, NO_CODES, NOTHING, none, np.zeros((0, 0)))
+        return Problem(one, two, NO_CODES, 0, NO_CODES, np.zeros((0, 0, data.x.shape[1])), none, np.zeros((0, 0)))
     effects = np.array(data.effects, np.int32)
     cluster = np.ascontiguousarray(data.cluster, np.int32)
     by_cluster = _sums_by_cluster(one.x, effects, cluster, data.n_clusters)
@@ -273,10 +273,10 @@ def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Leve
     xx = standard.T @ standard
     if columns:
         _check_predictors(xx, len(x), names)
-    root = np.linalg.inv(np.linalg.cholesky(xx + RIDGE * np.eye(len(xx)))).T
+    root = _inverse(_factor(xx + RIDGE * np.eye(len(xx)))).T
     thresholds = tuple(_thresholds(layout, codes, c) for c in range(layout.q) if _has_thresholds(layout, c))
     powers = tuple(_power(layout, i, values[i]) for i, column in enumerate(columns) if column.transform == "boxcox")
-    known = (layout.table[:, 0] == NUMBER) & (codes >= 0).all(axis=0)[layout.table[:, 1]]
+    known = (layout.table[:, 0] == NUMBER) & np.array((codes >= 0).all(axis=0))[layout.table[:, 1]]
     later = [c for c in range(layout.q) if not known[c] and not _has_thresholds(layout, c)]
     z, shapes = _latent_numbers(columns, values, layout)
     return Level(
@@ -298,9 +298,7 @@ def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Leve
     )
 
 
-def _latent_numbers(
-    columns: Sequence[LatentColumn], values: Sequence[Values], layout: Layout
-) -> tuple[Floats, Floats]:
+def _latent_numbers(columns: Sequence[LatentColumn], values: Sequence[Values], layout: Layout) -> tuple[Floats, Floats]:
     """Latents of numbers, 0 where missing and for categories, and shapes: the likeliest powers, means, deviations."""
     z = np.zeros((len(values[0]) if values else 0, layout.q))
     shapes = np.tile([1.0, 0.0, 1.0], (len(columns), 1))
@@ -354,7 +352,7 @@ def _check_predictors(xx: Floats, n: int, names: Sequence[str]) -> None:
     if given:
         which = ", ".join(names[j] for j in given)
         raise DataError(
-            f"{len(given)} of {len(xx)} predictors are constant or follow from those before them ({which}): leave them out."
+            f"{len(given)} of {len(xx)} predictors are constant or follow from earlier ones ({which}): leave them out."
         )
 
 
@@ -372,7 +370,7 @@ def _check_collinear(level: Level) -> None:
     rows = np.flatnonzero((level.codes[:, numbers] >= 0).all(axis=1))
     if len(numbers) < 2 or len(rows) <= len(numbers) + level.x.shape[1]:
         return
-    z = level.z[np.ix_(rows, [level.layout.first_of(i) for i in numbers])]
+    z = level.z[rows][:, [level.layout.first_of(i) for i in numbers]]
     x = level.x[rows]
     z -= x @ np.linalg.lstsq(x, z, rcond=None)[0]
     left = z.T @ z
@@ -391,7 +389,8 @@ def _has_thresholds(layout: Layout, c: int) -> bool:
 
 def _shares(layout: Layout, codes: Codes, c: int) -> Floats:
     counts = np.bincount(codes[codes[:, layout.table[c, 1]] >= 0, layout.table[c, 1]], minlength=layout.table[c, 3])
-    return counts / counts.sum()
+    shares: Floats = counts / counts.sum()
+    return shares
 
 
 def _thresholds(layout: Layout, codes: Codes, c: int) -> Thresholds:
@@ -400,7 +399,7 @@ def _thresholds(layout: Layout, codes: Codes, c: int) -> Thresholds:
     density = np.exp(-(ndtri(below) ** 2) / 2) / np.sqrt(2 * np.pi)
     n = int((codes[:, layout.table[c, 1]] >= 0).sum())
     spread = (np.minimum.outer(below, below) - np.outer(below, below)) / np.outer(density, density) / n
-    root = np.linalg.cholesky(spread) * 2.4 / np.sqrt(len(below))
+    root = _factor(spread) * 2.4 / np.sqrt(len(below))
     return Thresholds(c, int(layout.table[c, 2]), int(layout.table[c, 3]), root)
 
 
@@ -485,11 +484,11 @@ def sweep(problem: Problem, state: State, entropy: int, adapt: bool) -> None:
     state.sweep += 1
     words = Words(entropy, state.chain, state.sweep, problem.n_words)
     one, now = problem.one, state.one
-    precision = np.linalg.inv(state.omega_e)
+    precision = _inverse(state.omega_e)
     rows = Rows(one, now, precision, None, problem.cluster, problem.effects, state.u)
     sums = np.zeros((problem.n_clusters, len(problem.effects), one.layout.q))
     zz, xz = _draw_level(rows, words, state.sweep if adapt else 0, sums)
-    root_e = np.linalg.cholesky(state.omega_e)
+    root_e = _factor(state.omega_e)
     _draw_coefficients(one, now, xz - np.einsum("jkp,jkq->pq", problem.by_cluster, state.u), root_e, words)
     if len(problem.effects):
         _draw_clusters(problem, state, sums, precision, words, state.sweep if adapt else 0)
@@ -519,7 +518,7 @@ class Rows:
     def visit(
         self, order: Codes, ratio: int, proposed: Floats, key: int, sums: Floats = NOTHING
     ) -> Iterator[tuple[slice, Floats, float]]:
-        """Draw latents in blocks; give rows, residuals and log likelihood ratio of each. See ``_latent.draw_latents``."""
+        """Draw latents by blocks; rows, residuals, log likelihood ratio of each. See ``_latent.draw_latents``."""
         z, beta, sd, n = self.now.z, self.now.beta, self.sd, len(self.now.z)
         for first in range(0, n, BLOCK):
             block = slice(first, min(first + BLOCK, n))
@@ -618,7 +617,7 @@ def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floa
     slope = np.linalg.solve(rr, ur.T)
     mean, given = (now.z - two.x @ now.beta) @ slope, uu - ur @ slope
     left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
-    flat = (left @ precision).reshape(n, d) + mean @ np.linalg.inv(given)
+    flat = (left @ precision).reshape(n, d) + mean @ _inverse(given)
     crossed = problem.by_cluster[:, :, problem.effects]
     state.u = draw_effects(crossed, precision, given, flat, words).reshape(n, e, q)
     for k in range(e):
@@ -627,9 +626,9 @@ def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floa
     if two.layout.q:
         slope = np.linalg.solve(uu, ur)
         offset, covariance = effects @ slope, rr - ur.T @ slope
-        rows = Rows(two, now, np.linalg.inv(covariance), offset, NO_CODES, NO_CODES, NOTHING)
+        rows = Rows(two, now, _inverse(covariance), offset, NO_CODES, NO_CODES, NOTHING)
         _, xz = _draw_level(rows, words, adapt, NOTHING)
-        _draw_coefficients(two, now, xz - two.x.T @ offset, np.linalg.cholesky(covariance), words)
+        _draw_coefficients(two, now, xz - two.x.T @ offset, _factor(covariance), words)
     both = np.hstack([effects, now.z - two.x @ now.beta])
     constrained = np.concatenate([np.zeros(d, bool), two.layout.constrained])
     state.omega_2, state.scales_2 = draw_covariance(
@@ -656,14 +655,14 @@ def draw_effects(crossed: Floats, precision: Floats, covariance: Floats, linear:
     """
     n, d = linear.shape
     noise = words.normal(n, d)
-    root = np.linalg.cholesky(covariance)
+    root = _factor(covariance)
     if crossed.shape[1] == 1:
         value, vector = np.linalg.eigh(root.T @ precision @ root)
         vector = root @ vector
         weight = 1 / (crossed[:, 0] * value + 1)
         return np.asarray((linear @ vector * weight + np.sqrt(weight) * noise) @ vector.T)
     out = np.empty((n, d))
-    inverse, size = np.linalg.inv(covariance), max(BATCH // d**2, 1)
+    inverse, size = _inverse(covariance), max(BATCH // d**2, 1)
     for first in range(0, n, size):
         batch = slice(first, first + size)
         whole = np.einsum("jkl,ab->jkalb", crossed[batch], precision).reshape(-1, d, d) + inverse
@@ -691,8 +690,8 @@ def _shift(
     conditional = covariance[np.ix_(mine, mine)] - covariance[np.ix_(mine, ~mine)] @ slope
     h = problem.h if k == 0 else problem.h[:, :1]
     columns = problem.between if k == 0 else problem.effects[k : k + 1]
-    root = np.linalg.inv(np.linalg.cholesky(h.T @ h)).T
-    move = root @ root.T @ (h.T @ left) + root @ words.normal(h.shape[1], q) @ np.linalg.cholesky(conditional).T
+    root = _inverse(_factor(h.T @ h)).T
+    move = root @ root.T @ (h.T @ left) + root @ words.normal(h.shape[1], q) @ _factor(conditional).T
     old, new = state.one.beta[columns], state.one.beta[columns] + move
     ratio = RIDGE / 2 * float(np.sum((old @ precision) * old) - np.sum((new @ precision) * new))
     if np.log(words.unit()) < ratio:
@@ -744,12 +743,10 @@ def draw_covariance(
     fixed = np.ascontiguousarray(omega[np.ix_(c, c)])
     of_fixed = squares[np.ix_(c, c)]
     if len(pairs):
-        precision = np.linalg.inv(fixed)
+        precision = _inverse(fixed)
         spread = precision @ of_fixed @ precision
         width = min(2.0, 8 / np.sqrt(n + 1))
-        _latent.draw_covariances(
-            fixed, precision, spread, pairs, float(n), width, words.key(), np.empty((4, len(c)))
-        )
+        _latent.draw_covariances(fixed, precision, spread, pairs, float(n), width, words.key(), np.empty((4, len(c))))
         out[np.ix_(c, c)] = fixed
     if not len(f):
         return out, scales
@@ -758,8 +755,8 @@ def draw_covariance(
     slope = np.linalg.solve(weight, squares[np.ix_(c, f)])
     left = squares[np.ix_(f, f)] - squares[np.ix_(f, c)] @ slope + 2 * NU * np.diag(scales[f])
     free, inverse = draw_inverse_wishart(left, n + NU + len(f) - 1, words)
-    root = np.linalg.inv(np.linalg.cholesky(weight)).T
-    slope = slope + root @ words.normal(len(c), len(f)) @ np.linalg.cholesky(free).T
+    root = _inverse(_factor(weight)).T
+    slope = slope + root @ words.normal(len(c), len(f)) @ _factor(free).T
     out[np.ix_(c, f)] = fixed @ slope
     out[np.ix_(f, c)] = out[np.ix_(c, f)].T
     out[np.ix_(f, f)] = free + slope.T @ fixed @ slope
@@ -773,6 +770,15 @@ def draw_inverse_wishart(scale: Floats, df: float, words: Words) -> tuple[Floats
     k = len(scale)
     factor = np.tril(words.normal(k, k), -1)
     np.fill_diagonal(factor, np.sqrt(2 * words.gamma((df - np.arange(k)) / 2, k)))
-    factor = np.linalg.cholesky(np.linalg.inv(scale)) @ factor
-    root = np.linalg.inv(factor)
+    factor = _factor(_inverse(scale)) @ factor
+    root = _inverse(factor)
     return root.T @ root, factor @ factor.T
+
+
+def _inverse(matrix: Floats) -> Floats:
+    return np.asarray(np.linalg.inv(matrix), np.float64)
+
+
+def _factor(matrix: Floats) -> Floats:
+    """Lower triangular factor of a symmetric positive definite matrix."""
+    return np.asarray(np.linalg.cholesky(matrix), np.float64)

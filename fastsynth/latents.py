@@ -76,7 +76,9 @@ class LatentColumn:
             ("level", self.level, (1, 2)),
         ):
             if value not in allowed:
-                raise OptionError(f"Column {self.name!r}: {option}={value!r}: must be one of {', '.join(map(repr, allowed))}.")
+                raise OptionError(
+                    f"Column {self.name!r}: {option}={value!r}: must be one of {', '.join(map(repr, allowed))}."
+                )
         if self.kind == "continuous":
             return
         if self.transform != "none":
@@ -152,12 +154,16 @@ class JointData:
             raise OptionError(f"cluster: must hold a number from 0 to n_clusters - 1 for each of {len(self.x):,} rows.")
         allowed = range(1, self.x.shape[1])
         if len(set(self.slopes)) < len(self.slopes) or any(s not in allowed for s in self.slopes):
-            raise OptionError(f"slopes={self.slopes!r}: must be different columns of x from 1 to {self.x.shape[1] - 1}.")
+            raise OptionError(
+                f"slopes={self.slopes!r}: must be different columns of x from 1 to {self.x.shape[1] - 1}."
+            )
         if self.of_level(2):
             assert self.x2 is not None
             _check_design("x2", self.x2, self.x2_names)
             if len(self.x2) != self.n_clusters:
-                raise OptionError(f"x2 has {len(self.x2):,} rows: must have one for each of {self.n_clusters:,} clusters.")
+                raise OptionError(
+                    f"x2 has {len(self.x2):,} rows: must have one for each of {self.n_clusters:,} clusters."
+                )
 
     def of_level(self, level: int) -> list[int]:
         """Places of the columns of a level."""
@@ -177,7 +183,9 @@ def _check_design(option: str, x: Floats, names: Sequence[str]) -> None:
     if x.ndim != 2 or x.shape[1] != len(names) or x.dtype != np.float64:
         raise OptionError(f"{option}: must be float64 of shape (rows, {len(names)}), one name a column.")
     if not np.isfinite(x).all() or not (x[:, 0] == 1).all():
-        raise OptionError(f"{option}: the first column must be ones, and all numbers finite: predictors cannot be missing.")
+        raise OptionError(
+            f"{option}: the first column must be ones, and all numbers finite: predictors cannot be missing."
+        )
 
 
 def _check_values(column: LatentColumn, values: Values, n: int) -> None:
@@ -321,7 +329,7 @@ class Layout:
     @property
     def constrained(self) -> NDArray[np.bool_]:
         """Latents whose variance is fixed at 1."""
-        return self.table[:, 0] != NUMBER
+        return np.asarray(self.table[:, 0] != NUMBER)
 
     def start(self) -> Floats:
         """Covariance matrix with nothing but what is fixed: variances 1, one half between latents of a column."""
@@ -338,9 +346,9 @@ class Layout:
         c = self.first_of(column)
         kind, _, first, size = self.table[c]
         if kind == ORDERED:
-            return np.searchsorted(cuts[first + 1 : first + size], z[:, c]).astype(np.int32)
+            return np.asarray(np.searchsorted(cuts[first + 1 : first + size], z[:, c]), np.int32)
         block = z[:, c : c + size]
-        return np.where(block.max(axis=1) > 0, block.argmax(axis=1), size).astype(np.int32)
+        return np.asarray(np.where(block.max(axis=1) > 0, block.argmax(axis=1), size), np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -382,7 +390,7 @@ class Scale:
         """Numbers from latents; ``shape`` holds power, location and scale."""
         power, location, scale = shape
         if column.transform == "none":
-            return location + scale * z
+            return np.asarray(location + scale * z)
         if column.transform == "scores":
             return from_normal_scores(z, self.points, self.n)
         with np.errstate(over="ignore"):
@@ -458,7 +466,7 @@ class JointModel:
 
     def u(self, i: int) -> Floats:
         """Effects (n_clusters, e, q) of the clusters of the data at draw i."""
-        return self.cluster_effects[i]
+        return np.asarray(self.cluster_effects[i])
 
     def of_level(self, level: int) -> tuple[list[int], Layout]:
         """Places of the columns of a level, and their latents."""
@@ -515,7 +523,7 @@ class JointModel:
     def _clusters(self, i: int, h: Floats, noise: Floats, u: Floats | None) -> tuple[Floats, Floats]:
         """Effects (n_clusters, e, q), and latents (n_clusters, q2) of level 2."""
         q, e = self.n_words, len(self.effects)
-        # The factor of effects stands first, so that kept effects and fresh noise of level 2 go through the same factor.
+        # The factor of effects stands first, so kept effects and fresh noise of level 2 go through the same factor.
         root = np.linalg.cholesky(self.omega_2[i])
         if u is not None:
             noise = noise.copy()
@@ -527,17 +535,19 @@ class JointModel:
     def _put(self, out: list[Values], level: int, i: int, z: Floats, cuts: Floats) -> None:
         places, layout = self.of_level(level)
         columns, scales = [self.columns[p] for p in places], [self.scales[p] for p in places]
-        for place, values in zip(places, values_of(columns, scales, layout, z, cuts, self.shapes[i, places]), strict=True):
+        for place, values in zip(
+            places, values_of(columns, scales, layout, z, cuts, self.shapes[i, places]), strict=True
+        ):
             out[place] = values
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """What has to be saved: a record for JSON, and arrays by name."""
         record = {
             "columns": [asdict(column) for column in self.columns],
-            "scales": [[s.centre.hex(), s.low.hex(), s.high.hex(), s.n] for s in self.scales],
             "effects": list(self.effects),
         }
         arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays["scales"] = np.array([[s.centre, s.low, s.high, s.n] for s in self.scales])
         arrays |= {f"points_{i}": scale.points for i, scale in enumerate(self.scales)}
         arrays |= {f"levels_{i}": scale.levels for i, scale in enumerate(self.scales)}
         return record, arrays
@@ -546,8 +556,8 @@ class JointModel:
     def of_state(cls, record: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> JointModel:
         """The model that was saved, exactly."""
         scales = [
-            Scale(*map(float.fromhex, numbers), int(n), arrays[f"points_{i}"], arrays[f"levels_{i}"])
-            for i, (*numbers, n) in enumerate(record["scales"])
+            Scale(centre, low, high, int(n), arrays[f"points_{i}"], arrays[f"levels_{i}"])
+            for i, (centre, low, high, n) in enumerate(arrays["scales"].tolist())
         ]
         columns = tuple(LatentColumn(**column) for column in record["columns"])
         return cls(columns, tuple(scales), tuple(record["effects"]), **{name: arrays[name] for name in _ARRAYS})
