@@ -10,7 +10,7 @@ What stands between columns, which are ranks and codes, and samplers, which know
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from fastsynth.clusters import Clusters
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.copula import CopulaModel, fit_copula
 from fastsynth.errors import ConvergenceWarning
-from fastsynth.execute import Executor, Tick
+from fastsynth.execute import Executor
 from fastsynth.joint import Chains, run_chains
 from fastsynth.latents import JointData, JointModel, LatentColumn
 from fastsynth.learn import Learned
@@ -84,7 +84,7 @@ class Lookup:
                 levels = np.setdiff1d(levels[count[levels] >= DUMMY_ROWS], levels[np.argmax(count[levels])])
                 dummies = np.eye(len(count))[levels]
                 found += [(slot, dummy, f"{variable.name}={i}") for i, dummy in zip(levels, dummies, strict=True)]
-        whole = cls(*(tuple(of) for of in zip(*found, strict=True))) if found else cls((), (), ())
+        whole = cls(tuple(of[0] for of in found), tuple(of[1] for of in found), tuple(of[2] for of in found))
         return whole.without_aliased(table.codes, rows)
 
     def without_aliased(self, codes: Codes, rows: Rows) -> Lookup:
@@ -96,8 +96,11 @@ class Lookup:
             own[j] = left[j, j] > OWN_SHARE * total[j]
             if own[j]:
                 left[j + 1 :] -= np.outer(left[j + 1 :, j] / left[j, j], left[j])
-        kept = np.flatnonzero(own[1:])
-        return Lookup(*(tuple(of[i] for i in kept) for of in (self.slots, self.tables, self.names)))
+        return self._some(np.flatnonzero(own[1:]).tolist())
+
+    def _some(self, kept: Sequence[int]) -> Lookup:
+        slots, tables, names = self.slots, self.tables, self.names
+        return Lookup(tuple(slots[i] for i in kept), tuple(tables[i] for i in kept), tuple(names[i] for i in kept))
 
     def matrix(self, codes: Codes) -> Floats:
         """Predictors (n, 1 + p) of rows of codes (n, n_slots)."""
@@ -114,7 +117,7 @@ def _of_number(
     rows = count * known
     mean = float(rows @ np.where(known, numbers, 0.0) / max(rows.sum(), 1))
     sd = float(np.sqrt(rows @ np.where(known, numbers - mean, 0.0) ** 2 / max(rows.sum(), 1)))
-    found = []
+    found: list[tuple[int, Floats, str]] = []
     if sd > 0:
         found.append((slot, np.where(known, numbers - mean, 0.0) / sd, variable.name))
     if count[~known].any() and rows.any():
@@ -291,16 +294,16 @@ class LatentBlock:
     def of_state(cls, record: Mapping[str, Any], arrays: Arrays, variables: Sequence[Variable]) -> LatentBlock:
         """The block that gave this state."""
         fields = [Field.of_state(own, _within(arrays, f"field{i}_")) for i, own in enumerate(record["fields"])]
-        lookups = []
+        lookups = {}
         for name in ("x", "x2"):
             slots = tuple(record[name]["slots"])
             tables = tuple(arrays[f"{name}_{j}"] for j in range(len(slots)))
-            lookups.append(Lookup(slots, tables, tuple(record[name]["names"])))
+            lookups[name] = Lookup(slots, tables, tuple(record[name]["names"]))
             if any(len(table) != variables[slot].n_codes for slot, table in zip(slots, tables, strict=True)):
                 raise ValueError("Predictors of a joint model do not fit the columns.")
         model = JointModel.of_state(record["model"], _within(arrays, "model_"))
-        levels = tuple(record["levels"])
-        return cls(tuple(fields), levels, *lookups, model, record["kept"], tuple(variables), record["note"])
+        levels, known = tuple(record["levels"]), tuple(variables)
+        return cls(tuple(fields), levels, lookups["x"], lookups["x2"], model, record["kept"], known, record["note"])
 
     def draw(
         self, copy: int, level: int, codes: Codes, words: NDArray[np.uint64], belonging: Belonging | None
@@ -312,7 +315,7 @@ class LatentBlock:
                 "cluster": belonging.place.astype(np.int32),
                 "n_clusters": len(belonging.donors),
                 "words2": belonging.words,
-                "x2": self.x2.matrix(belonging.codes),
+                "x2": self.x2.matrix(belonging.codes) if 2 in self.levels else None,
                 "u": self.model.u(copy)[belonging.donors] if self.kept else None,
             }
         rows = codes if level == 1 else codes[:0]
@@ -337,7 +340,6 @@ def _fit_latent(
     m: int,
     entropy: int,
     executor: Executor,
-    tick: Tick,
 ) -> tuple[LatentBlock, bool, Chains]:
     """Fit a chain; also, whether missing values were filled in."""
     variables = table.variables
@@ -381,9 +383,9 @@ def _fit_latent(
             "cluster": own.astype(np.int32),
             "n_clusters": n_clusters,
             "slopes": slopes,
-            "x2": x2.matrix(table.codes[:, one].T),
-            "x2_names": ("1", *x2.names),
         }
+    if upper:
+        of_clusters |= {"x2": x2.matrix(table.codes[:, one].T), "x2_names": ("1", *x2.names)}
     matrix = x.matrix(table.codes[:, rows].T)
     data = JointData(tuple(columns), tuple(values), matrix, x_names=("1", *x.names), **of_clusters)
     kept = clusters is not None and clusters.rows is not None
@@ -396,7 +398,6 @@ def _fit_latent(
         chains=min(block.chains, m),
         entropy=key,
         executor=executor,
-        tick=tick,
         effects=kept,
     )
     note = _note(chains)
@@ -438,8 +439,8 @@ def _warn_unconverged(block: LatentNormal, chains: Chains) -> None:
     if names:
         some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         warnings.warn(
-            f"{block!r}: {len(names)} of {len(chains.table)} parameters have not converged ({some}): the chains differ, "
-            "or moved too slowly. Look at chains_, and raise burn_in and thin; or simplify the model.",
+            f"{block!r}: {len(names)} of {len(chains.table)} parameters have not converged ({some}): the chains "
+            "differ, or moved too slowly. Look at chains_, and raise burn_in and thin; or simplify the model.",
             ConvergenceWarning,
             stacklevel=6,
         )
@@ -481,7 +482,7 @@ class CopulaBlock:
     @property
     def note(self) -> str:
         """What ``summary`` says."""
-        return self.model.note
+        return "; ".join(f"{name}: {note}" for name, note in self.model.notes.items()) or "Gaussian copula"
 
     def state(self) -> State:
         """What ``of_state`` makes the same of."""
@@ -519,7 +520,11 @@ class CopulaBlock:
         return out
 
 
-BLOCK_MODELS: dict[str, type[LatentBlock] | type[CopulaBlock]] = {"joint": LatentBlock, "copula": CopulaBlock}
+# What makes a fitted block of its state, by the name of the option.
+BLOCK_MODELS: dict[str, Callable[[Any, Any, Any], BlockModel]] = {
+    LatentNormal.name: LatentBlock.of_state,
+    Copula.name: CopulaBlock.of_state,
+}
 
 
 def fit_blocks(
@@ -551,13 +556,14 @@ def fit_blocks(
     chains : dict of str to Chains
         By columns of the block, and with strata the number of the stratum.
     """
-    blocks, imputed, chains = [], False, {}
+    blocks: list[tuple[BlockModel, ...]] = []
+    imputed, chains = False, {}
     for block in plan.blocks:
         steps = plan.steps_of(block)
         if isinstance(block, Copula):
             blocks.append((_fit_copula(steps, plan, learned, m, entropy, executor),))
             continue
-        of_strata = []
+        of_strata: list[BlockModel] = []
         for stratum, own in enumerate(rows):
             fitted, filled, found = _fit_latent(block, steps, table, own, cluster, clusters, m, entropy, executor)
             _warn_unconverged(block, found)

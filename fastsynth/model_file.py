@@ -21,7 +21,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -381,19 +381,15 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
             raise ModelFileError("The column that is redrawn is unknown. The file is damaged; fit it again.")
     plan = Plan(steps, manifest["proper"], tuple(manifest["strata"]), bool(where), manifest["cluster"], of_plan)
     n_strata = 1 if strata is None else len(strata.rows)
-    blocks = tuple(
-        tuple(
-            BLOCK_MODELS[block.name].of_state(
-                *_read_state(parts, manifest, f"block_{number:02}_{stratum:04}"), variables
-            )
-            for stratum in range(n_strata if isinstance(block, LatentNormal) else 1)
-        )
-        for number, block in enumerate(of_plan)
-    )
+    blocks = []
+    for number, block in enumerate(of_plan):
+        numbers = range(n_strata if isinstance(block, LatentNormal) else 1)
+        states = [_read_state(parts, manifest, f"block_{number:02}_{stratum:04}") for stratum in numbers]
+        blocks.append(tuple(BLOCK_MODELS[block.name](record, arrays, variables) for record, arrays in states))
     clusters = _read_clusters(parts, manifest, variables, fits)
     fit_rows, effective = manifest["fit_rows"], manifest["effective"]
     held = (kept, slopes, strata, where, effective)
-    joint = {"clusters": clusters, "blocks": blocks, "imputed": manifest["imputed"]}
+    joint = {"clusters": clusters, "blocks": tuple(blocks), "imputed": manifest["imputed"]}
     return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, *held, exact=exact, **joint)
 
 
@@ -445,7 +441,7 @@ def _read_state(parts: dict[str, bytes], manifest: dict[str, Any], name: str) ->
 
 
 def _block_record(block: Block) -> dict[str, Any]:
-    names = [name for name in block.__dataclass_fields__ if name != "columns"]
+    names = [field.name for field in fields(block) if field.name != "columns"]
     return {"name": block.name, "columns": block.columns, "options": {name: getattr(block, name) for name in names}}
 
 

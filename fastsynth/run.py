@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fastsynth import draw
 from fastsynth.block_fits import fit_blocks
-from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, fit_calibrated
+from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, find_blur, fit_calibrated
 from fastsynth.clusters import Clusters
 from fastsynth.columns import EncodedTable, Ranks, Variable
 from fastsynth.draw import draw_rows
