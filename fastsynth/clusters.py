@@ -40,7 +40,8 @@ class Cluster:
     structure : list of str, default ()
         Columns whose values in a cluster are taken together from one donor cluster, row by row: the relation of each
         member to the head of a household, so that no copy has two heads, or none. Name few and harmless ones: what is
-        named is copied, household by household.
+        named is copied, household by household. The others are then drawn for the first row of each cluster, and for
+        its other rows given what the first one has: put the head of a household first.
 
     Raises
     ------
@@ -122,6 +123,8 @@ class Clusters:
     pools : tuple of ndarray, dtype=int32
         For each fit the clusters that donors are drawn from, with repeats where the fit is to a bootstrap sample;
         empty: from all.
+    led : bool
+        Whether the first row of a cluster is drawn before the others, which are drawn given what it has.
     """
 
     slot: int
@@ -130,6 +133,7 @@ class Clusters:
     rows: NDArray[np.int32] | None = None
     first_rows: Numbers = field(default_factory=lambda: np.zeros(0, np.int64))
     pools: tuple[NDArray[np.int32], ...] = ()
+    led: bool = False
     _layouts: dict[tuple[int, int, int], Layout] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -144,7 +148,8 @@ class Clusters:
         arrays |= {f"pool_{i}": pool for i, pool in enumerate(self.pools)}
         if self.rows is not None:
             arrays["rows"] = self.rows
-        return {"slot": self.slot, "structure": list(self.structure), "pools": len(self.pools)}, arrays
+        record = {"slot": self.slot, "structure": list(self.structure), "pools": len(self.pools), "led": self.led}
+        return record, arrays
 
     @classmethod
     def of_state(cls, record: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Clusters:
@@ -156,6 +161,7 @@ class Clusters:
             arrays.get("rows"),
             arrays["first_rows"],
             tuple(arrays[f"pool_{i}"] for i in range(record["pools"])),
+            record["led"],
         )
 
     def layout(self, entropy: int, copy: int, k: int) -> Layout:

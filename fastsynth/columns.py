@@ -19,7 +19,7 @@ This module knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -39,6 +39,8 @@ Ranks = NDArray[np.unsignedinteger[Any]]
 
 # Code of a value that the column never had; no tree knows it.
 UNSEEN = MAX_CODES
+# Further variables that hold what the first row of a cluster has.
+FIRST = "first"
 # Text of which at least this share of the rows has a value of its own names people.
 IDENTIFIER_SHARE = 0.9
 
@@ -69,7 +71,8 @@ class Variable:
     calendar : tuple of (int, str), or None
         Of what is no column of the table but a part ("weekday", "month", "hour") of the dates in the column of a slot,
         which later columns are predicted from: this slot, and the part. ``bins`` has the code of each rank of the
-        dates.
+        dates. Likewise "size", the rows of a cluster, and "first", what the first row of a cluster has of a column,
+        whose codes are those of the column.
     """
 
     name: str
@@ -86,7 +89,7 @@ class Variable:
     @property
     def codes_are_ranks(self) -> bool:
         """Whether a code says all that a rank does."""
-        return self.bins is None or self.calendar is not None
+        return self.bins is None or (self.calendar is not None and self.calendar[1] != FIRST)
 
     @property
     def first_code(self) -> int:
@@ -213,8 +216,9 @@ class Variable:
     def numbers_of_codes(self) -> NDArray[np.float64]:
         """Number of each code, NaN for missing; the mean where a code stands for several values. Only for numbers."""
         numbers = self.numbers()
-        if self.bins is None or self.calendar is not None:
+        if self.codes_are_ranks:
             return numbers
+        assert self.bins is not None
         known = ~np.isnan(numbers)
         size = np.bincount(self.bins[known], minlength=self.n_codes)
         total = np.bincount(self.bins[known], weights=numbers[known], minlength=self.n_codes)
@@ -355,6 +359,15 @@ def size_of_cluster(cluster: Variable, slot: int, rows: NDArray[np.int64]) -> li
     values = pa.concat_arrays([pa.nulls(1, pa.int64()), pa.array(sizes)])
     known = (values, pa.int64(), 1, False, bins)
     return [Variable(f"{cluster.name}.size", "numeric", *known, False, len(sizes), (slot, "size"))]
+
+
+def of_first_row(variables: Sequence[Variable], names: Collection[str]) -> list[Variable]:
+    """What the first row of a row's cluster has, as further variables: one for each of some columns."""
+    return [
+        replace(variable, name=f"{variable.name}.{FIRST}", calendar=(slot, FIRST))
+        for slot, variable in enumerate(variables)
+        if variable.name in names
+    ]
 
 
 def calendars(variables: Sequence[Variable]) -> list[Variable]:

@@ -57,13 +57,18 @@ def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> t
     """
     counts: Counter[str] = Counter()
     numbers = np.arange(start, stop, dtype=np.int64)
-    upper = None if model.clusters is None else _draw_clusters(model, entropy, copy, numbers)
+    upper = None
+    if model.clusters is not None:
+        # Where the first row of a cluster leads, all rows of it are drawn, though some are of other blocks.
+        numbers = _whole_clusters(model, copy, numbers) if model.clusters.led else numbers
+        upper = _draw_clusters(model, entropy, copy, numbers)
     arrays, _ = _until_alive(
         lambda some, attempt: _Draw(model, entropy, copy, numbers[some], attempt, counts, 1, _at(upper, some)),
         len(numbers),
     )
     if model.exact is not None and model.exact.keep < 1:
         arrays = _without_copies(model, model.exact, entropy, copy, numbers, arrays, upper)
+    arrays = [array.slice(start - numbers[0], stop - start) for array in arrays]
     return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema), counts
 
 
@@ -90,6 +95,14 @@ def _until_alive(make: Callable[[NDArray[np.int64], int], _Draw], n: int) -> tup
 
 
 # Clusters
+
+
+def _whole_clusters(model: Model, copy: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All rows of the clusters that some successive rows are in."""
+    assert model.clusters is not None
+    layout = model.clusters.layout(model.extent[0], copy, model.extent[2])
+    low, high = layout.of_rows(numbers[[0, -1]])
+    return np.arange(layout.starts[low], layout.starts[high + 1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -269,10 +282,16 @@ class _Draw:
         else:
             self.codes = upper.codes[upper.place]
             self.donor = upper.donors[upper.place]
+        clusters = model.clusters
+        self.leader: NDArray[np.int64] | None = None
+        if clusters is not None and clusters.led and upper is not None and level == 1:
+            # Rows come in whole clusters, so the first of each is its first row.
+            self.leader = np.searchsorted(upper.cluster, upper.cluster)
 
     def run(self) -> tuple[list[pa.Array], NDArray[np.int64]]:
         """The columns, and the places of rows for which no value of some column was admissible."""
-        self.rows_of_strata = [np.arange(len(self.numbers), dtype=np.uint32)]
+        rows = np.arange(len(self.numbers), dtype=np.uint32)
+        self.rows_of_strata = [rows] if self.leader is None else [rows[self.leader == rows], rows[self.leader != rows]]
         strata = self.model.strata
         if self.level == 2 and self.upper is not None:
             self._set_sizes(self.upper.donors)
@@ -300,7 +319,8 @@ class _Draw:
                 self._draw(step)
             if strata is not None and step.slot == strata.slots[-1]:
                 self._part_by_stratum()
-        return self.arrays, np.flatnonzero(self.dead)
+        dead = self.dead if self.leader is None else np.bincount(self.leader, self.dead, len(rows))[self.leader] > 0
+        return self.arrays, np.flatnonzero(dead)
 
     def hold(self, arrays: list[pa.Array], rows: NDArray[np.int64]) -> None:
         """Take over rows that were drawn already."""
@@ -355,12 +375,20 @@ class _Draw:
             if slot != step.slot:
                 # A missing code is no date.
                 self.codes[self.codes[:, step.slot] < self.model.variables[step.slot].first_code, slot] = 0
+        self._lead(step)
 
     def _set_ranks(self, step: Step, ranks: Ranks) -> None:
         variable = self.model.variables[step.slot]
         for slot in self.model.slots_of(step.slot):
             self.codes[:, slot] = self.model.variables[slot].codes(ranks)
         self.arrays[step.slot] = variable.decode(ranks)
+        self._lead(step)
+
+    def _lead(self, step: Step) -> None:
+        """Tell all rows of a cluster what the first one has of a column."""
+        slot = self.model.first_of(step.slot)
+        if slot is not None and self.leader is not None:
+            self.codes[:, slot] = self.codes[self.leader, step.slot]
 
     def _column(self, slot: int) -> pa.Array:
         return self.arrays[slot]
@@ -371,10 +399,11 @@ class _Draw:
     def _words(self, kind: int, slot: int, n_words: int, attempt: int) -> NDArray[np.uint64]:
         """Random words (n_words, n): each block of rows has a stream of its own, and so has each further attempt.
 
-        Those of a cluster come from its number, because several tasks may have rows of it.
+        Those of a cluster come from its number, because several tasks may have rows of it; and those of rows from
+        theirs, where tasks draw whole clusters.
         """
-        if self.level == 2:
-            return self._words_of_clusters(self.numbers, (slot, kind, attempt), n_words)
+        if self.level == 2 or self.leader is not None:
+            return self._words_of_clusters(self.numbers, (slot, kind, attempt, self.level), n_words)
         parts, blocks = [], self.numbers // BLOCK_ROWS
         starts = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(blocks)]
         for low, high in itertools.pairwise(starts):
@@ -383,10 +412,10 @@ class _Draw:
             parts.append(random_words(self.entropy, key, n * n_words).reshape(n_words, n))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
-    def _words_of_clusters(self, clusters: NDArray[np.int64], key: tuple[int, ...], n_words: int) -> NDArray[np.uint64]:
-        """Random words (n_words, n_clusters) from the numbers of clusters."""
+    def _words_of_clusters(self, numbers: NDArray[np.int64], key: tuple[int, ...], n_words: int) -> NDArray[np.uint64]:
+        """Random words (n_words, n) from the numbers of clusters, or rows."""
         keys = random_words(self.entropy, (CLUSTER, self.copy, *key), n_words)
-        return hashed(clusters.astype(np.uint64)[None, :], keys[:, None])
+        return hashed(numbers.astype(np.uint64)[None, :], keys[:, None])
 
     # Clusters
 
@@ -485,7 +514,7 @@ class _Draw:
         upper = self.upper
         if upper is None:
             return None
-        key = (block.slots[0], DRAW, 0, 0)
+        key = (block.slots[0], DRAW, 0, 0, 0)
         if self.level == 2:
             words = self._words_of_clusters(self.numbers, key, block.n_cluster_words)
             return Belonging(np.zeros(0, np.int64), upper.donors, self.codes, words)
@@ -552,7 +581,7 @@ class _Draw:
 
     def _draw(self, step: Step) -> None:
         model, variable = self.model, self.model.variables[step.slot]
-        n, columns = len(self.numbers), model.columns(self.copy, step.slot)
+        n, columns = len(self.numbers), model.columns(self.copy, step.slot)[: len(self.rows_of_strata)]
         where = model.where.get(step.slot)
         replaced = np.ones(n, bool) if where is None else where[self.numbers]
         if where is None:
@@ -560,8 +589,31 @@ class _Draw:
         else:
             ranks = model.kept[step.slot][self.numbers].copy()
         numbers = np.full(n if any(column.has_numbers for column in columns) else 0, np.nan)
+        of_strata = list(zip(columns, self.rows_of_strata, strict=True))
+        # The first row of a cluster is drawn before the others, which are drawn given it.
+        for turn in [of_strata] if self.leader is None else [[one] for one in of_strata]:
+            here = replaced
+            if self.leader is not None:
+                here = np.zeros(n, bool)
+                here[turn[0][1]] = True
+            self._draw_turn(step, turn, ranks, numbers, here)
+            if len(numbers):
+                self._set(step, variable.compose(ranks, numbers))
+            else:
+                self._set_ranks(step, ranks)
+
+    def _draw_turn(
+        self,
+        step: Step,
+        of_strata: list[tuple[ColumnModel, Rows]],
+        ranks: Ranks,
+        numbers: NDArray[np.float64],
+        replaced: NDArray[np.bool_],
+    ) -> None:
+        """Draw the rows of some strata that are replaced."""
+        columns = [column for column, _ in of_strata]
         words = self._words_of(step, columns, 0)
-        for column, rows in zip(columns, self.rows_of_strata, strict=True):
+        for column, rows in of_strata:
             for part in _parts(rows[replaced[rows]]):
                 column.draw(self.codes, part, _of_rows(words, part), ranks, numbers, self.donor)
         free = replaced
@@ -573,14 +625,9 @@ class _Draw:
                 if len(numbers):
                     numbers[under] = np.nan
         if step.limits:
-            self._admit(step, columns, ranks, numbers, replaced, free)
+            self._admit(step, of_strata, ranks, numbers, replaced, free)
         if step.guard is not None and step.guard.max_copies is not None and not len(numbers):
-            self._spread(step, columns, ranks, free, step.guard.max_copies)
-        array = variable.compose(ranks, numbers) if len(numbers) else variable.decode(ranks)
-        if len(numbers):
-            self._set(step, array)
-        else:
-            self._set_ranks(step, ranks)
+            self._spread(step, of_strata, ranks, free, step.guard.max_copies)
 
     def _words_of(self, step: Step, columns: list[ColumnModel], attempt: int) -> NDArray[np.uint64]:
         n_words = max(column.n_words for column in columns)
@@ -589,10 +636,15 @@ class _Draw:
     # Copies of donors
 
     def _spread(
-        self, step: Step, columns: list[ColumnModel], ranks: Ranks, free: NDArray[np.bool_], max_copies: int
+        self,
+        step: Step,
+        of_strata: list[tuple[ColumnModel, Rows]],
+        ranks: Ranks,
+        free: NDArray[np.bool_],
+        max_copies: int,
     ) -> None:
         """Give rows other donors where a value is drawn too often for the people who have it."""
-        held = people_of_ranks(columns, len(self.model.variables[step.slot].values))
+        held = people_of_ranks([column for column, _ in of_strata], len(self.model.variables[step.slot].values))
         allowed = np.where(held > 0, max_copies * held, len(ranks))
         block = (self.numbers // BLOCK_ROWS - self.numbers[0] // BLOCK_ROWS).astype(np.int64)
         numbers, words = np.full(len(ranks), np.nan), self._words(GUARD, step.slot, SPREADS, self.attempt)
@@ -616,7 +668,7 @@ class _Draw:
                 has_room: NDArray[np.bool_] = room[block[rows] * len(held) + rank] > 0  # noqa: B023
                 return has_room & self._within_limits(step, rows, rank, number)
 
-            for column, rows in zip(columns, self.rows_of_strata, strict=True):
+            for column, rows in of_strata:
                 here = np.intersect1d(over, rows, assume_unique=True)
                 lost, _ = climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers)
                 settled[lost] = True
@@ -627,7 +679,7 @@ class _Draw:
     def _admit(
         self,
         step: Step,
-        columns: list[ColumnModel],
+        of_strata: list[tuple[ColumnModel, Rows]],
         ranks: Ranks,
         numbers: NDArray[np.float64],
         replaced: NDArray[np.bool_],
@@ -649,9 +701,9 @@ class _Draw:
         bad = bad[~admissible(bad, ranks[bad], shifted[bad])]
         if not len(bad):
             return
+        columns = [column for column, _ in of_strata]
         # Words that choose the kind: once it is admissible, or a value, it stays.
         held = self._words_of(step, columns, 0)[0].copy()
-        of_strata = list(zip(columns, self.rows_of_strata, strict=True))
         for attempt in range(1, TRIES + 1):
             words = self._words_of(step, columns, attempt)
             for column, rows in of_strata:

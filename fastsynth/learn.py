@@ -5,7 +5,7 @@ Files are read twice, piece by piece: once to count the values of each column, o
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastsynth import association
 from fastsynth.columns import (
+    FIRST,
     Codes,
     EncodedTable,
     Ranks,
@@ -24,6 +25,7 @@ from fastsynth.columns import (
     calendars,
     check_size,
     encode,
+    of_first_row,
     size_of_cluster,
     take,
 )
@@ -73,12 +75,15 @@ class Learned:
             table = EncodedTable(variables, ranks, np.take(table.codes, left, axis=0), source.frame)
         return Learned(source, variables, rows, table, self.slopes.without(names))
 
-    def with_calendars(self, cluster: str | None = None) -> Learned:
-        """The same with parts of dates, and sizes of clusters, as further variables that others are predicted from."""
+    def with_calendars(self, cluster: str | None = None, led: Collection[str] = ()) -> Learned:
+        """The same with parts of dates, sizes of clusters, and what the first row of a cluster has of the columns
+        ``led``, as further variables that others are predicted from.
+        """
         parts = calendars(self.variables)
         for slot, variable in enumerate(self.variables):
             if variable.name == cluster:
                 parts += size_of_cluster(variable, slot, self.rows[slot])
+        parts += of_first_row(self.variables, led)
         if not parts:
             return self
         variables, rows = (*self.variables, *parts), (*self.rows, *(np.zeros(len(v.values), np.int64) for v in parts))
@@ -92,7 +97,8 @@ class Learned:
                 codes[:p] = table.codes
             for slot, part in enumerate(parts, p):
                 assert part.calendar is not None
-                codes[slot] = part.codes(table.ranks[part.calendar[0]])
+                # What the first row has is filled in when it is known which one that is.
+                codes[slot] = 0 if part.calendar[1] == FIRST else part.codes(table.ranks[part.calendar[0]])
             table = replace(table, variables=variables, ranks=(*table.ranks, *codes[p:]), codes=codes)
         return replace(self, variables=variables, rows=rows, table=table)
 
@@ -277,7 +283,7 @@ def code_piece(
         if rows is not None:
             low, high = (int(i) for i in np.searchsorted(rows, [start, stop]))
             batch = take(batch, rows[low:high].astype(np.int64) - start)
-        codes, ranks = np.empty((len(variables), high - low), np.uint16), {}
+        codes, ranks = np.zeros((len(variables), high - low), np.uint16), {}
         for slot, variable in enumerate(variables):
             if variable.calendar is not None:
                 continue
@@ -286,7 +292,7 @@ def code_piece(
             if variable.bins is not None:
                 ranks[slot] = of_rows
         for slot, variable in enumerate(variables):
-            if variable.calendar is not None:
+            if variable.calendar is not None and variable.calendar[1] != FIRST:
                 dates = variable.calendar[0]
                 codes[slot] = variable.codes(ranks.get(dates, codes[dates]))
         ruled = {step.slot: _is_ruled(step, batch) for step in steps}

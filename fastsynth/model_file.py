@@ -694,8 +694,10 @@ def _read_tilt(parts: dict[str, bytes], name: str, variables: list[Variable]) ->
     arrays = {key: _array(parts, f"{name}_{key}.arrow") for key in TILT}
     shape = (-1, len(arrays["ranks"]))
     arrays |= {key: np.ascontiguousarray(arrays[key].reshape(shape)) for key in ("weights", "counts", "centre")}
-    whole = len(linear.index) == len(linear.value) == linear.offset[-1] and len(linear.index) > 0
-    whole = whole and -1 <= linear.index.min() <= linear.index.max() < len(arrays["weights"])
+    whole = len(linear.index) == len(linear.value) == linear.offset[-1]
+    # Without predictors, as with effects of clusters alone, there are no features.
+    least, most = linear.index.min(initial=-1), linear.index.max(initial=-1)
+    whole = whole and -1 <= least <= most < max(len(arrays["weights"]), 1 - len(linear.index))
     counts, centre, weights = (arrays[key] for key in ("counts", "centre", "weights"))
     whole = whole and counts.shape == centre.shape and shape[1] <= _calibrate.MOST_CLASSES
     if not whole or not all(np.isfinite(array).all() for array in (counts, centre, weights, linear.value)):

@@ -18,7 +18,7 @@ import polars as pl
 from fastsynth._tree import MAX_SLOTS
 from fastsynth.blocks import BLOCKS, Block, Copula, LatentNormal
 from fastsynth.clusters import Cluster
-from fastsynth.columns import Variable
+from fastsynth.columns import FIRST, Variable
 from fastsynth.errors import DataError, OptionError, PlanError, check_count
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern
@@ -110,6 +110,8 @@ class Step:
     noise : float
     level : int
         2 for what is constant within clusters, and drawn once for each; else 1.
+    first : tuple of int
+        Slots of what the first row of a cluster has, which its other rows are predicted from beside ``predictors``.
     """
 
     slot: int
@@ -127,6 +129,7 @@ class Step:
     smoothing: str | None = None
     noise: float = 0.0
     level: int = 1
+    first: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,9 +216,14 @@ def make_plan(
         As in ``synthesize``.
     """
     parts: dict[int, list[int]] = {}
+    first: dict[int, int] = {}
     for place, variable in enumerate(variables):
         if variable.calendar is not None:
-            parts.setdefault(variable.calendar[0], []).append(place)
+            of, part = variable.calendar
+            if part == FIRST:
+                first[of] = place
+            else:
+                parts.setdefault(of, []).append(place)
     n_all, variables = len(variables), [v for v in variables if v.calendar is None]
     names = [v.name for v in variables]
     check_columns(columns, names)
@@ -364,6 +372,8 @@ def make_plan(
             chosen |= strongest(able, wanted, AUTO_PREDICTORS) if wanted else {}
         chosen = {of: (*_with_parts(predictors_of, parts), *sizes) for of, predictors_of in chosen.items()}
         steps = [_with_predictors(step, chosen, slot) for step in steps]
+    if first:
+        steps = [_with_first(step, first) for step in steps]
     # Posterior draws of a chain differ from copy to copy, so trees beside them have to as well.
     proper = proper or any(isinstance(block, LatentNormal) for block in blocks)
     of_cluster = None if cluster is None else slot[cluster.column]
@@ -624,6 +634,13 @@ def _with_predictors(step: Step, chosen: Mapping[int, tuple[int, ...]], slot: Ma
         return step
     coarse = {slot[step.method.within]} if isinstance(step.method, Nested) else set()
     return replace(step, predictors=tuple(sorted({*chosen[step.slot], *coarse})))
+
+
+def _with_first(step: Step, first: Mapping[int, int]) -> Step:
+    """The step with what the first row of a cluster has of the column and its predictors."""
+    if step.action != "draw" or step.level == 2 or isinstance(step.method, Sample):
+        return step
+    return replace(step, first=tuple(first[slot] for slot in (*step.predictors, step.slot) if slot in first))
 
 
 def _place(variable: Variable, column: Column) -> tuple[bool, bool, int]:

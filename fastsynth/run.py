@@ -24,7 +24,7 @@ from fastsynth import draw
 from fastsynth.block_fits import fit_blocks
 from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, find_blur, fit_calibrated
 from fastsynth.clusters import Clusters
-from fastsynth.columns import EncodedTable, Ranks, Variable
+from fastsynth.columns import FIRST, EncodedTable, Ranks, Variable
 from fastsynth.draw import draw_rows
 from fastsynth.errors import DataError
 from fastsynth.exact import Exact
@@ -229,11 +229,16 @@ def fit_plan(
                 if cells.weights is not None:
                     rows = weighted_rows(rows, cells.weights, True, entropy)
             own_cluster = cluster if rows.coded is None else cluster[rows.coded]
-            setting = replace(Setting.of(table, rows, entropy, cells), cluster=own_cluster, clusters=clusters)
+            stratum, turns = None, 1
+            if clusters.led:
+                stratum, turns = _lead(table, own_cluster), 2
+            setting = Setting.of(table, rows, entropy, cells, stratum, turns)
+            setting = replace(setting, cluster=own_cluster, clusters=clusters)
         else:
             setting = Setting.of(table, rows, entropy, cells)
         fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in range(len(rows.shapes) * setting.n_strata))
-        jobs = [(fit, step) for fit in range(len(fits)) for step in drawn]
+        # What is constant within clusters is drawn as the first row is.
+        jobs = [(i, step) for i in range(len(fits)) for step in drawn if step.level == 1 or i % setting.n_strata == 0]
         if fit_rows is not None and not plan.proper and cells.weights is None and strata is None and clusters is None:
             margins = [job for job in jobs if not job[1].predictors and job[1].slot not in setting.free]
             for fit, step in margins:
@@ -251,6 +256,8 @@ def fit_plan(
             tick(1)
 
         executor.map(fit_step, setting, jobs, done, at_most)
+        for i, of_fit in enumerate(fits):
+            of_fit.update({step.slot: fits[i - i % setting.n_strata][step.slot] for step in drawn if step.level == 2})
         every = np.arange(table.n_rows, dtype=np.uint32)
         of_strata = [every] if strata is None else _split(every, own, len(strata.rows))
         blocks, imputed, chains = fit_blocks(
@@ -305,7 +312,20 @@ def find_clusters(
         pools = (np.repeat(np.arange(len(sizes), dtype=np.int32), _times(total / sizes, entropy)),)
     if any(step.slot == slot and step.action == "keep" for step in plan.steps):
         return Clusters(slot, sizes, rows=cluster, first_rows=order[np.cumsum(sizes) - sizes]), cluster
-    return Clusters(slot, sizes, structure, pools=pools), cluster
+    return Clusters(slot, sizes, structure, pools=pools, led=bool(structure)), cluster
+
+
+def _lead(table: EncodedTable, cluster: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Fill in what the first rows of clusters have, for their other rows; 0 for each first row, 1 for the others."""
+    rows = np.arange(table.n_rows)
+    first = np.zeros(int(cluster.max()) + 1, np.int64)
+    # Written backwards, so that the first row of each cluster is what stays.
+    first[cluster[::-1]] = rows[::-1]
+    for slot, variable in enumerate(table.variables):
+        if variable.calendar is not None and variable.calendar[1] == FIRST:
+            table.codes[slot] = table.codes[variable.calendar[0], first[cluster]]
+    other: NDArray[np.int64] = (first[cluster] != rows).astype(np.int64)
+    return other
 
 
 def bootstrap_clusters(clusters: Clusters, cluster: NDArray[np.int32], m: int, entropy: int) -> tuple[Rows, Clusters]:
@@ -445,8 +465,9 @@ class Setting:
         """Rows that give a column's trees their shape, and those that fill the leaves if they are others."""
         shape, leaves = self.by_fit[fit]
         if step.level == 2:
-            shape = self._one_a_cluster(shape if leaves is None else leaves)
-            leaves = None
+            shape = shape if leaves is None else leaves
+            # First rows are one of each cluster.
+            shape, leaves = shape if self.n_strata == 2 else self._one_a_cluster(shape), None
         if step.slot not in self.free:
             return shape, leaves
         free, least = self.free[step.slot], getattr(step.method, "minbucket", 1)
@@ -455,6 +476,11 @@ class Setting:
             # Too few of the rows that the column is fitted on are among those that give the shape.
             few = np.unique(filling)
         return (few, filling) if len(few) >= least else (shape, leaves)
+
+    def is_alone(self, fit: int, step: Step) -> bool:
+        """Whether there is one row of each cluster, so that effects of clusters cannot be told from what is left."""
+        first = self.clusters is not None and self.clusters.led and fit % self.n_strata == 0
+        return self.clusters is None or step.level == 2 or first
 
     def _one_a_cluster(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """One row of each cluster among some rows, as often as it is among them as a whole."""
@@ -488,6 +514,9 @@ def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
     key = random_words(setting.entropy, (REFILL, fit // setting.n_strata, step.slot), 1)
     words = partial(_row_words, setting.rows.coded, key)
     shape, leaves = setting.chosen(fit, step)
+    led = setting.clusters is not None and setting.clusters.led
+    if led and fit % setting.n_strata:
+        step = replace(step, predictors=tuple(sorted({*step.predictors, *step.first})))
     model = _fit_step(setting, fit, step, shape, leaves, words)
     rows = shape if leaves is None else leaves
     if step.guard is not None:
@@ -537,11 +566,11 @@ def _fit_step(
 ) -> ColumnModel:
     table, rows, method = setting.table, setting.rows, step.method
     filling = shape if leaves is None else leaves
-    if isinstance(method, Calibrated) or (setting.clusters is not None and step.level == 1):
+    if isinstance(method, Calibrated) or (setting.clusters is not None and not setting.is_alone(fit, step)):
         minbucket = 1 if isinstance(method, Sample) else method.minbucket  # type: ignore[union-attr]
         special = (step.spikes, step.groups, rows.weighted)
         job = Job(table, step.slot, step.predictors, minbucket, shape, filling, words, *special)
-        if setting.clusters is None or setting.cluster is None or step.level == 2:
+        if setting.clusters is None or setting.cluster is None or setting.is_alone(fit, step):
             return fit_calibrated(job)
         assert isinstance(method, Cart | Sample | Calibrated)
         return fit_clustered(job, setting.cluster, setting.clusters.n_clusters, method)

@@ -23,7 +23,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from fastsynth import model_file
-from fastsynth.blocks import BLOCKS, Block, LatentNormal
+from fastsynth.blocks import BLOCKS, Block, Copula, LatentNormal
 from fastsynth.clusters import Cluster
 from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, source_of, summary_of
 from fastsynth.draw import BLOCK_ROWS
@@ -538,7 +538,7 @@ class Synthesizer:
             _refuse_beyond_memory(learned.source.frame.schema, m, k or n, memory)
         if fit_rows is not None and fit_rows >= n:
             fit_rows = None
-        _refuse_parts(plan, fit_rows, self.weights)
+        _refuse_parts(plan, fit_rows, self.weights, self.copies)
         _refuse_few_rows(fit_rows, plan, share)
         exact = find_exact(learned, plan, self.copies, executor)
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
@@ -601,7 +601,10 @@ class Synthesizer:
         if of_cluster is not None:
             level2 = find_level2(learned, of_cluster, executor)
             patterns |= cluster_pattern(learned, of_cluster, columns.get(of_cluster, Column()))
-        learned = learned.with_calendars(of_cluster)
+        led: list[str] = []
+        if cluster is not None and len(cluster.structure):
+            led = [name for name in learned.source.frame.schema.names if name not in {*level2, *patterns}]
+        learned = learned.with_calendars(of_cluster, led)
         where = read_where(learned.source, self.where, executor)
         plan = make_plan(
             learned.variables,
@@ -1101,8 +1104,16 @@ def _refuse_given_beside(model: Model) -> None:
         raise OptionError(f"given: the model has {what}, which cannot be given in part. Fit without, or keep columns.")
 
 
-def _refuse_parts(plan: Plan, fit_rows: int | None, weights: str | None) -> None:
-    """Refuse what a chain, or a bootstrap of clusters, cannot do."""
+def _refuse_parts(plan: Plan, fit_rows: int | None, weights: str | None, copies: str) -> None:
+    """Refuse what joint models, and models of clusters, cannot do."""
+    if any(isinstance(block, Copula) for block in plan.blocks) and (weights is not None or plan.strata):
+        what = "weights" if weights is not None else "strata"
+        raise OptionError(f"{what}: the tables that a Copula counts know nothing of them. Leave {what} out.")
+    if any(step.action == "structure" for step in plan.steps) and copies != "keep":
+        raise OptionError(
+            f"copies={copies!r}: members of a cluster are drawn given its first row, so none can be drawn anew alone. "
+            "Use copies='keep', or leave out structure."
+        )
     chained = any(isinstance(block, LatentNormal) for block in plan.blocks)
     if chained and (fit_rows is not None or weights is not None):
         what = "fit_rows" if fit_rows is not None else "weights"
