@@ -36,7 +36,7 @@ CUTS = np.array([0.0, 1.2])
 
 
 def latent_table(n: int, n_clusters: int, missing: float, seed: int) -> pl.DataFrame:
-    """A table of a latent normal model of two levels: numbers x and y, binary b, ordered o, unordered c (3 levels each).
+    """A table of a latent normal model of two levels: numbers x and y, binary b, ordered o and unordered c of 3 levels.
 
     Clusters have about n / n_clusters rows, at least one; in each column a share ``missing`` of the cells is missing
     completely at random.

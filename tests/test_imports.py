@@ -41,6 +41,7 @@ FLOORS = {
     "formulas": 3,
     "identifiers": 3,
     "pooling": 3,
+    "regressions": 3,
     "slopes": 3,
     "statfiles": 3,
     "blur": 3.5,
