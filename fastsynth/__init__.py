@@ -8,8 +8,8 @@ from fastsynth.domains import Bins
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
+from fastsynth.options import Column, Guard, Rule
 from fastsynth.pictures import plot_coefficients, plot_compare
-from fastsynth.plan import Column, Guard, Rule
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.private import DpCart
 from fastsynth.protect import Protected, protect

@@ -108,6 +108,26 @@ SMALL_STEP = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Clusters:
+    """Effects of clusters on a number.
+
+    Attributes
+    ----------
+    of_row : ndarray of shape (n_rows,), dtype=int32
+        Cluster of each row of the table.
+    effect, drawn : ndarray of shape (n_clusters,), dtype=float64
+        What is taken off the numbers before a fit, and what is added to draws.
+    stretch : ndarray of shape (n_clusters,), dtype=float64
+        What is left over is multiplied by this.
+    """
+
+    of_row: NDArray[np.int32]
+    effect: Floats
+    drawn: Floats
+    stretch: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """What a model is fitted to.
 
@@ -129,6 +149,8 @@ class Job:
         Groups of quantiles that are drawn first; 0 for none.
     weighted : bool
         Whether ``leaves`` hold rows as often as they weigh.
+    clusters : Clusters or None
+        Effects that numbers are fitted without.
     """
 
     table: EncodedTable
@@ -141,6 +163,7 @@ class Job:
     spikes: tuple[int, ...] = ()
     groups: int = 0
     weighted: bool = False
+    clusters: Clusters | None = None
 
     def only(self, wanted: NDArray[np.bool_]) -> Job:
         """The rows whose rank of the target is wanted."""
@@ -151,6 +174,11 @@ class Job:
             # Too few of these rows are among those that give the shape.
             shape = np.unique(leaves) if self.weighted else leaves
         return replace(self, shape=shape, leaves=leaves)
+
+    def numbers(self, of_rank: Floats, rows: Rows) -> Floats:
+        """Numbers of rows of the table, given those of the ranks, without the effects of their clusters."""
+        y: Floats = of_rank[self.table.ranks[self.target][rows]]
+        return y if self.clusters is None else y - self.clusters.effect[self.clusters.of_row[rows]]
 
     @property
     def chance(self) -> float:
@@ -173,17 +201,17 @@ def fit_calibrated(job: Job) -> ColumnModel:
     variable, ranks = table.variables[target], table.ranks[target]
     if not job.predictors:
         return replace(fit_column(table, target, (), Sample(), job.leaves), note=NO_PREDICTORS)
-    used = _used(ranks, job.leaves, len(variable.values))
+    used = used_ranks(ranks, job.leaves, len(variable.values))
     if variable.kind != "numeric":
-        tree, tilt, note = _fit_classes(job, ranks, used)
+        tree, tilt, note = fit_classes(job, ranks, used)
         return ColumnModel(None, tree, variable.first, tilt=tilt, note=note)
     if job.groups:
         return _fit_groups(job)
     values = np.flatnonzero(used[variable.first :]) + variable.first
-    rows = _count(job)
+    rows = count_rows(job)
     if 0 < len(values) <= min(MOST_CLASSES, rows[values].sum() // ROWS_A_VALUE):
         return _fit_few_numbers(job, used)
-    reason = _why_donors(job, values, rows)
+    reason = why_donors(job, values, rows)
     if reason == HEAPED and len(values) <= MOST_VALUES:
         return _fit_few_numbers(job, used)
     return _fit_numbers(job, values, rows, reason)
@@ -193,12 +221,12 @@ def _fit_groups(job: Job) -> ColumnModel:
     """A number as groups of its quantiles, which are classes."""
     variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
     pools, grouped = group(variable, ranks, job.leaves, job.spikes, job.groups)
-    tree, tilt, note = _fit_classes(job, grouped, _used(grouped, job.leaves, len(variable.values)))
+    tree, tilt, note = fit_classes(job, grouped, used_ranks(grouped, job.leaves, len(variable.values)))
     note = f"{len(pools.lowest)} groups as classes; {note}"
     return ColumnModel(None, tree, variable.first, tilt=tilt, pools=pools, note=note)
 
 
-def _used(ranks: Ranks, rows: Rows, n_ranks: int) -> NDArray[np.bool_]:
+def used_ranks(ranks: Ranks, rows: Rows, n_ranks: int) -> NDArray[np.bool_]:
     """Whether each rank occurs."""
     seen = np.zeros(n_ranks, np.uint8)
     _tree.occurring(ranks, rows, seen)
@@ -221,7 +249,7 @@ def _fit_few_numbers(job: Job, used: NDArray[np.bool_]) -> ColumnModel:
         job = job.only(np.arange(len(used)) >= first)
     present = used.copy()
     present[:first] = False
-    tree, tilt, note = _fit_classes(job, ranks, present, variable.numbers())
+    tree, tilt, note = fit_classes(job, ranks, present, variable.numbers())
     return ColumnModel(missing, tree, first, tilt_missing, tilt, note=f"{int(present.sum())} values as classes; {note}")
 
 
@@ -230,15 +258,15 @@ def _fit_kinds(job: Job, kind_of_rank: NDArray[np.int64], present: int) -> tuple
     variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
     kind: Ranks = kind_of_rank.astype(variable.rank_dtype)
     kinds: Ranks = kind[ranks]
-    return _fit_classes(job, kinds, _used(kinds, job.leaves, max(present, len(kind_of_rank)) + 1))
+    return fit_classes(job, kinds, used_ranks(kinds, job.leaves, max(present, len(kind_of_rank)) + 1))
 
 
-def _why_donors(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> str | None:
+def why_donors(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> str | None:
     """Why a numeric column of many values is drawn from plain donors; None if it is not."""
     variable = job.table.variables[job.target]
     if not any(job.table.variables[slot].kind == "numeric" for slot in job.predictors):
         return "all predictors are categories"
-    dense = np.setdiff1d(values, _spikes(job, rows))
+    dense = np.setdiff1d(values, spikes_of(job, rows))
     n_dense = int(rows[dense].sum())
     if n_dense < SPIKE_ROWS:
         return f"only {n_dense} rows with a value that does not pile up"
@@ -271,7 +299,7 @@ def exact_to(variable: Variable) -> float | None:
     return None
 
 
-def _count(job: Job) -> NDArray[np.int64]:
+def count_rows(job: Job) -> NDArray[np.int64]:
     """Rows of each rank, each once whatever it weighs."""
     variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
     rows, people = np.zeros(len(variable.values), np.int64), np.unique(job.leaves) if job.weighted else job.leaves
@@ -280,7 +308,7 @@ def _count(job: Job) -> NDArray[np.int64]:
     return rows
 
 
-def _spikes(job: Job, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def spikes_of(job: Job, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Ranks of values on which the column piles up, found or named."""
     present = rows.copy()
     present[: job.table.variables[job.target].first] = 0
@@ -311,7 +339,7 @@ def _is_heaped(values: Floats, rows: NDArray[np.int64], exact_to: float | None) 
 def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64], reason: str | None) -> ColumnModel:
     """The model of many values: kinds first, then shifted donors, or plain ones if there is a reason."""
     first, n_ranks, notes = job.table.variables[job.target].first, len(rows), []
-    spikes = _spikes(job, rows)
+    spikes = spikes_of(job, rows)
     missing = tilt_missing = present = None
     if rows[:first].any() or len(spikes):
         # Kinds are what is missing and the spikes; all else is the kind "present".
@@ -322,7 +350,7 @@ def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64], r
         values = np.setdiff1d(values, spikes)
     shifted = _shift(job, values, rows) if reason is None else reason
     if isinstance(shifted, str):
-        tree, note = _donors(job, shifted)
+        tree, note = plain_donors(job, shifted)
         return ColumnModel(missing, tree, first, tilt_missing, present=present, note=", ".join([note, *notes]))
     spread, means, shift, note = shifted
     note = "shifted donors; " + ", ".join([*notes, note])
@@ -339,7 +367,7 @@ def _shift(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> tupl
     )
     for logarithm in (False, True)[: 1 + (grid.low > 0)]:
         y = np.log(np.where(numbers > 0, numbers, 1)) if logarithm else numbers
-        regressed = _regress(job, y, grid, logarithm, tails)
+        regressed = regress(job, y, grid, logarithm, tails)
         if isinstance(regressed, str):
             reason = regressed
             continue
@@ -350,7 +378,7 @@ def _shift(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> tupl
     return reason
 
 
-def _donors(job: Job, reason: str) -> tuple[Tree | None, str]:
+def plain_donors(job: Job, reason: str) -> tuple[Tree | None, str]:
     """A tree of plain donors of rows that have a value, and a note; no tree without such rows."""
     method = Cart(minbucket=job.minbucket if reason == HEAPED else max(job.minbucket // DONORS_SHARE, 1))
     note = f"donors, leaves of {method.minbucket}: {reason}"
@@ -362,7 +390,7 @@ def _donors(job: Job, reason: str) -> tuple[Tree | None, str]:
     return model.values, note
 
 
-class _Normal:
+class Normal:
     """Sums for least squares.
 
     Attributes
@@ -401,21 +429,21 @@ class _Normal:
         return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, 36)), exponent - 36))
 
 
-def _regress(
+def regress(
     job: Job, numbers: Floats, grid: Grid, logarithm: bool, tails: Floats
 ) -> tuple[Tree, Tree, Shift, int, float] | str:
     """Regression, tree of means, regression within its leaves, tree of spread with its donors, or why they do harm.
 
     The last item is the share of draws outside the range.
     """
-    table, ranks, shape, n = job.table, job.table.ranks[job.target], job.shape, len(job.leaves)
-    y_shape = numbers[ranks[shape]]
+    table, shape, n = job.table, job.shape, len(job.leaves)
+    y_shape = job.numbers(numbers, shape)
     middle = float(np.median(y_shape))
     y_shape = y_shape - middle
-    features = _choose_features(job, y_shape, True)
+    features = choose_features(job, y_shape, True)
     if len(shape) < max(ROWS_A_LINEAR * (1 + features.size), SPIKE_ROWS):
         return f"only {len(shape)} rows for {features.size} feature(s)"
-    normal = _Normal(features.size)
+    normal = Normal(features.size)
     for start in range(0, len(shape), BLOCK):
         block = slice(start, start + BLOCK)
         normal.add(features.matrix(table.codes, shape[block]), y_shape[block])
@@ -423,15 +451,15 @@ def _regress(
     beta = normal.solve(features.n_linear, *of_all)
     first_guess = Combination.of(features, beta)
     e_shape = y_shape - first_guess(table.codes, shape)
-    means = _grow_numbers(job, e_shape, MEANS_BEYOND).numbered()
+    means = grow_numbers(job, e_shape, MEANS_BEYOND).numbered()
     leaf = job.leaf_numbers(means)
 
     # Within the leaves.
-    normal = _Normal(features.size)
+    normal = Normal(features.size)
     sums, totals = np.zeros((means.n_leaves, features.size)), np.zeros((means.n_leaves, 1))
     for block in job.blocks():
         matrix = features.matrix(table.codes, job.leaves[block])
-        e = numbers[ranks[job.leaves[block]]] - middle - first_guess(table.codes, job.leaves[block])
+        e = job.numbers(numbers, job.leaves[block]) - middle - first_guess(table.codes, job.leaves[block])
         normal.add(matrix, e)
         _calibrate.add_by_leaf(matrix, leaf[block], sums)
         _calibrate.add_by_leaf(e[None], leaf[block], totals)
@@ -447,27 +475,41 @@ def _regress(
     r = np.empty(n, np.float32)
     for block in job.blocks():
         rows = job.leaves[block]
-        r[block] = numbers[ranks[rows]] - regression(table.codes, rows) - level[leaf[block]]
+        r[block] = job.numbers(numbers, rows) - regression(table.codes, rows) - level[leaf[block]]
     r_shape = (r if shape is job.leaves else r[np.searchsorted(job.leaves, shape)]).astype(float)
     del leaf
     sd = float(r_shape.std())
     # Where nothing is left there is no spread to grow on.
-    spread = _grow_numbers(job, np.log(np.abs(r_shape) + 0.1 * sd) if sd > 0 else r_shape, 0)
+    spread = grow_numbers(job, np.log(np.abs(r_shape) + 0.1 * sd) if sd > 0 else r_shape, 0)
     shift = Shift(regression, level, grid, logarithm, tails)
-    filled = _donors_by_leaf(job, spread, r)
+    filled = donors_by_leaf(job, spread, r)
+    harm = harm_of(job, y_shape + middle, r_shape, spread.donors, sd, shift)
+    return harm if isinstance(harm, str) else (filled, means, shift, features.size, harm)
+
+
+def harm_of(job: Job, y: Floats, r_shape: Floats, order: NDArray[np.uint32], sd: float, shift: Shift) -> float | str:
+    """Share of shifted draws outside the range, or why they would do harm.
+
+    ``y``, without effects of clusters, and what is left over are of the rows of the shape, ``order`` is by leaf.
+    """
     # Every row of the shape once with what is left of the next, which is of its leaf but for the last one of each.
-    order = spread.donors
-    fitted = y_shape + middle - r_shape
+    fitted = y - r_shape
     drawn = fitted[order] + np.roll(r_shape[order], 1)
-    low, high = np.log([grid.low, grid.high]) if logarithm else (grid.low, grid.high)
+    if job.clusters is not None:
+        cluster = job.clusters.of_row[job.shape]
+        y = y + job.clusters.effect[cluster]
+        # And with the effect of some other cluster.
+        drawn += np.roll(job.clusters.drawn[cluster], len(cluster) // 2)[order]
+    grid = shift.grid
+    low, high = np.log([grid.low, grid.high]) if shift.logarithm else (grid.low, grid.high)
     beyond = np.abs(drawn - np.clip(drawn, low, high))
     outside = float(np.mean(beyond > 0))
     harmful = outside > MOST_OUTSIDE or (outside > OUTSIDE and np.sqrt(np.square(beyond).mean()) > BEYOND * sd)
     if harmful:
         return f"{100 * outside:.0f} % of shifted draws fall outside its range"
-    if _is_unlike(y_shape + middle, np.clip(drawn, low, high), fitted, fitted[order]):
+    if _is_unlike(y, np.clip(drawn, low, high), fitted, fitted[order]):
         return "shifted draws are distributed otherwise"
-    return filled, means, shift, features.size, outside
+    return outside
 
 
 def _is_unlike(y: Floats, drawn: Floats, fitted: Floats, fitted_drawn: Floats) -> bool:
@@ -493,7 +535,7 @@ def _is_unlike(y: Floats, drawn: Floats, fitted: Floats, fitted_drawn: Floats) -
     return False
 
 
-def _grow_numbers(job: Job, y: Floats, beyond: float) -> Tree:
+def grow_numbers(job: Job, y: Floats, beyond: float, cp: float = CP) -> Tree:
     """Grow a tree of a number of the shape's rows; its donors are places in them."""
     n, table, rows = len(job.shape), job.table, job.shape
     places = np.arange(n, dtype=np.uint32)
@@ -502,11 +544,16 @@ def _grow_numbers(job: Job, y: Floats, beyond: float) -> Tree:
         table, rows = replace(table, codes=np.take(table.codes, rows, axis=1)), places
     place = places if rows is places else np.zeros(table.n_rows, np.uint32)
     place[rows] = places
-    return grow(table, job.predictors, job.minbucket, CP, beyond * job.chance, rows, place, scaled(y, n), 0)
+    return grow(table, job.predictors, job.minbucket, cp, beyond * job.chance, rows, place, scaled(y, n), 0)
 
 
-def _donors_by_leaf(job: Job, tree: Tree, r: NDArray[np.float32]) -> Tree:
-    """The tree with what is left of all rows by leaf, less its mean there, as donors: the bits of single floats."""
+def donors_by_leaf(job: Job, tree: Tree, r: NDArray[np.float32], regained: bool = True) -> Tree:
+    """The tree with what is left of all rows by leaf, less its mean there, as donors: the bits of single floats.
+
+    ``r`` is overwritten. ``regained`` makes good the part of the variance that centring takes away.
+    """
+    if job.clusters is not None:
+        r *= job.clusters.stretch[job.clusters.of_row[job.leaves]]
     node = leaves_of(job.table, tree, job.leaves, job.words)
     sums = np.zeros((len(tree.nodes), 1))
     for block in job.blocks():
@@ -514,7 +561,7 @@ def _donors_by_leaf(job: Job, tree: Tree, r: NDArray[np.float32]) -> Tree:
     sizes = np.maximum(np.bincount(node, minlength=len(sums)), 1)
     sums[:, 0] /= sizes
     # Centring takes away a part of the variance.
-    scale = np.sqrt(sizes / np.maximum(sizes - 1, 1))
+    scale = np.sqrt(sizes / np.maximum(sizes - 1, 1)) if regained else np.ones(len(sizes))
     for block in job.blocks():
         r[block] = (r[block] - sums[node[block], 0]) * scale[node[block]]
     nodes, count, donors = tree.nodes.copy(), tree.count.copy(), np.empty(len(r), np.uint32)
@@ -522,7 +569,7 @@ def _donors_by_leaf(job: Job, tree: Tree, r: NDArray[np.float32]) -> Tree:
     return replace(tree, nodes=nodes, count=count, donors=donors)
 
 
-def _choose_features(job: Job, y: Floats, hinged: bool) -> Features:
+def choose_features(job: Job, y: Floats, hinged: bool) -> Features:
     """Features of a target whose values in the rows of the shape are y; with hinges and products where wanted.
 
     Linear ones stay; of hinges and products those that correlate most with what the linear ones leave over.
@@ -653,7 +700,7 @@ def find_tails(values: Floats, rows: NDArray[np.int64]) -> Floats:
 # Classes
 
 
-def _fit_classes(
+def fit_classes(
     job: Job, ranks: Ranks, used: NDArray[np.bool_], numbers: Floats | None = None
 ) -> tuple[Tree, Tilt | None, str]:
     """Tree of a categorical target, and the tilt of its leaves.
@@ -678,7 +725,7 @@ def _fit_classes(
     tree = grow(table, job.predictors, job.minbucket, CP, chance, job.shape, ranks, target, n_classes)
     classes = np.flatnonzero(used).astype(ranks.dtype)
     commonest = int(np.argmax(np.bincount(class_of[ranks[job.shape]], minlength=len(classes))))
-    features = _choose_features(job, (class_of[ranks[job.shape]] == commonest).astype(float), False)
+    features = choose_features(job, (class_of[ranks[job.shape]] == commonest).astype(float), False)
     most = MOST_VALUES if by_value else MOST_CLASSES
     if len(classes) > most or not features.size or len(classes) < 2:
         note = f"{len(classes)} classes" if len(classes) > most else "nothing to tilt"

@@ -22,9 +22,9 @@ from fastsynth.disclosure import identical_rows
 from fastsynth.errors import ClusterError, FastsynthError, OptionError, OutputError
 from fastsynth.methods import METHODS, Calibrated, Cart
 from fastsynth.model_file import check_new_file
+from fastsynth.options import Column, Guard, Rule, find_method
 from fastsynth.output import AUDIT, Output, copy_name, part_name
 from fastsynth.pictures import plot_compare
-from fastsynth.plan import Column, Guard, Rule, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import check_new_report, report
 from fastsynth.run import part_names

@@ -15,7 +15,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth import association
-from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, calendars, check_size, encode, take
+from fastsynth.columns import (
+    Codes,
+    EncodedTable,
+    Ranks,
+    Tally,
+    Variable,
+    calendars,
+    check_size,
+    encode,
+    size_of_cluster,
+    take,
+)
 from fastsynth.execute import Executor, Tick
 from fastsynth.plan import Step
 from fastsynth.rowwise import under_rules
@@ -62,9 +73,12 @@ class Learned:
             table = EncodedTable(variables, ranks, np.take(table.codes, left, axis=0), source.frame)
         return Learned(source, variables, rows, table, self.slopes.without(names))
 
-    def with_calendars(self) -> Learned:
-        """The same with parts of dates as further variables, which later columns are predicted from."""
+    def with_calendars(self, cluster: str | None = None) -> Learned:
+        """The same with parts of dates, and sizes of clusters, as further variables that others are predicted from."""
         parts = calendars(self.variables)
+        for slot, variable in enumerate(self.variables):
+            if variable.name == cluster:
+                parts += size_of_cluster(variable, slot, self.rows[slot])
         if not parts:
             return self
         variables, rows = (*self.variables, *parts), (*self.rows, *(np.zeros(len(v.values), np.int64) for v in parts))
@@ -89,8 +103,7 @@ class Learned:
             return self
         variables, rows = list(self.variables), list(self.rows)
         for slot in blank:
-            variables[slot] = replace(variables[slot], values=variables[slot].values[:1], first=1, has_nan=False)
-            variables[slot] = replace(variables[slot], bins=None, has_missing=True, n_used=0)
+            variables[slot] = variables[slot].blank()
             rows[slot] = np.array([self.n_rows])
         table = self.table
         if table is not None:
@@ -104,22 +117,26 @@ class Learned:
 
 
 def learn(
-    source: Source, executor: Executor, tick: Tick, cont_na: Mapping[str, Sequence[Any]] | None = None
+    source: Source,
+    executor: Executor,
+    tick: Tick,
+    cont_na: Mapping[str, Sequence[Any]] | None = None,
+    many: str | None = None,
 ) -> Learned:
     """Learn what every column holds, from all rows: one pass over files; a table in memory is coded at once.
 
-    ``cont_na`` are values that are kinds of missing, by column.
+    ``cont_na`` are values that are kinds of missing, by column; the column ``many`` may have any number of categories.
     """
     cont_na = cont_na or {}
     names = numeric_columns(source.frame.schema, cont_na)
     if isinstance(source, TableSource):
-        table = encode(source.table, source.frame, cont_na)
+        table = encode(source.table, source.frame, cont_na, many)
         tick(source.table.num_rows)
         rows = [np.bincount(r, minlength=len(v.values)) for v, r in zip(table.variables, table.ranks, strict=True)]
         slopes = Slopes.of(source.table, names)
         return Learned(source, table.variables, tuple(rows), table, slopes)
     check_size(source.starts[-1], len(source.frame.schema))
-    tallies = _tallies(source, cont_na)
+    tallies = _tallies(source, cont_na, many)
 
     def merge(i: int, found: tuple[list[Tally], Slopes]) -> Slopes:
         for tally, more in zip(tallies, found[0], strict=True):
@@ -127,23 +144,24 @@ def learn(
         tick(source.starts[i + 1] - source.starts[i])
         return found[1]
 
-    of_pieces = executor.map(tally_piece, (source, cont_na, names), source.jobs(), merge)
+    of_pieces = executor.map(tally_piece, (source, cont_na, names, many), source.jobs(), merge)
     learned = [tally.variable(keep_unused=source.frame.backend == "pandas") for tally in tallies]
     variables, rows_of = zip(*learned, strict=True)
     return Learned(source, variables, rows_of, None, add_up(of_pieces))
 
 
-def _tallies(source: Source, cont_na: Mapping[str, Sequence[Any]]) -> list[Tally]:
-    return [Tally(field.name, field.type, cont_na.get(field.name, ())) for field in source.frame.schema]
+def _tallies(source: Source, cont_na: Mapping[str, Sequence[Any]], many: str | None) -> list[Tally]:
+    fields = source.frame.schema
+    return [Tally(field.name, field.type, cont_na.get(field.name, ()), field.name == many) for field in fields]
 
 
 def tally_piece(
-    shared: tuple[Source, Mapping[str, Sequence[Any]], tuple[str, ...]], piece: int, *held: Any
+    shared: tuple[Source, Mapping[str, Sequence[Any]], tuple[str, ...], str | None], piece: int, *held: Any
 ) -> tuple[list[Tally], Slopes]:
     """Count the values of one piece, and sum up what slopes need; ``held`` is what a cluster holds of it."""
-    source, cont_na, names = shared
+    source, cont_na, names, many = shared
     slopes = [Slopes.of(source.frame.schema.empty_table(), names)]
-    tallies = _tallies(source, cont_na)
+    tallies = _tallies(source, cont_na, many)
     start = source.starts[piece]
     for batch in source.batches(piece, *held):
         for tally, column in zip(tallies, batch.columns, strict=True):

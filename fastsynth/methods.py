@@ -21,8 +21,9 @@ from fastsynth import _tree
 from fastsynth.blur import Blur
 from fastsynth.calibration import Shift, Tilt
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
+from fastsynth.effects import ClassEffects, Effects
 from fastsynth.errors import OptionError, check_count
-from fastsynth.streams import below
+from fastsynth.streams import below, hashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,10 @@ class Identifier:
 Method = Cart | Sample | Calibrated | Nested | Identifier
 # Random words of rows of a table, by their places in it.
 Words = Callable[[NDArray[np.uint32]], NDArray[np.uint64]]
+# Shares of classes, rows times classes, that are in memory at a time.
+SHARES = 1 << 21
+# Makes other words of those that chose a group.
+POOL_WORDS = np.uint64(0x3C6EF372FE94F82B)
 # Rows that are walked down a tree at a time when its leaves are refilled. Never part of the result.
 REFILL_ROWS = 65_536
 # Leaves, and rows of each, that the spread within leaves is taken from.
@@ -349,6 +354,8 @@ class ColumnModel:
         What was decided when a calibrated model was fitted.
     blur : Blur or None
         What is done to the numbers drawn.
+    effects : Effects or None
+        Of clusters. ``donor`` has to be given then where rows are drawn.
     """
 
     missing: Tree | None
@@ -362,6 +369,7 @@ class ColumnModel:
     pools: Pools | None = None
     note: str = ""
     blur: Blur | None = None
+    effects: Effects | None = None
 
     @property
     def has_numbers(self) -> bool:
@@ -404,6 +412,7 @@ class ColumnModel:
         words: NDArray[np.uint64],
         ranks: Ranks,
         numbers: NDArray[np.float64],
+        donor: NDArray[np.int32] | None = None,
     ) -> None:
         """Draw some rows.
 
@@ -418,12 +427,14 @@ class ColumnModel:
             Set to the ranks drawn.
         numbers : ndarray of shape (n_rows,), dtype=float64
             With ``shift`` or ``blur``, set to the numbers drawn, NaN where the rank counts.
+        donor : ndarray of shape (n_rows,), dtype=int32
+            With ``effects``, the cluster of the original whose effects each row has.
         """
         if self.blur is not None:
             words = self.blur.secret(words)
         first, last = words[0], words[-1]
         if self.missing is not None:
-            _draw_part(self.missing, self.tilt_missing, codes, rows, first, ranks)
+            _draw_part(self.missing, self.tilt_missing, codes, rows, first, ranks, self._kind_effects, donor)
             present = ranks[rows] == (self.first if self.present is None else self.present)
             if self.has_numbers:
                 numbers[rows] = np.nan
@@ -434,41 +445,84 @@ class ColumnModel:
         if self.shift is not None and self.means is not None:
             donors = np.zeros(len(codes), np.uint32)
             self.values.draw(codes, rows, last, donors)
-            drawn = self.shift.apply(self.expected(codes, rows, last), donors[rows].view(np.float32), last)
+            expected = self.expected(codes, rows, last, donor)
+            drawn = self.shift.apply(expected, donors[rows].view(np.float32), last)
             numbers[rows] = drawn if self.blur is None else self.blur.of_numbers(drawn, last)
             return
-        _draw_part(self.values, self.tilt, codes, rows, first, ranks)
+        _draw_part(self.values, self.tilt, codes, rows, first, ranks, self._class_effects, donor)
         if self.pools is not None:
-            ranks[rows] = self.pools.draw(ranks[rows], last)
+            # What chose the group must not choose its member as well.
+            own = last if self.missing is None else hashed(last, POOL_WORDS)
+            ranks[rows] = self.pools.draw(ranks[rows], own)
         if self.blur is not None:
             numbers[rows] = self.blur.of_ranks(ranks[rows], last)
 
     def has_value(
-        self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64], dtype: np.dtype[Any]
+        self,
+        codes: Codes,
+        rows: NDArray[np.uint32],
+        words: NDArray[np.uint64],
+        dtype: np.dtype[Any],
+        donor: NDArray[np.int32] | None = None,
     ) -> NDArray[np.bool_]:
         """Which rows have a value by these words (n,), the first of ``draw``, and are of no other kind."""
         if self.missing is None:
             return np.ones(len(rows), bool)
         kinds: Ranks = np.zeros(len(codes), dtype)
-        _draw_part(self.missing, self.tilt_missing, codes, rows, words, kinds)
+        _draw_part(self.missing, self.tilt_missing, codes, rows, words, kinds, self._kind_effects, donor)
         value: NDArray[np.bool_] = kinds[rows] == (self.first if self.present is None else self.present)
         return value
 
-    def expected(self, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """What the regression and the leaves of means say of some rows."""
+    def expected(
+        self,
+        codes: Codes,
+        rows: NDArray[np.uint32],
+        words: NDArray[np.uint64],
+        donor: NDArray[np.int32] | None = None,
+    ) -> NDArray[np.float64]:
+        """What the regression, the leaves of means and the effects of clusters say of some rows."""
         assert self.shift is not None
         assert self.means is not None
         leaf = self.means.nodes["left"][self.means.leaves(codes, rows, words)]
-        return self.shift.expected(codes.T, rows, leaf)
+        expected = self.shift.expected(codes.T, rows, leaf)
+        if self.effects is not None and self.effects.numbers is not None:
+            assert donor is not None
+            expected += self.effects.numbers[donor[rows]]
+        return expected
+
+    @property
+    def _kind_effects(self) -> ClassEffects | None:
+        return None if self.effects is None else self.effects.kinds
+
+    @property
+    def _class_effects(self) -> ClassEffects | None:
+        return None if self.effects is None else self.effects.classes
 
 
 def _draw_part(
-    tree: Tree, tilt: Tilt | None, codes: Codes, rows: NDArray[np.uint32], words: NDArray[np.uint64], out: Ranks
+    tree: Tree,
+    tilt: Tilt | None,
+    codes: Codes,
+    rows: NDArray[np.uint32],
+    words: NDArray[np.uint64],
+    out: Ranks,
+    effects: ClassEffects | None,
+    donor: NDArray[np.int32] | None,
 ) -> None:
     if tilt is None:
         tree.draw(codes, rows, words, out)
         return
-    out[rows] = tilt.draw(codes.T, rows, tree.nodes["left"][tree.leaves(codes, rows, words)], words)
+    leaf = tree.nodes["left"][tree.leaves(codes, rows, words)]
+    if effects is None:
+        out[rows] = tilt.draw(codes.T, rows, leaf, words)
+        return
+    assert donor is not None
+    # Shares of all classes are in memory for so many rows at a time.
+    step = max(1, SHARES // len(tilt.ranks))
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        shares = tilt.shares(codes.T, rows[some], leaf[some])
+        out[rows[some]] = tilt.ranks[effects.draw(shares, donor[rows[some]], words[some])]
 
 
 def leaves_of(table: EncodedTable, tree: Tree, rows: NDArray[np.uint32], words: Words) -> NDArray[np.uint32]:

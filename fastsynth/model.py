@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fastsynth.blocks import BlockModel
+from fastsynth.clusters import Clusters
 from fastsynth.columns import Ranks, Variable
 from fastsynth.errors import OptionError
 from fastsynth.exact import Exact
@@ -102,6 +104,11 @@ class Model:
         draws, rows of the copy.
     exact : Exact or None
         What is done with rows that equal a real one.
+    clusters : Clusters or None
+    blocks : tuple of BlockModel
+        Joint models of the plan, in its order, each for all fits; with strata one for each stratum.
+    imputed : bool
+        Whether missing values were filled in while models were fitted.
     """
 
     plan: Plan
@@ -118,6 +125,9 @@ class Model:
     given: pa.Table | None = None
     extent: tuple[int, int, int] = (0, 0, 0)
     exact: Exact | None = None
+    clusters: Clusters | None = None
+    blocks: tuple[tuple[BlockModel, ...], ...] = ()
+    imputed: bool = False
 
     @property
     def n_strata(self) -> int:

@@ -38,7 +38,8 @@ from fastsynth.exact import POLICIES, Exact
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, ColumnModel, Pools, Tree
 from fastsynth.model import Model, Strata
-from fastsynth.plan import Fixed, Guard, Limit, Plan, Step
+from fastsynth.options import Guard
+from fastsynth.plan import Fixed, Limit, Plan, Step
 from fastsynth.private import FORMAT as PRIVATE_FORMAT
 from fastsynth.private import PrivateModel
 from fastsynth.sdc import Smoothing

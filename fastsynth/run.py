@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth import draw
+from fastsynth.block_fits import fit_blocks
 from fastsynth.blur import MARGIN, Blur, is_continuous
 from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, exact_to, find_grid, fit_calibrated, is_beyond_floats
-from fastsynth.columns import EncodedTable, Variable
+from fastsynth.clusters import Clusters
+from fastsynth.columns import EncodedTable, Ranks, Variable
 from fastsynth.draw import draw_rows
 from fastsynth.errors import DataError
 from fastsynth.exact import Exact
@@ -45,8 +47,9 @@ from fastsynth.methods import (
 from fastsynth.model import Model, Strata
 from fastsynth.nested import fit_nested
 from fastsynth.output import Output, Part, part_name, write_part
-from fastsynth.plan import Fixed, Limit, Plan, Step
+from fastsynth.plan import Fixed, Limit, Plan, Step, without_clusters
 from fastsynth.private import PrivateModel
+from fastsynth.reem import fit_clustered
 from fastsynth.slopes import Slopes, add_up, excess_variance
 from fastsynth.source import filesystem
 from fastsynth.streams import BOOTSTRAP, REFILL, SUBSAMPLE, WEIGHT, below, hashed, random_words, unit
@@ -186,13 +189,16 @@ def fit_plan(
     n, strata = learned.n_rows, None
     drawn = [step for step in plan.steps if step.action == "draw"]
     calibrated = any(isinstance(step.method, Calibrated) for step in drawn)
-    # Calibrated leaves and nested codes are learned from all rows, whatever the shape was grown on.
-    whole = calibrated or any(isinstance(step.method, Nested) for step in drawn)
+    # Calibrated leaves, nested codes and effects of clusters come from all rows, whatever the shape was grown on.
+    nested = any(isinstance(step.method, Nested) for step in drawn)
+    whole = calibrated or nested or plan.cluster is not None
     fill = -(-n // (fit_rows or n)) if whole else FILL if any(map(_refills, drawn)) else 1
-    rows = choose_rows(n, fit_rows, plan.proper, fresh, m, entropy, fill)
-    if cells.weights is not None:
+    by_cluster = plan.cluster is not None and plan.proper
+    rows = choose_rows(n, fit_rows, plan.proper and not by_cluster, fresh, m, entropy, fill)
+    if cells.weights is not None and not by_cluster:
         rows = weighted_rows(rows, cells.weights, plan.proper, entropy)
-    kept = {step.slot for step in plan.steps if step.action == "keep"} | cells.where.keys() | set(plan.strata)
+    kept = {step.slot for step in plan.steps if step.action in ("keep", "structure", "cluster")}
+    kept |= cells.where.keys() | set(plan.strata)
     n_coded = n if rows.coded is None else len(rows.coded)
     needed = n_coded * sum(2 + (not v.codes_are_ranks) * v.rank_dtype().itemsize for v in learned.variables)
     mapped = learned.table is None and needed > CODES_SHARE * memory
@@ -207,6 +213,7 @@ def fit_plan(
     with tempfile.TemporaryDirectory(prefix="fastsynth-", ignore_cleanup_errors=True) as folder:
         place = Path(folder) if mapped else None
         table, all_ranks = code(learned, rows.coded, sorted(kept), plan.steps, place, executor, lambda _: None)
+        clusters = None
         if plan.strata:
             of_strata = [all_ranks[slot] for slot in plan.strata]
             strata = Strata.of(plan.strata, of_strata)
@@ -214,11 +221,19 @@ def fit_plan(
             own = number if rows.coded is None else number[rows.coded]
             setting = Setting.of(table, rows, entropy, cells, own, len(strata.rows))
             _refuse_small_strata(setting, drawn)
+        elif plan.cluster is not None:
+            clusters, cluster = find_clusters(plan, plan.cluster, learned, all_ranks, cells.weights, entropy)
+            if by_cluster:
+                rows, clusters = bootstrap_clusters(clusters, cluster, m, entropy)
+                if cells.weights is not None:
+                    rows = weighted_rows(rows, cells.weights, True, entropy)
+            own_cluster = cluster if rows.coded is None else cluster[rows.coded]
+            setting = replace(Setting.of(table, rows, entropy, cells), cluster=own_cluster, clusters=clusters)
         else:
             setting = Setting.of(table, rows, entropy, cells)
         fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in range(len(rows.shapes) * setting.n_strata))
         jobs = [(fit, step) for fit in range(len(fits)) for step in drawn]
-        if fit_rows is not None and not plan.proper and cells.weights is None and not plan.strata:
+        if fit_rows is not None and not plan.proper and cells.weights is None and strata is None and clusters is None:
             margins = [job for job in jobs if not job[1].predictors and job[1].slot not in setting.free]
             for fit, step in margins:
                 variable, of_ranks = learned.variables[step.slot], learned.rows[step.slot]
@@ -235,17 +250,18 @@ def fit_plan(
             tick(1)
 
         executor.map(fit_step, setting, jobs, done, at_most)
+        blocks, imputed, chains = fit_blocks(plan, setting, learned, m, entropy, executor, tick)
         del table, setting
     if strata is not None and cells.weights is not None:
         number = strata.numbers([all_ranks[slot] for slot in plan.strata])
         scaled = np.bincount(number, cells.weights, len(strata.rows)) * (2**31 / cells.weights.sum())
         strata = replace(strata, rows=np.maximum(np.rint(scaled), 1).astype(np.int64))
-    not_kept = {step.slot for step in plan.steps if step.action == "stratum"}
+    not_kept = {step.slot for step in plan.steps if step.action in ("stratum", "structure", "cluster")}
     all_ranks = {slot: ranks for slot, ranks in all_ranks.items() if slot not in not_kept}
     slopes = learned.slopes if cells.weights is None else Slopes.of(pa.table({}), ())
     return Model(
         plan,
-        learned.variables,
+        without_clusters(learned.variables, plan),
         learned.source.frame,
         n,
         fit_rows,
@@ -255,7 +271,52 @@ def fit_plan(
         strata,
         cells.where,
         _effective_rows(cells.weights),
+        clusters=clusters,
+        blocks=blocks,
+        imputed=imputed,
     )
+
+
+def find_clusters(
+    plan: Plan,
+    slot: int,
+    learned: Learned,
+    ranks: Mapping[int, Ranks],
+    weights: NDArray[np.float64] | None,
+    entropy: int,
+) -> tuple[Clusters, NDArray[np.int32]]:
+    """Clusters of the original, and that of each row (n,); ``ranks`` are of all rows."""
+    first, sizes = learned.variables[slot].first, learned.rows[slot][learned.variables[slot].first :]
+    cluster = ranks[slot].astype(np.int32) - first
+    order = np.argsort(cluster, kind="stable")
+    structure = {step.slot: ranks[step.slot][order] for step in plan.steps if step.action == "structure"}
+    pools: tuple[NDArray[np.int32], ...] = ()
+    if weights is not None:
+        total = np.bincount(cluster, weights, len(sizes))
+        mean = np.divide(total, sizes, out=np.zeros(len(sizes)), where=sizes > 0)
+        pools = (np.repeat(np.arange(len(sizes), dtype=np.int32), _times(mean, entropy)),)
+    if any(step.slot == slot and step.action == "keep" for step in plan.steps):
+        starts = np.minimum(np.cumsum(sizes) - sizes, len(order) - 1)
+        return Clusters(slot, sizes, rows=cluster, first_rows=order[starts]), cluster
+    return Clusters(slot, sizes, structure, pools=pools), cluster
+
+
+def bootstrap_clusters(clusters: Clusters, cluster: NDArray[np.int32], m: int, entropy: int) -> tuple[Rows, Clusters]:
+    """Bootstrap samples of whole clusters: their rows, and the clusters that donors are drawn from in each copy."""
+    order = np.argsort(cluster, kind="stable").astype(np.uint32)
+    starts = np.cumsum(clusters.sizes) - clusters.sizes
+    pool = clusters.pools[0] if clusters.pools else np.flatnonzero(clusters.sizes).astype(np.int32)
+    samples, pools = [], []
+    for copy in range(m):
+        n_drawn = int(np.count_nonzero(clusters.sizes))
+        # Of weighted clusters rows weigh afterwards, so each is as likely.
+        drawn = np.flatnonzero(clusters.sizes)[below(random_words(entropy, (BOOTSTRAP, copy), n_drawn), n_drawn)]
+        size = clusters.sizes[drawn]
+        within = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size)
+        samples.append(np.sort(order[np.repeat(starts[drawn], size) + within]))
+        times = np.bincount(drawn, minlength=clusters.n_clusters)
+        pools.append(np.repeat(pool, times[pool]))
+    return Rows(None, samples, None), replace(clusters, pools=tuple(pools))
 
 
 def _effective_rows(weights: NDArray[np.float64] | None) -> float | None:
@@ -268,17 +329,22 @@ def weighted_rows(rows: Rows, weights: NDArray[np.float64], proper: bool, entrop
 
     So a leaf still has ``minbucket`` different rows, and its shares are those of the population.
     """
-    n = len(weights)
-    total = n * max(1, min(WEIGHT_ROWS, MOST_WEIGHT_ROWS // n))
-    start = float(unit(random_words(entropy, (WEIGHT,), 1))[0])
-    ends = np.floor(np.cumsum(weights) * (total / weights.sum()) + start).astype(np.int64)
-    times = np.diff(np.append(0, ends))
+    n, times = len(weights), _times(weights, entropy)
     numbers = np.arange(n) if rows.coded is None else rows.coded
     shapes = [shape[times[numbers[shape]] > 0] for shape in rows.shapes]
     leaves = [np.repeat(own, times[numbers[own]]) for own in rows.leaves or rows.shapes]
     # A bootstrap sample holds rows twice: a tree of it is grown on each once, as of all others.
     shapes = [np.unique(shape) for shape in shapes] if proper else shapes
     return Rows(rows.coded, shapes, leaves, weighted=True)
+
+
+def _times(weights: NDArray[np.float64], entropy: int) -> NDArray[np.int64]:
+    """How often each row is repeated, in proportion to its weight: systematic sampling."""
+    n = len(weights)
+    total = n * max(1, min(WEIGHT_ROWS, MOST_WEIGHT_ROWS // n))
+    start = float(unit(random_words(entropy, (WEIGHT,), 1))[0])
+    ends = np.floor(np.cumsum(weights) * (total / weights.sum()) + start).astype(np.int64)
+    return np.diff(np.append(0, ends))
 
 
 def _free(table: EncodedTable, rows: Rows, cells: Cells) -> dict[int, NDArray[np.bool_]]:
@@ -342,6 +408,9 @@ class Setting:
     n_strata : int
     by_fit : list of tuple
         For each fit, and in it for each stratum, the rows of shapes and those that fill leaves if they are others.
+    cluster : ndarray of shape (n_coded,), dtype=int32, or None
+        That of each row of the table.
+    clusters : Clusters or None
     """
 
     table: EncodedTable
@@ -350,6 +419,8 @@ class Setting:
     free: dict[int, NDArray[np.bool_]]
     n_strata: int
     by_fit: list[tuple[NDArray[np.uint32], NDArray[np.uint32] | None]]
+    cluster: NDArray[np.int32] | None = None
+    clusters: Clusters | None = None
 
     @classmethod
     def of(
@@ -367,6 +438,9 @@ class Setting:
     def chosen(self, fit: int, step: Step) -> tuple[NDArray[np.uint32], NDArray[np.uint32] | None]:
         """Rows that give a column's trees their shape, and those that fill the leaves if they are others."""
         shape, leaves = self.by_fit[fit]
+        if step.level == 2:
+            shape = self._one_a_cluster(shape if leaves is None else leaves)
+            leaves = None
         if step.slot not in self.free:
             return shape, leaves
         free, least = self.free[step.slot], getattr(step.method, "minbucket", 1)
@@ -375,6 +449,13 @@ class Setting:
             # Too few of the rows that the column is fitted on are among those that give the shape.
             few = np.unique(filling)
         return (few, filling) if len(few) >= least else (shape, leaves)
+
+    def _one_a_cluster(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """One row of each cluster among some rows, as often as it is among them as a whole."""
+        assert self.cluster is not None
+        assert self.clusters is not None
+        found, first, count = np.unique(self.cluster[rows], return_index=True, return_counts=True)
+        return np.repeat(rows[first], np.maximum(count // self.clusters.sizes[found], 1))
 
 
 def fits_at_once(memory: int, one_fit: int) -> int:
@@ -464,9 +545,14 @@ def _fit_step(
 ) -> ColumnModel:
     table, rows, method = setting.table, setting.rows, step.method
     filling = shape if leaves is None else leaves
-    if isinstance(method, Calibrated):
+    if isinstance(method, Calibrated) or (setting.clusters is not None and step.level == 1):
+        minbucket = 1 if isinstance(method, Sample) else method.minbucket  # type: ignore[union-attr]
         special = (step.spikes, step.groups, rows.weighted)
-        return fit_calibrated(Job(table, step.slot, step.predictors, method.minbucket, shape, filling, words, *special))
+        job = Job(table, step.slot, step.predictors, minbucket, shape, filling, words, *special)
+        if setting.clusters is None or setting.cluster is None or step.level == 2:
+            return fit_calibrated(job)
+        assert isinstance(method, Cart | Sample | Calibrated)
+        return fit_clustered(job, setting.cluster, setting.clusters.n_clusters, method)
     if isinstance(method, Nested):
         within = next(slot for slot in step.predictors if table.variables[slot].name == method.within)
         of_copy = fit // setting.n_strata
