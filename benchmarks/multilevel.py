@@ -31,6 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from fastsynth.regressions import AddedNoise, informed
 
 Floats = NDArray[np.float64]
 Record = dict[str, Any]
+Z = NormalDist().inv_cdf(0.975)
 RESULTS = Path(__file__).resolve().parent / "results" / "multilevel.jsonl"
 
 # Goldstein's table, first column: the model of the original.
@@ -225,18 +227,20 @@ def goldstein_table(records: list[Record]) -> str:
     apart = (of["estimate"] - of["original"]) / of["original_se"]
     ratio, rubin = of["se"] / of["original_se"], of["rubin_se"] / of["original_se"]
     covered = ((of["low"] <= true) & (true <= of["high"])).mean(0)
+    # What the originals' own intervals cover of the same repeats: the copies can do no better.
+    own = (np.abs(of["original"] - true) < Z * of["original_se"]).mean(0)
     lines = [
         f"{records[0]['way']}: {len(records)} repeats, m = {records[0]['m']}, "
         f"{np.mean([record['seconds'] for record in records]):.1f} s a synthesis",
         f"{'term':<15}{'true':>8}{'original':>10}{'pooled':>9}{'apart':>7}{'within 1':>9}{'se ratio':>9}{'Rubin':>7}"
-        f"{'se / sd':>9}{'covered':>9}",
+        f"{'se / sd':>9}{'covered':>9}{'original':>10}",
     ]
     for i, term in enumerate(terms):
         sd = of["estimate"][:, i].std(ddof=1) if len(records) > 1 else np.nan
         lines.append(
             f"{term:<15}{true[i]:>8.3f}{of['original'][:, i].mean():>10.4f}{of['estimate'][:, i].mean():>9.4f}"
             f"{apart[:, i].mean():>+7.2f}{(np.abs(apart[:, i]) < 1).mean():>9.2f}{ratio[:, i].mean():>9.3f}"
-            f"{rubin[:, i].mean():>7.2f}{of['se'][:, i].mean() / sd:>9.2f}{covered[i]:>9.3f}"
+            f"{rubin[:, i].mean():>7.2f}{of['se'][:, i].mean() / sd:>9.2f}{covered[i]:>9.3f}{own[i]:>10.3f}"
         )
     level_2 = of["estimate"][:, -2] / of["original"][:, -2]
     icc = of["icc"] / of["original_icc"]
