@@ -9,7 +9,8 @@ model with random intercepts to each copy and pools: estimates beside those of t
 own, coverage of the true values; and intra-class correlations, of the outcome and of what the covariates leave.
 Ways to synthesise: parametric (schools drawn with their covariates, outcomes from the fitted model: what the rules are
 made for), joint (all columns in one latent normal model), kept (its outcome alone; covariates and schools are kept),
-trees and cart (cluster="school"), blind (trees with the school as a category).
+trees and cart (cluster="school", the outcome last), auto (trees in the default order, where categories come after the
+outcome), blind (trees with the school as a category).
 
 ``noise`` adds noise to columns as they are drawn, and pools slopes as they come and corrected ones.
 
@@ -168,8 +169,9 @@ SYNTHESISERS: dict[str, Callable[[pl.DataFrame, int, int], Sequence[Any]]] = {
     "parametric": parametric,
     "joint": joint,
     "kept": kept,
-    "trees": partial(synthesised, cluster="school"),
-    "cart": partial(synthesised, cluster="school", method="cart"),
+    "trees": partial(synthesised, cluster="school", visit_sequence="table"),
+    "cart": partial(synthesised, cluster="school", visit_sequence="table", method="cart"),
+    "auto": partial(synthesised, cluster="school"),
     "blind": blind,
 }
 
@@ -277,7 +279,8 @@ def noise_repeat(job: tuple[float, tuple[str, ...], int, int]) -> Record:
     known = AddedNoise(dict.fromkeys(noisy, share), {name: i for i, name in enumerate(order)})
     found: Record = {"case": "noise", "way": ", ".join(order), "share": share, "m": m, "seed": seed}
     for name, (y, x) in TARGETS.items():
-        asked = informed(fs.slopes(y, x, corrected=True), known)
+        others = [other for other in ORDER if other not in (y, *x)]
+        asked = informed(fs.slopes(y, x, corrected=True, also=others), known)
         for what, analysis in (("as they come", fs.slopes(y, x)), ("corrected", asked)):
             table = pooled(copies, analysis, frame.height)
             found[f"{name}, {what}"] = (

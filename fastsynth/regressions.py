@@ -30,8 +30,6 @@ from fastsynth.errors import DataError, OptionError, is_real
 from fastsynth.estimates import Estimates, Floats
 from fastsynth.estimators import Analysis, ColumnOrExpr, Rows, aggregate, analysis_of, as_numbers, collect, output_name
 
-Complex = NDArray[np.complex128]
-
 # Columns of a regression: sums of products of four of them are taken.
 MOST_PREDICTORS = 20
 # Columns that are sums of others but for this share of their variance are not told apart from these.
@@ -73,7 +71,13 @@ class AddedNoise:
                 )
 
 
-def slopes(y: ColumnOrExpr, x: ColumnOrExpr | Sequence[ColumnOrExpr], *, corrected: Any = False) -> Analysis:
+def slopes(
+    y: ColumnOrExpr,
+    x: ColumnOrExpr | Sequence[ColumnOrExpr],
+    *,
+    corrected: bool | Mapping[str, float] = False,
+    also: Sequence[ColumnOrExpr] = (),
+) -> Analysis:
     """Slopes of a linear regression of y on x together, where wished without what added noise did to them.
 
     Parameters
@@ -86,6 +90,9 @@ def slopes(y: ColumnOrExpr, x: ColumnOrExpr | Sequence[ColumnOrExpr], *, correct
         Whether slopes are those that the copies would have without the noise that was added to columns of them. True
         takes what ``Synthesis.analyse`` knows of the noise. A dict says it for any other table: for each column with
         noise its standard deviation, in units of the column's, as in ``controls.Noise``.
+    also : list of str or polars.Expr, default ()
+        Columns of numbers that are not in the regression, but that columns of it with noise were drawn from: the
+        correction needs them (see Notes). Rows that lack one are left out. At most 20 together with x.
 
     Returns
     -------
@@ -98,7 +105,7 @@ def slopes(y: ColumnOrExpr, x: ColumnOrExpr | Sequence[ColumnOrExpr], *, correct
     ------
     OptionError
         As ``mean``; more than 20 columns x; ``corrected=True`` for a table of which nothing is known; noise on a column
-        of which an expression is computed.
+        of which an expression is computed; ``also`` without a correction.
     DataError
         Fewer rows than terms; columns x that are sums of others, or are so after the correction: noise is then nearly
         all of what they differ in.
@@ -113,7 +120,8 @@ def slopes(y: ColumnOrExpr, x: ColumnOrExpr | Sequence[ColumnOrExpr], *, correct
     Noise that is added while columns are drawn weakens only relations to columns that were drawn before, or in the same
     block: later ones were drawn at the noisy values, by models of the values without noise. Covariances are therefore
     put together turn by turn, each column from its regression on those before. That is exact where these are linear,
-    and where no column outside of the analysis is what its columns have in common.
+    and where all columns are named that noisy ones were drawn from and that others in the analysis depend on: those
+    that are not in the regression with ``also``.
 
     Noise on spikes and missing codes, which is not added, and reflection at the ends of the range are not counted: the
     correction is of no use for columns of many spikes, and a little too large for columns that pile up at an end.
@@ -139,10 +147,13 @@ def slopes(y: ColumnOrExpr, x: ColumnOrExpr | Sequence[ColumnOrExpr], *, correct
     >>> fs.slopes("wgt", ["hgt", "age"], corrected={"hgt": 0.5})
     Analysis: slopes of wgt, hgt, age
     """
-    xs = _listed(x)
-    if not 1 <= len(xs) <= MOST_PREDICTORS:
-        raise OptionError(f"slopes: {len(xs)} columns x; 1 to {MOST_PREDICTORS} are possible.")
-    analysis = analysis_of("slopes", _slopes_not_known, (y, *xs), None)
+    xs, others = _listed(x), _listed(also)
+    if not xs or len(xs) + len(others) > MOST_PREDICTORS:
+        named = f"{len(xs)} columns x" + (f" and {len(others)} others" if others else "")
+        raise OptionError(f"slopes: {named}; 1 to {MOST_PREDICTORS} are possible.")
+    if others and corrected is False:
+        raise OptionError("slopes: also names columns that a correction needs: leave it out, or take corrected=True.")
+    analysis = analysis_of("slopes", partial(_slopes_not_known, q=len(xs)), (y, *xs, *others), None)
     if corrected is True:
         return analysis
     noise = AddedNoise() if corrected is False else _given(corrected, analysis)
@@ -226,9 +237,10 @@ def informed(analysis: Analysis, noise: AddedNoise) -> Analysis:
     >>> analysis
     Analysis: slopes of y, x, z
     """
-    if analysis.compute is not _slopes_not_known:
+    compute = analysis.compute
+    if not isinstance(compute, partial) or compute.func is not _slopes_not_known:
         return analysis
-    return replace(analysis, compute=partial(_slopes, noise=_noise_of(analysis, noise)))
+    return replace(analysis, compute=partial(_slopes, noise=_noise_of(analysis, noise), **compute.keywords))
 
 
 # At the door
@@ -358,33 +370,36 @@ def _products(frame: pl.LazyFrame, p: int) -> Floats:
 # Slopes
 
 
-def _slopes_not_known(rows: Rows) -> Estimates:
+def _slopes_not_known(rows: Rows, q: int) -> Estimates:  # noqa: ARG001
     raise OptionError(
         f"slopes of {rows.columns[0]!r}: corrected=True takes the noise that Synthesis.analyse knows of; of other "
         "tables nothing is known. Say it: corrected={'income': 0.3}; for the original take corrected=False."
     )
 
 
-def _slopes(rows: Rows, noise: Noise) -> Estimates:
+def _slopes(rows: Rows, noise: Noise, q: int) -> Estimates:
+    """Slopes of the first column on the q next ones."""
     found = _complete(rows, "slopes")
-    n, p = found.n, len(found.mean)
+    n, p, x = found.n, len(found.mean), slice(1, 1 + q)
     spread, squares = _spread(found, noise)
+    if noise.drawn.any():
+        _refuse_sums(_cleared(found.correlation, spread, noise.after), "slopes", rows.columns, noise.noisy)
     clean = _without_noise(found.correlation, spread, noise)
-    _refuse_sums(clean[1:, 1:], "slopes", rows.columns[1:], noise.noisy[1:])
-    by_products, by_spread = _derivatives(found.correlation, spread, noise)
+    _refuse_sums(clean[x, x], "slopes", rows.columns[x], noise.noisy[x])
+    by_products, by_spread = _derivatives(found.correlation, spread, noise, q)
     # What each row adds to the slopes, to the first order; nulls add nothing.
     z = [pl.col(f"z{a}") for a in range(p)]
     adds = []
-    for k in range(p - 1):
+    for k in range(q):
         forms = [z[a] * pl.sum_horizontal(z[b] * w for b, w in enumerate(by_products[k, a])) for a in range(p)]
         constant = float((by_products[k] * found.correlation).sum())
         parts = [(pl.sum_horizontal(forms) - constant) / n]
         parts += [(square - spread[j]) * (by_spread[k, j] / of) for j, square, of in squares]
         adds.append(pl.sum_horizontal(pl.when(z[0].is_not_null()).then(parts[0]), *parts[1:]).alias(f"z{k}"))
-    covariance = _products(found.frame.select(adds), p - 1) * n / (n - p)
-    scale = found.sd[0] / found.sd[1:]
-    estimate = _solution(clean) * scale
-    return Estimates(rows.columns[1:], estimate, covariance * np.outer(scale, scale), float(n - p))
+    covariance = _products(found.frame.select(adds), q) * n / (n - q - 1)
+    scale = found.sd[0] / found.sd[x]
+    estimate = _solution(clean, q) * scale
+    return Estimates(rows.columns[x], estimate, covariance * np.outer(scale, scale), float(n - q - 1))
 
 
 def _spread(found: Complete, noise: Noise) -> tuple[Floats, list[tuple[int, pl.Expr, int]]]:
@@ -443,28 +458,28 @@ def _cleared(moments: Any, spread: Any, share: Floats) -> Any:
     return moments * np.outer(c, c) - np.diag(share**2 * spread)
 
 
-def _solution(moments: Any) -> Any:
-    return np.linalg.solve(moments[1:, 1:], moments[1:, 0])
+def _solution(moments: Any, q: int) -> Any:
+    return np.linalg.solve(moments[1 : 1 + q, 1 : 1 + q], moments[1 : 1 + q, 0])
 
 
-def _derivatives(correlation: Floats, spread: Floats, noise: Noise) -> tuple[Floats, Floats]:
+def _derivatives(correlation: Floats, spread: Floats, noise: Noise, q: int) -> tuple[Floats, Floats]:
     """Derivatives of the slopes: by products of two columns (q, p, p), by variances that noise is in units of (q, p).
 
     Of products that stand twice each has half. By steps along the imaginary axis, which lose no digits (Squire and
     Trapp 1998, Using complex variables to estimate derivatives of real functions, SIAM Review 40:110).
     """
     p, step = len(correlation), 1e-40
-    by_products, by_spread = np.zeros((p - 1, p, p)), np.zeros((p - 1, p))
+    by_products, by_spread = np.zeros((q, p, p)), np.zeros((q, p))
     for a, b in itertools.combinations_with_replacement(range(p), 2):
         moved = correlation.astype(np.complex128)
         moved[a, b] += 1j * step
         moved[b, a] = moved[a, b]
-        slope = _solution(_without_noise(moved, spread, noise)).imag / step
+        slope = _solution(_without_noise(moved, spread, noise), q).imag / step
         by_products[:, a, b] = by_products[:, b, a] = slope if a == b else slope / 2
     for j in np.flatnonzero(noise.noisy):
         moved = spread.astype(np.complex128)
         moved[j] += 1j * step
-        by_spread[:, j] = _solution(_without_noise(correlation, moved, noise)).imag / step
+        by_spread[:, j] = _solution(_without_noise(correlation, moved, noise), q).imag / step
     return by_products, by_spread
 
 

@@ -143,6 +143,13 @@ def test_noise_that_was_added_while_drawing_counts_by_turn():
         found = informed(fs.slopes(y, x, corrected=True), noise)(copy)
         gap = np.sqrt(np.diag(found.covariance) + np.diag(wanted.covariance))
         np.testing.assert_array_less(np.abs(found.estimate - wanted.estimate), 4 * gap)
+    # Those of the regression need x, which both are drawn from.
+    for also, near in ((["x"], True), ([], False)):
+        wanted = fs.slopes("y", ["v", "u"])(clean)
+        found = informed(fs.slopes("y", ["v", "u"], corrected=True, also=also), noise)(copy)
+        gap = np.sqrt(np.diag(found.covariance) + np.diag(wanted.covariance))
+        assert found.terms == ("v", "u")
+        assert (np.abs(found.estimate - wanted.estimate) < 4 * gap).all() == near
     assert np.abs(fs.slopes("u", ["x", "v"])(copy).estimate - fs.slopes("u", ["x", "v"])(clean).estimate).max() > 0.05
     # Later columns were drawn at the noisy values: nothing to correct.
     first = AddedNoise({"x": 0.5}, {"x": 0, "v": 1})
@@ -195,6 +202,8 @@ def test_noise_on_copies_by_trees_is_undone_in_their_pool():
     [
         (lambda: fs.slopes("y", []), "0 columns x"),
         (lambda: fs.slopes("y", [f"x{i}" for i in range(21)]), "21 columns x"),
+        (lambda: fs.slopes("y", [f"x{i}" for i in range(19)], corrected=True, also=["u", "v"]), "and 2 others"),
+        (lambda: fs.slopes("y", "x", also=["z"]), "leave it out"),
         (lambda: fs.slopes("y", ["x", "y"]), "more than once"),
         (lambda: fs.slopes("y", 3), "names or polars expressions"),
         (lambda: fs.slopes("y", "x", corrected=0.5), "a dict with the noise"),
@@ -227,6 +236,10 @@ def test_tables_that_are_refused(people):
         fs.slopes("y", ["x", (2 * pl.col("x")).alias("twice")])(people)
     with pytest.raises(DataError, match="are sums of each other, or have one value"):
         fs.slopes("y", (0 * pl.col("x") + 0.1).alias("constant"))(people)
+    turns = AddedNoise({"z": 0.5}, {"y": 2, "x": 0, "twice": 0, "z": 1})
+    analysis = informed(fs.slopes("y", ["x", "z"], corrected=True, also=["twice"]), turns)
+    with pytest.raises(DataError, match="are sums of each other"):
+        analysis(people.with_columns(twice=2 * pl.col("x")))
     rng = np.random.default_rng(1)
     close = people.with_columns(w=pl.col("x") + 0.3 * pl.Series(rng.normal(size=400)))
     with pytest.raises(DataError, match="or noise is nearly all"):
