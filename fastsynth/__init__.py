@@ -1,6 +1,8 @@
 """fastsynth: multiply imputed synthetic microdata from large tables, and valid inference from them."""
 
 from fastsynth import controls
+from fastsynth.blocks import Copula, LatentNormal
+from fastsynth.clusters import Cluster
 from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import Disclosure, disclosure
@@ -25,13 +27,16 @@ __all__ = [
     "Bins",
     "Calibrated",
     "Cart",
+    "Cluster",
     "Column",
     "Comparison",
+    "Copula",
     "Disclosure",
     "DpCart",
     "Estimates",
     "Guard",
     "Identifier",
+    "LatentNormal",
     "Nested",
     "Pooled",
     "Protected",

@@ -203,22 +203,26 @@ class Belonging:
 
 
 class BlockModel(Protocol):
-    """A fitted joint model of some columns.
+    """A fitted joint model of some columns."""
 
-    Attributes
-    ----------
-    slots : tuple of int
-        The columns, in the order in which they are drawn.
-    n_words, n_cluster_words : int
-        Random words that a row, and a cluster, needs.
-    note : str
-        What was fitted, for ``summary``.
-    """
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The columns, those of level 2 first."""
 
-    slots: tuple[int, ...]
-    n_words: int
-    n_cluster_words: int
-    note: str
+    @property
+    def n_words(self) -> int:
+        """Random words that a row needs."""
+
+    @property
+    def n_cluster_words(self) -> int:
+        """Random words that a cluster needs."""
+
+    @property
+    def note(self) -> str:
+        """What was fitted, for ``summary``."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What a file keeps: a record for JSON, and arrays by name."""
 
     def draw(
         self,

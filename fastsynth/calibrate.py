@@ -22,7 +22,7 @@ trace, and hardly a machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,8 +30,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth import _calibrate, _tree
+from fastsynth.blur import MARGIN, Blur, is_continuous
 from fastsynth.calibration import CLIP, Combination, Features, Floats, Grid, Linear, Rows, Shift, Tilt
 from fastsynth.columns import EncodedTable, Ranks, Variable
+from fastsynth.errors import DataError
 from fastsynth.methods import (
     Cart,
     ColumnModel,
@@ -87,6 +89,7 @@ OUTSIDE, MOST_OUTSIDE, BEYOND = 0.02, 0.05, 0.05
 # Share of draws that may be at another place of the distribution, beyond so many times what chance explains; classes of
 # values, and groups of what is fitted, that are looked at.
 UNLIKE, UNLIKE_CHANCE, UNLIKE_CLASSES, UNLIKE_GROUPS = 0.01, 1.2, 20, 5
+CLUSTERED_CHANCE = 1.5
 # Share of the rows at each end of the range that draws beyond it are replaced by, and quantiles that are kept of it.
 TAIL_SHARE, TAIL_QUANTILES = 0.02, 9
 # Plain donors attenuate slopes the more, the larger the leaf: theirs are smaller by this.
@@ -263,9 +266,14 @@ def _fit_kinds(job: Job, kind_of_rank: NDArray[np.int64], present: int) -> tuple
 
 def why_donors(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> str | None:
     """Why a numeric column of many values is drawn from plain donors; None if it is not."""
-    variable = job.table.variables[job.target]
     if not any(job.table.variables[slot].kind == "numeric" for slot in job.predictors):
         return "all predictors are categories"
+    return why_not_shifted(job, values, rows)
+
+
+def why_not_shifted(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> str | None:
+    """Why nothing can be added to the numbers of a column, whatever its predictors are; None if it can."""
+    variable = job.table.variables[job.target]
     dense = np.setdiff1d(values, spikes_of(job, rows))
     n_dense = int(rows[dense].sum())
     if n_dense < SPIKE_ROWS:
@@ -297,6 +305,35 @@ def exact_to(variable: Variable) -> float | None:
     if pa.types.is_floating(variable.dtype):
         return 2e-3 if pa.types.is_float16(variable.dtype) else 2.4e-7
     return None
+
+
+def find_blur(variable: Variable, held: NDArray[np.int64], kind: str | None, noise: float, margin: int) -> Blur | None:
+    """What is done to the drawn numbers of a column, learned from the people who have each rank (n_ranks,).
+
+    Without smoothing or noise, numbers of a continuous column that fewer than ``margin`` people have are moved among
+    their neighbours; None where there is nothing to do.
+
+    Raises
+    ------
+    DataError
+        Numbers that a float cannot tell apart, but are to be smoothed.
+    """
+    asked = kind is not None or noise > 0
+    if not asked and not (margin and is_continuous(held, margin)):
+        return None
+    numbers = variable.numbers()
+    if is_beyond_floats(variable, numbers):
+        if not asked:
+            return None
+        raise DataError(
+            f"Column {variable.name!r} has whole numbers, or times, beyond 2^53: cast it to smooth it, times to us."
+        )
+    # Of the values that move: those on which a column piles up may lie on a coarser grid.
+    moving = held > 0 if asked else (held > 0) & (held < margin)
+    grid = find_grid(numbers[moving], exact_to(variable), None if asked else held[moving])
+    known = numbers[held > 0]
+    grid = replace(grid, low=float(known.min()), high=float(known.max()))
+    return Blur.of(kind if asked else MARGIN, noise, numbers, held, grid, margin)
 
 
 def count_rows(job: Job) -> NDArray[np.int64]:
@@ -348,7 +385,7 @@ def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64], r
         notes += [f"{len(spikes)} value(s) on which it piles up drawn first"] * bool(len(spikes))
         job = job.only(kinds == present)
         values = np.setdiff1d(values, spikes)
-    shifted = _shift(job, values, rows) if reason is None else reason
+    shifted = fit_shift(job, values, rows) if reason is None else reason
     if isinstance(shifted, str):
         tree, note = plain_donors(job, shifted)
         return ColumnModel(missing, tree, first, tilt_missing, present=present, note=", ".join([note, *notes]))
@@ -357,7 +394,7 @@ def _fit_numbers(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64], r
     return ColumnModel(missing, spread, first, tilt_missing, None, shift, means, present, note=note)
 
 
-def _shift(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[Tree, Tree, Shift, str] | str:
+def fit_shift(job: Job, values: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[Tree, Tree, Shift, str] | str:
     """Tree of spread, tree of means, and what shifts donors, with a note; or why they would do harm."""
     variable, reason = job.table.variables[job.target], ""
     numbers = variable.numbers()
@@ -483,23 +520,28 @@ def regress(
     spread = grow_numbers(job, np.log(np.abs(r_shape) + 0.1 * sd) if sd > 0 else r_shape, 0)
     shift = Shift(regression, level, grid, logarithm, tails)
     filled = donors_by_leaf(job, spread, r)
-    harm = harm_of(job, y_shape + middle, r_shape, spread.donors, sd, shift)
+    y_shape += middle
+    harm = harm_of(job, y_shape, y_shape - r_shape, r_shape, spread.donors, sd, shift)
     return harm if isinstance(harm, str) else (filled, means, shift, features.size, harm)
 
 
-def harm_of(job: Job, y: Floats, r_shape: Floats, order: NDArray[np.uint32], sd: float, shift: Shift) -> float | str:
+def harm_of(
+    job: Job, y: Floats, fitted: Floats, r_shape: Floats, order: NDArray[np.uint32], sd: float, shift: Shift
+) -> float | str:
     """Share of shifted draws outside the range, or why they would do harm.
 
-    ``y``, without effects of clusters, and what is left over are of the rows of the shape, ``order`` is by leaf.
+    ``y``, without effects of clusters, what is fitted, and what that leaves over (of standard deviation ``sd``) are of
+    the rows of the shape; ``order`` is theirs by leaf.
     """
     # Every row of the shape once with what is left of the next, which is of its leaf but for the last one of each.
-    fitted = y - r_shape
     drawn = fitted[order] + np.roll(r_shape[order], 1)
+    chance = UNLIKE_CHANCE
     if job.clusters is not None:
         cluster = job.clusters.of_row[job.shape]
         y = y + job.clusters.effect[cluster]
-        # And with the effect of some other cluster.
-        drawn += np.roll(job.clusters.drawn[cluster], len(cluster) // 2)[order]
+        drawn += job.clusters.drawn[cluster[order]]
+        # Rows of a cluster are alike, so chance does more.
+        chance *= CLUSTERED_CHANCE
     grid = shift.grid
     low, high = np.log([grid.low, grid.high]) if shift.logarithm else (grid.low, grid.high)
     beyond = np.abs(drawn - np.clip(drawn, low, high))
@@ -507,13 +549,13 @@ def harm_of(job: Job, y: Floats, r_shape: Floats, order: NDArray[np.uint32], sd:
     harmful = outside > MOST_OUTSIDE or (outside > OUTSIDE and np.sqrt(np.square(beyond).mean()) > BEYOND * sd)
     if harmful:
         return f"{100 * outside:.0f} % of shifted draws fall outside its range"
-    if _is_unlike(y, np.clip(drawn, low, high), fitted, fitted[order]):
+    if _is_unlike(y, np.clip(drawn, low, high), fitted, fitted[order], chance):
         return "shifted draws are distributed otherwise"
     return outside
 
 
-def _is_unlike(y: Floats, drawn: Floats, fitted: Floats, fitted_drawn: Floats) -> bool:
-    """Whether more draws than by chance are at another place of the distribution, of all rows or given what is fitted.
+def _is_unlike(y: Floats, drawn: Floats, fitted: Floats, fitted_drawn: Floats, times: float) -> bool:
+    """Whether more draws than by chance, so many times, are at another place of the distribution, of all rows or given what is fitted.
 
     Half the sum of the differences between shares of classes is the share of draws that would have to move. By chance
     it is about half the sum of sqrt(2 p / n) times .8, for shares p and n rows.
@@ -530,7 +572,7 @@ def _is_unlike(y: Floats, drawn: Floats, fitted: Floats, fitted_drawn: Floats) -
     ]
     for a, b in (shares, [share.sum(1) for share in shares]):
         chance = 0.5 * np.sqrt(2 / np.pi) * np.sqrt((a + b) / len(y)).sum()
-        if 0.5 * np.abs(a - b).sum() > UNLIKE + UNLIKE_CHANCE * chance:
+        if 0.5 * np.abs(a - b).sum() > UNLIKE + times * chance:
             return True
     return False
 
@@ -569,10 +611,11 @@ def donors_by_leaf(job: Job, tree: Tree, r: NDArray[np.float32], regained: bool 
     return replace(tree, nodes=nodes, count=count, donors=donors)
 
 
-def choose_features(job: Job, y: Floats, hinged: bool) -> Features:
+def choose_features(job: Job, y: Floats, hinged: bool, straight: Collection[int] = ()) -> Features:
     """Features of a target whose values in the rows of the shape are y; with hinges and products where wanted.
 
-    Linear ones stay; of hinges and products those that correlate most with what the linear ones leave over.
+    Linear ones stay; of hinges and products those that correlate most with what the linear ones leave over. Columns
+    that are ``straight`` have neither hinges nor products with each other.
     """
     table, n = job.table, len(job.shape)
     some = np.unique(np.linspace(0, n - 1, min(SAMPLE, n)).astype(np.int64))
@@ -585,6 +628,7 @@ def choose_features(job: Job, y: Floats, hinged: bool) -> Features:
     levels: list[tuple[int, int, int]] = []
     for slot in job.predictors:
         variable, here = table.variables[slot], table.codes[slot][rows]
+        bends = hinged and slot not in straight
         counts = np.bincount(here, minlength=variable.n_codes)
         if variable.kind == "numeric":
             x = table.numbers_of_codes(slot)
@@ -596,7 +640,7 @@ def choose_features(job: Job, y: Floats, hinged: bool) -> Features:
                 numeric.append(len(tables))
                 slots.append(slot)
                 tables.append(np.where(np.isnan(x), 0.0, np.clip((x - mean) / sd, -furthest, furthest)))
-                for knot in np.unique(np.quantile(known, HINGES)) if hinged and len(np.unique(known)) > 7 else ():
+                for knot in np.unique(np.quantile(known, HINGES)) if bends and len(np.unique(known)) > 7 else ():
                     hinge = np.where(np.isnan(x), 0.0, np.maximum(x - knot, 0.0) / sd)
                     if hinge[here].std() > 1e-6:
                         hinges.append((slot, (hinge - hinge[here].mean()) / hinge[here].std()))
@@ -633,7 +677,12 @@ def choose_features(job: Job, y: Floats, hinged: bool) -> Features:
     matrix = linear.matrix(table.codes, rows)
     matrix -= matrix.mean(1, keepdims=True)
     left = left - matrix.T @ np.linalg.lstsq(matrix.T, left, rcond=1e-10)[0]
-    pairs = [(a, b) for i, a in enumerate(numeric) for b in numeric[:i]]
+    pairs = [
+        (a, b)
+        for i, a in enumerate(numeric)
+        for b in numeric[:i]
+        if slots[a] not in straight or slots[b] not in straight
+    ]
     scores = [_correlation(hinge[table.codes[slot][rows]], left) for slot, hinge in hinges]
     scores += [_correlation(matrix[a] * matrix[b], left) for a, b in pairs]
     best = sorted(np.argsort(-np.array(scores), kind="stable")[:most])
@@ -701,7 +750,7 @@ def find_tails(values: Floats, rows: NDArray[np.int64]) -> Floats:
 
 
 def fit_classes(
-    job: Job, ranks: Ranks, used: NDArray[np.bool_], numbers: Floats | None = None
+    job: Job, ranks: Ranks, used: NDArray[np.bool_], numbers: Floats | None = None, beyond: float | None = None
 ) -> tuple[Tree, Tilt | None, str]:
     """Tree of a categorical target, and the tilt of its leaves.
 
@@ -713,6 +762,8 @@ def fit_classes(
         Ranks that occur: the classes.
     numbers : ndarray of shape (n_ranks,), dtype=float64, optional
         Values of numbers: the tree is grown on them.
+    beyond : float, optional
+        How far beyond chance the gain of a split has to be.
     """
     table = job.table
     class_of, n_classes = class_ids(used)
@@ -721,7 +772,7 @@ def fit_classes(
         target, n_classes = scaled(np.where(used, numbers, np.nan), len(job.shape)), 0
     by_value = numbers is not None and int(used.sum()) > MOST_CLASSES
     # Weights that all values share calibrate the mean only; the rest is left to the leaves.
-    chance = 0.0 if by_value else CLASS_BEYOND * job.chance
+    chance = beyond * job.chance if beyond is not None else 0.0 if by_value else CLASS_BEYOND * job.chance
     tree = grow(table, job.predictors, job.minbucket, CP, chance, job.shape, ranks, target, n_classes)
     classes = np.flatnonzero(used).astype(ranks.dtype)
     commonest = int(np.argmax(np.bincount(class_of[ranks[job.shape]], minlength=len(classes))))

@@ -137,6 +137,27 @@ class Clusters:
         """Clusters of the original."""
         return len(self.sizes)
 
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What ``of_state`` makes the same of: a record for JSON, and arrays by name."""
+        arrays: dict[str, NDArray[Any]] = {"sizes": self.sizes, "first_rows": self.first_rows}
+        arrays |= {f"structure_{slot}": ranks for slot, ranks in self.structure.items()}
+        arrays |= {f"pool_{i}": pool for i, pool in enumerate(self.pools)}
+        if self.rows is not None:
+            arrays["rows"] = self.rows
+        return {"slot": self.slot, "structure": list(self.structure), "pools": len(self.pools)}, arrays
+
+    @classmethod
+    def of_state(cls, record: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Clusters:
+        """The clusters that gave this state."""
+        return cls(
+            record["slot"],
+            arrays["sizes"],
+            {slot: arrays[f"structure_{slot}"] for slot in record["structure"]},
+            arrays.get("rows"),
+            arrays["first_rows"],
+            tuple(arrays[f"pool_{i}"] for i in range(record["pools"])),
+        )
+
     def layout(self, entropy: int, copy: int, k: int) -> Layout:
         """Clusters of a copy of k rows, drawn until they have so many; found once for all tasks of a copy. O(k)."""
         key = (entropy, copy, k)
@@ -151,7 +172,7 @@ class Clusters:
         if self.pools:
             pool = self.pools[copy if len(self.pools) > 1 else 0]
         else:
-            pool = np.flatnonzero(self.sizes).astype(np.int32)
+            pool = np.arange(self.n_clusters, dtype=np.int32)
         drawn, rows, run = [np.zeros(0, np.int32)], 0, 0
         while rows < k:
             n = int((k - rows) / self.sizes[pool].mean()) + 16

@@ -222,9 +222,15 @@ class Variable:
 
     def numbers_at(self, codes: Codes) -> NDArray[np.float64]:
         """Numbers of some codes, NaN for missing; of a code that stands for several values the lowest."""
-        ranks = codes if self.codes_are_ranks else np.searchsorted(self.bins, codes)  # type: ignore[arg-type]
-        numbers = numbers_of(self.values.take(pa.array(ranks)))
+        numbers = numbers_of(self.values.take(pa.array(self.lowest_ranks(codes))))
         return np.where(codes < self.first_code, np.nan, numbers)
+
+    def lowest_ranks(self, codes: Codes) -> Ranks:
+        """The rank of some codes, of one that stands for several values the lowest."""
+        if self.codes_are_ranks:
+            return codes
+        assert self.bins is not None
+        return np.searchsorted(self.bins, codes).astype(self.rank_dtype)
 
     def nearest_codes(self, column: pa.Array) -> Codes:
         """Codes of computed values, which need not be among the values seen. O(k log n_ranks).

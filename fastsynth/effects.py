@@ -19,12 +19,14 @@ This module knows arrays, and no tables, trees or columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsynth import _calibrate
 from fastsynth.streams import Words, below, hashed, unit
 
 Floats = NDArray[np.float64]
@@ -34,6 +36,17 @@ LOWEST_RATIO, HIGHEST_RATIO = 1e-6, 1e4
 NO_RATIO = 2e-6
 # Clusters of fewer reliability are not stretched further.
 LEAST_RELIABILITY = 0.02
+# Directions in which shares of classes differ between clusters, at most, and one for so many clusters; intra-class
+# correlation of one that counts, and of all together.
+MOST_DIRECTIONS, CLUSTERS_A_DIRECTION = 6, 8
+LEAST_SHARE, MOST_SHARE = 1e-4, 0.98
+# Intra-class correlation for which pairs of rows are weighed.
+PAIR_ICC = 0.1
+# Steps of the scores of clusters, and how long they are at most, in standard deviations.
+NEWTON_STEPS, LONGEST_STEP = 4, 2.0
+# Scores that stand for those of all clusters, for each direction; steps of the scale, and its range; steps of marginal
+# shares; rows times classes times scores that are looked at.
+NODES, SCALE_STEPS, SCALES, MARGINAL_STEPS, MOST_CELLS = 15, 4, (0.2, 5.0), 6, 6_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +97,29 @@ class Effects:
     sigma2: float
 
     @property
+    def n_clusters(self) -> int:
+        """Clusters of the original."""
+        parts = [self.numbers, *(of.scores for of in (self.classes, self.kinds) if of is not None)]
+        return next((len(of) for of in parts if of is not None), 0)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What ``of_state`` makes the same of: a record for JSON, and arrays by name."""
+        arrays: dict[str, NDArray[Any]] = {} if self.numbers is None else {"numbers": self.numbers}
+        for name, of in (("classes", self.classes), ("kinds", self.kinds)):
+            if of is not None:
+                arrays |= {f"{name}_scores": of.scores, f"{name}_loadings": of.loadings}
+        return {"tau2": self.tau2, "sigma2": self.sigma2}, arrays
+
+    @classmethod
+    def of_state(cls, record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Effects:
+        """The effects that gave this state."""
+        classes, kinds = (
+            ClassEffects(arrays[f"{name}_scores"], arrays[f"{name}_loadings"]) if f"{name}_scores" in arrays else None
+            for name in ("classes", "kinds")
+        )
+        return cls(arrays.get("numbers"), classes, kinds, record["tau2"], record["sigma2"])
+
+    @property
     def icc(self) -> float:
         """Intra-class correlation, given the predictors."""
         return self.tau2 / (self.tau2 + self.sigma2)
@@ -110,15 +146,18 @@ class Clustered:
     ----------
     blup : ndarray of shape (n_clusters,), dtype=float64
         Zero for clusters without rows.
+    level : ndarray of shape (n_clusters,), dtype=float64
+        The mean, shrunk less the more rows a cluster has: what is taken off before the column's model is fitted.
     reflated : ndarray of shape (n_clusters,), dtype=float64
         Of variance tau2, mean zero over the rows. A cluster without rows has that of another one.
     stretch : ndarray of shape (n_clusters,), dtype=float64
-        What is left over around the blup, times this, has variance sigma2.
+        What is left over around the level, times this, has variance sigma2.
     tau2, sigma2 : float
         Variances of effects, and of what is left over.
     """
 
     blup: Floats
+    level: Floats
     reflated: Floats
     stretch: Floats
     tau2: float
@@ -212,7 +251,10 @@ def number_effects(left: Floats, cluster: NDArray[np.int32], n_clusters: int, pa
     Notes
     -----
     With n_j rows, reliability l_j = n_j tau2 / (n_j tau2 + sigma2) and mean m_j of a cluster the blup is l_j m_j, of
-    variance l_j tau2, and what is left around it has variance sigma2 (1 - l_j / n_j). O(n).
+    variance l_j tau2. What a blup leaves of m_j goes into the leaves of a tree, and adds to the effect where a draw
+    has the very predictors of the cluster. So of all clusters but those of one row nearly all of m_j is taken off:
+    k_j m_j for k_j = 1 - (1 - l_j) / n_j, around which (1 - k_j)^2 (tau2 + sigma2 / n_j) + sigma2 (1 - 1 / n_j) is
+    left. O(n).
 
     References
     ----------
@@ -232,12 +274,16 @@ def number_effects(left: Floats, cluster: NDArray[np.int32], n_clusters: int, pa
     reliability = size * tau2 / (size * tau2 + sigma2) if tau2 > 0 else np.zeros(n_clusters)
     blup = np.where(size > 0, reliability * mean, 0.0)
     blup[seen] -= np.average(blup[seen], weights=size[seen])
-    stretch = 1 / np.sqrt(np.maximum(1 - reliability / np.maximum(size, 1), LEAST_RELIABILITY))
+    shrunk, many = (1 - reliability) / np.maximum(size, 1), np.maximum(size, 1)
+    level = np.where(size > 0, (1 - shrunk) * mean, 0.0) if tau2 > 0 else np.zeros(n_clusters)
+    level[seen] -= np.average(level[seen], weights=size[seen])
+    share = 1 - 1 / many + shrunk**2 * (tau2 / sigma2 + 1 / many) if tau2 > 0 else np.ones(n_clusters)
+    stretch = 1 / np.sqrt(np.maximum(share, LEAST_RELIABILITY))
     reflated = np.zeros(n_clusters)
     if tau2 > 0:
         reflated[seen] = reflate(blup[seen, None], reliability[seen, None], size[seen])[:, 0] * np.sqrt(tau2)
         reflated = spread_out(reflated, size > 0)
-    return Clustered(_single(blup), _single(reflated), stretch, tau2, sigma2)
+    return Clustered(_single(blup), _single(level), _single(reflated), stretch, tau2, sigma2)
 
 
 def reflate(blups: Floats, reliability: Floats, size: Floats) -> Floats:
@@ -268,3 +314,260 @@ def spread_out(effects: Floats, seen: NDArray[np.bool_]) -> Floats:
 def _single(effects: Floats) -> Floats:
     """Single precision: what is beyond may depend on how a machine adds up."""
     return effects.astype(np.float32).astype(float)
+
+
+# Classes
+
+# Blocks of rows: cluster (n,), class (n,), and shares of the classes without effects (n, n_classes).
+Blocks = Callable[[], Iterable[tuple[NDArray[np.int32], NDArray[np.int64], Floats]]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassesFitted:
+    """Effects of clusters on shares of classes.
+
+    Attributes
+    ----------
+    effects : ClassEffects or None
+        As they are drawn; None where clusters do not differ.
+    predicted : ClassEffects or None
+        As they are best predicted: shrunk.
+    nodes : ndarray of shape (n_nodes, d), dtype=float64
+        Scores that stand for those of all clusters.
+    tau2, sigma2 : float
+        Between and within clusters: of the class's value, or of the indicators of all classes added up.
+    """
+
+    effects: ClassEffects | None
+    predicted: ClassEffects | None
+    nodes: Floats
+    tau2: float
+    sigma2: float
+
+
+def class_effects(blocks: Blocks, n_clusters: int, basis: Floats) -> ClassesFitted:
+    """Effects of clusters on the logarithms of the shares of classes.
+
+    Parameters
+    ----------
+    blocks : callable
+        Gives the rows anew each time; the same ones in the same order.
+    n_clusters : int
+    basis : ndarray of shape (n_classes, b), dtype=float64
+        What effects are made of: an identity where every class has its own, one column of values where effects are in
+        proportion to the value.
+
+    Notes
+    -----
+    1. What pairs of rows of a cluster have in common, of indicators (or values) less their shares (or means), is what
+       clusters differ by, whatever else is wrong with the shares. Of many directions those count in which it is
+       largest, at most ``MOST_DIRECTIONS``.
+    2. Scores of the clusters in these directions are best predicted in a multinomial logit with normal scores, by
+       Newton's steps; and reflated.
+    3. The loadings are made larger or smaller until draws have in common what pairs of rows have.
+
+    O(n n_classes d) for each of some ten passes.
+
+    References
+    ----------
+    Breslow and Clayton (1993), Approximate inference in generalized linear mixed models, JASA 88:9, for the steps.
+    """
+    # 1.
+    moments = _Moments(blocks, n_clusters, basis)
+    between, loadings = moments.between(), np.zeros((len(basis), 0))
+    tau2 = float(np.trace(between))
+    total = float(np.trace(moments.variance))
+    nothing = ClassesFitted(None, None, np.zeros((1, 0)), 0.0, total)
+    if not tau2 > LEAST_SHARE * total:
+        return nothing
+    loadings = basis @ _directions(between, moments.variance, moments.n_seen)
+    if not loadings.shape[1]:
+        return nothing
+    # 2.
+    scores, reliability = _predicted(blocks, moments.size, loadings)
+    seen = moments.size > 0
+    drawn = np.zeros_like(scores)
+    drawn[seen] = reflate(scores[seen], reliability[seen], moments.size[seen])
+    drawn = spread_out(drawn, seen)
+    nodes = _nodes(drawn[seen])
+    # 3.
+    sample = _Sample.of(blocks, moments, len(basis), len(nodes))
+    scale, wanted = 1.0, min(tau2, MOST_SHARE * total)
+    for _ in range(SCALE_STEPS):
+        found = sample.between(basis, nodes, scale * loadings)
+        if not found > 0:
+            break
+        scale = float(np.clip(scale * np.sqrt(wanted / found), *SCALES))
+    loadings = _single(scale * loadings)
+    return ClassesFitted(
+        ClassEffects(_single(drawn), loadings),
+        ClassEffects(_single(scores - np.average(scores[seen], axis=0, weights=moments.size[seen])), loadings),
+        nodes,
+        wanted,
+        total - wanted,
+    )
+
+
+class _Moments:
+    """What pairs of rows of a cluster have in common.
+
+    Attributes
+    ----------
+    size : ndarray of shape (n_clusters,)
+        Rows of each.
+    variance : ndarray of shape (b, b)
+        Of the basis, given the shares: the mean over the rows.
+    """
+
+    def __init__(self, blocks: Blocks, n_clusters: int, basis: Floats) -> None:
+        self.size = np.zeros(n_clusters)
+        for cluster, _, _ in blocks():
+            self.size += np.bincount(cluster, minlength=n_clusters)
+        b = basis.shape[1]
+        self.sums, self.own, self.variance = np.zeros((n_clusters, b)), np.zeros((b, b)), np.zeros((b, b))
+        self.weight = pair_weights(self.size)
+        for cluster, y, shares in blocks():
+            mean = shares @ basis
+            left = np.ascontiguousarray((basis[y] - mean).T)
+            _calibrate.add_by_leaf(left, cluster.astype(np.uint32), self.sums)
+            self.own += (left * self.weight[cluster]) @ left.T
+            self.variance += (basis * shares.sum(0)[:, None]).T @ basis - mean.T @ mean
+        self.variance /= max(self.size.sum(), 1)
+
+    @property
+    def n_seen(self) -> int:
+        """Clusters with rows."""
+        return int((self.size > 0).sum())
+
+    def between(self) -> Floats:
+        """Covariance (b, b) of two rows of a cluster."""
+        pairs = float((self.weight * self.size * (self.size - 1)).sum())
+        if not pairs > 0:
+            return np.zeros_like(self.own)
+        both: Floats = (self.sums * self.weight[:, None]).T @ self.sums - self.own
+        return both / pairs
+
+
+def pair_weights(size: Floats) -> Floats:
+    """Weight of the pairs of rows of a cluster: many of them say little more than the rows of some ten."""
+    weight: Floats = np.where(size > 1, 1 / (np.maximum(size - 1, 1) * (1 + PAIR_ICC * (size - 1))), 0.0)
+    return weight
+
+
+def _directions(between: Floats, variance: Floats, n_clusters: int) -> Floats:
+    """Combinations (b, d) of the basis, times the standard deviation of effects in them.
+
+    To first order effects of covariance T on logarithms make covariances ``variance T variance`` of shares.
+    """
+    values, vectors = np.linalg.eigh(variance)
+    usable = values > 1e-9 * max(float(values[-1]), 1e-300)
+    root = vectors[:, usable] / np.sqrt(values[usable])
+    common, axes = np.linalg.eigh(root.T @ between @ root)
+    most = max(1, min(MOST_DIRECTIONS, n_clusters // CLUSTERS_A_DIRECTION))
+    kept = np.argsort(-common, kind="stable")[:most]
+    kept = kept[common[kept] > LEAST_SHARE]
+    axes = axes[:, kept]
+    # The sign of an eigenvector is a machine's choice.
+    axes = axes * np.where(axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])] < 0, -1.0, 1.0)
+    found: Floats = root @ axes * np.sqrt(common[kept])
+    return found
+
+
+def _predicted(blocks: Blocks, size: Floats, loadings: Floats) -> tuple[Floats, Floats]:
+    """Most likely scores (n_clusters, d), and the reliability of each."""
+    n, d = len(size), loadings.shape[1]
+    scores, pairs = np.zeros((n, d)), np.triu_indices(d)
+    products = loadings[:, pairs[0]] * loadings[:, pairs[1]]
+    information = np.zeros((n, d, d))
+    for _ in range(NEWTON_STEPS + 1):
+        gradient, curvature = np.zeros((n, d)), np.zeros((n, len(pairs[0])))
+        for cluster, y, shares in blocks():
+            of_row = tilted(shares, scores[cluster], loadings)
+            mean, leaf = of_row @ loadings, cluster.astype(np.uint32)
+            _calibrate.add_by_leaf(np.ascontiguousarray((loadings[y] - mean).T), leaf, gradient)
+            second = of_row @ products - mean[:, pairs[0]] * mean[:, pairs[1]]
+            _calibrate.add_by_leaf(np.ascontiguousarray(second.T), leaf, curvature)
+        information[:, pairs[0], pairs[1]] = information[:, pairs[1], pairs[0]] = curvature
+        inverse = np.linalg.inv(information + np.eye(d))
+        if _ < NEWTON_STEPS:
+            step = np.einsum("jab,jb->ja", inverse, gradient - scores)
+            scores += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
+    reliability = 1 - np.einsum("jaa->ja", inverse)
+    return scores, np.where(size[:, None] > 0, reliability, 0.0)
+
+
+def _nodes(scores: Floats) -> Floats:
+    """Some of the scores of clusters, of mean zero and covariance the identity: quantiles of one, a sample of more."""
+    n, d = scores.shape
+    if d == 1:
+        ordered = np.sort(scores[:, 0])
+        places = (np.arange(NODES) + 0.5) / NODES * n
+        nodes = ordered[np.minimum(places.astype(np.int64), n - 1)][:, None]
+    else:
+        order = np.argsort(hashed(np.arange(n, dtype=np.uint64), np.uint64(2)))
+        nodes = scores[order[: NODES * d]]
+    if len(nodes) <= d:
+        return nodes - nodes.mean(0)
+    return reflate(nodes, np.ones_like(nodes), np.ones(len(nodes)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sample:
+    """Rows of some clusters, by which the loadings are made larger or smaller."""
+
+    cluster: NDArray[np.int64]
+    shares: Floats
+    weight: Floats
+    pairs: float
+
+    @classmethod
+    def of(cls, blocks: Blocks, moments: _Moments, n_classes: int, n_nodes: int) -> _Sample:
+        """Clusters by a hash of their number, so many that their rows are not too many."""
+        size = np.where(moments.size > 1, moments.size, 0)
+        order = np.argsort(hashed(np.arange(len(size), dtype=np.uint64), np.uint64(3)))
+        order = order[size[order] > 0]
+        many = int(np.searchsorted(np.cumsum(size[order]), MOST_CELLS / (n_classes * n_nodes))) + 1
+        number = np.full(len(size), -1)
+        number[order[:many]] = np.arange(len(order[:many]))
+        cluster, shares = [], []
+        for of_block, _, of_rows in blocks():
+            here = number[of_block] >= 0
+            cluster.append(number[of_block[here]])
+            shares.append(of_rows[here])
+        size = size[order[:many]]
+        weight = pair_weights(size)
+        return cls(np.concatenate(cluster), np.concatenate(shares), weight, float((weight * size * (size - 1)).sum()))
+
+    def between(self, basis: Floats, nodes: Floats, loadings: Floats) -> float:
+        """What pairs of rows have in common if clusters have scores at the nodes, added up over the basis."""
+        conditional = marginal(self.shares, nodes, loadings)
+        mean, total = self.shares @ basis, 0.0
+        for node in nodes:
+            shares = tilted(conditional, np.broadcast_to(node, (len(mean), len(node))), loadings)
+            moved = np.ascontiguousarray((shares @ basis - mean).T)
+            sums = np.zeros((len(self.weight), len(moved)))
+            _calibrate.add_by_leaf(moved, self.cluster.astype(np.uint32), sums)
+            own = float((np.square(moved).sum(0) * self.weight[self.cluster]).sum())
+            total += float((np.square(sums).sum(1) * self.weight).sum()) - own
+        return total / (len(nodes) * self.pairs)
+
+
+def marginal(shares: Floats, nodes: Floats, loadings: Floats) -> Floats:
+    """Shares (n, n_classes) that are, with the effects of clusters and over all of these, the shares given.
+
+    Effects on logarithms make rare classes less rare on average; this takes it back.
+    """
+    conditional = shares.copy()
+    step = max(1, MOST_CELLS // (32 * shares.shape[1]))
+    for start in range(0, len(shares), step):
+        wanted = shares[start : start + step]
+        now = wanted.copy()
+        for _ in range(MARGINAL_STEPS):
+            mean = np.zeros_like(now)
+            for node in nodes:
+                mean += tilted(now, np.broadcast_to(node, (len(now), len(node))), loadings)
+            mean /= len(nodes)
+            now *= np.divide(wanted, mean, out=np.ones_like(now), where=mean > 0)
+            now /= now.sum(axis=1, keepdims=True)
+        conditional[start : start + step] = now
+    return conditional

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from fastsynth import draw
 from fastsynth.block_fits import fit_blocks
-from fastsynth.blur import MARGIN, Blur, is_continuous
-from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, exact_to, find_grid, fit_calibrated, is_beyond_floats
+from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, find_blur, fit_calibrated
 from fastsynth.clusters import Clusters
 from fastsynth.columns import EncodedTable, Ranks, Variable
 from fastsynth.draw import draw_rows
@@ -31,6 +30,7 @@ from fastsynth.errors import DataError
 from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick
 from fastsynth.guards import guarded, kinds_of
+from fastsynth.joint import Chains
 from fastsynth.learn import Learned, code
 from fastsynth.methods import (
     Calibrated,
@@ -179,12 +179,13 @@ def fit_plan(
     memory: int,
     executor: Executor,
     tick: Tick,
-) -> Model:
+) -> tuple[Model, dict[str, Chains]]:
     """Fit all columns on the observed earlier columns: all fits are independent, the biggest go first.
 
     Simple synthesis fits once for all copies; proper synthesis fits each copy on a bootstrap sample of the rows. With
     ``fit_rows`` trees are grown on so many rows, all copies on the same ones or with ``fresh`` each on its own; columns
-    without predictors are drawn from all rows nevertheless, but for proper synthesis.
+    without predictors are drawn from all rows nevertheless, but for proper synthesis. Chains of joint models are given
+    back beside the model.
     """
     n, strata = learned.n_rows, None
     drawn = [step for step in plan.steps if step.action == "draw"]
@@ -215,9 +216,9 @@ def fit_plan(
         table, all_ranks = code(learned, rows.coded, sorted(kept), plan.steps, place, executor, lambda _: None)
         clusters = None
         if plan.strata:
-            of_strata = [all_ranks[slot] for slot in plan.strata]
-            strata = Strata.of(plan.strata, of_strata)
-            number = strata.numbers(of_strata)
+            of_columns = [all_ranks[slot] for slot in plan.strata]
+            strata = Strata.of(plan.strata, of_columns)
+            number = strata.numbers(of_columns)
             own = number if rows.coded is None else number[rows.coded]
             setting = Setting.of(table, rows, entropy, cells, own, len(strata.rows))
             _refuse_small_strata(setting, drawn)
@@ -250,7 +251,11 @@ def fit_plan(
             tick(1)
 
         executor.map(fit_step, setting, jobs, done, at_most)
-        blocks, imputed, chains = fit_blocks(plan, setting, learned, m, entropy, executor, tick)
+        every = np.arange(table.n_rows, dtype=np.uint32)
+        of_strata = [every] if strata is None else _split(every, own, len(strata.rows))
+        blocks, imputed, chains = fit_blocks(
+            plan, learned, table, of_strata, setting.cluster, clusters, m, entropy, executor
+        )
         del table, setting
     if strata is not None and cells.weights is not None:
         number = strata.numbers([all_ranks[slot] for slot in plan.strata])
@@ -259,7 +264,7 @@ def fit_plan(
     not_kept = {step.slot for step in plan.steps if step.action in ("stratum", "structure", "cluster")}
     all_ranks = {slot: ranks for slot, ranks in all_ranks.items() if slot not in not_kept}
     slopes = learned.slopes if cells.weights is None else Slopes.of(pa.table({}), ())
-    return Model(
+    model = Model(
         plan,
         without_clusters(learned.variables, plan),
         learned.source.frame,
@@ -275,6 +280,7 @@ def fit_plan(
         blocks=blocks,
         imputed=imputed,
     )
+    return model, chains
 
 
 def find_clusters(
@@ -288,16 +294,17 @@ def find_clusters(
     """Clusters of the original, and that of each row (n,); ``ranks`` are of all rows."""
     first, sizes = learned.variables[slot].first, learned.rows[slot][learned.variables[slot].first :]
     cluster = ranks[slot].astype(np.int32) - first
+    if not sizes.all():
+        # Categories that no row has are no clusters.
+        cluster, sizes = (np.cumsum(sizes > 0) - 1).astype(np.int32)[cluster], sizes[sizes > 0]
     order = np.argsort(cluster, kind="stable")
     structure = {step.slot: ranks[step.slot][order] for step in plan.steps if step.action == "structure"}
     pools: tuple[NDArray[np.int32], ...] = ()
     if weights is not None:
         total = np.bincount(cluster, weights, len(sizes))
-        mean = np.divide(total, sizes, out=np.zeros(len(sizes)), where=sizes > 0)
-        pools = (np.repeat(np.arange(len(sizes), dtype=np.int32), _times(mean, entropy)),)
+        pools = (np.repeat(np.arange(len(sizes), dtype=np.int32), _times(total / sizes, entropy)),)
     if any(step.slot == slot and step.action == "keep" for step in plan.steps):
-        starts = np.minimum(np.cumsum(sizes) - sizes, len(order) - 1)
-        return Clusters(slot, sizes, rows=cluster, first_rows=order[starts]), cluster
+        return Clusters(slot, sizes, rows=cluster, first_rows=order[np.cumsum(sizes) - sizes]), cluster
     return Clusters(slot, sizes, structure, pools=pools), cluster
 
 
@@ -305,12 +312,11 @@ def bootstrap_clusters(clusters: Clusters, cluster: NDArray[np.int32], m: int, e
     """Bootstrap samples of whole clusters: their rows, and the clusters that donors are drawn from in each copy."""
     order = np.argsort(cluster, kind="stable").astype(np.uint32)
     starts = np.cumsum(clusters.sizes) - clusters.sizes
-    pool = clusters.pools[0] if clusters.pools else np.flatnonzero(clusters.sizes).astype(np.int32)
+    pool = clusters.pools[0] if clusters.pools else np.arange(clusters.n_clusters, dtype=np.int32)
     samples, pools = [], []
     for copy in range(m):
-        n_drawn = int(np.count_nonzero(clusters.sizes))
         # Of weighted clusters rows weigh afterwards, so each is as likely.
-        drawn = np.flatnonzero(clusters.sizes)[below(random_words(entropy, (BOOTSTRAP, copy), n_drawn), n_drawn)]
+        drawn = below(random_words(entropy, (BOOTSTRAP, copy), clusters.n_clusters), clusters.n_clusters)
         size = clusters.sizes[drawn]
         within = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size)
         samples.append(np.sort(order[np.repeat(starts[drawn], size) + within]))
@@ -510,29 +516,15 @@ def _blurred(model: ColumnModel, step: Step, variable: Variable, rows: NDArray[n
     Calibrated numbers are new values. Where there are no predictors to move them along, those that few people have are
     moved among their neighbours.
     """
-    if not _may_blur(step, variable):
+    if not _may_blur(step, variable) or (_is_margin(step) and model.shift is not None):
         return model
-    margin = _is_margin(step)
     held = rows.copy()
     held[: variable.first] = 0
     held[[rank for rank in kinds_of(model).tolist() if rank < len(held)]] = 0
     if model.values is None or not held.any():
         return model
-    numbers, enough = variable.numbers(), step.method.minbucket if isinstance(step.method, Calibrated) else 0
-    if margin and not is_continuous(held, enough):
-        return model
-    if is_beyond_floats(variable, numbers):
-        if margin:
-            return model
-        raise DataError(
-            f"Column {step.name!r} has whole numbers, or times, beyond 2^53: cast it to smooth it, times to us."
-        )
-    # Of the values that move: those on which a column piles up may lie on a coarser grid.
-    moving = (held > 0) & (held < enough) if margin else held > 0
-    grid = find_grid(numbers[moving], exact_to(variable), held[moving] if margin else None)
-    known = numbers[held > 0]
-    grid = replace(grid, low=float(known.min()), high=float(known.max()))
-    return replace(model, blur=Blur.of(MARGIN if margin else step.smoothing, step.noise, numbers, held, grid, enough))
+    enough = step.method.minbucket if isinstance(step.method, Calibrated) else 0
+    return replace(model, blur=find_blur(variable, held, step.smoothing, step.noise, enough))
 
 
 def _fit_step(

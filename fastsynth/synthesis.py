@@ -30,6 +30,7 @@ from fastsynth.draw import BLOCK_ROWS
 from fastsynth.errors import DataWarning, NotFittedError, OptionError, PlanError, PrivacyWarning, check_count
 from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
+from fastsynth.joint import Chains
 from fastsynth.learn import Learned, learn, strongest_predictors
 from fastsynth.methods import Calibrated, Cart, ColumnModel, Method, people_of_ranks
 from fastsynth.model import Model
@@ -422,6 +423,8 @@ class Synthesizer:
         Those that are kept, beside what ``columns`` and ``forbid`` say.
     dropped_ : list of str
         Columns of free text, which are not in the copies.
+    chains_ : dict of str to Chains
+        Of latent normal models, by their columns: parameters, traces, R-hat. Not kept in files.
     rare_levels_ : dict of str to int
         For each column of categories the number of levels that fewer than 10 rows have: the people in them can be
         found in a copy. Group such levels before the synthesis.
@@ -439,6 +442,7 @@ class Synthesizer:
     recoded_: dict[str, int]
     rare_levels_: dict[str, int]
     dropped_: list[str]
+    chains_: dict[str, Chains]
 
     def __init__(
         self,
@@ -540,7 +544,8 @@ class Synthesizer:
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
         n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
-            model = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+            fitted = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+            model, self.chains_ = fitted
         self.model_ = with_exact(model, exact, entropy)
         self.n_rows_ = n
         self.random_state_ = entropy

@@ -1,0 +1,784 @@
+"""One sweep of the Gibbs sampler of the latent normal model, and what it needs of the data.
+
+Rows are visited once a sweep, and once more for each column with thresholds or a power to estimate; everything else
+comes from sums: z'z, x'z, and sums of x z by cluster. A sweep
+
+1. proposes powers of Box-Cox columns,
+2. proposes thresholds, with their latent integrated out (Cowles 1996), and the intercept with them,
+3. draws all latents that are not known, each given the others,
+4. draws coefficients, effects of clusters, and moves what both have in common from one to the other,
+5. draws the columns of level 2 likewise, given the effects,
+6. draws both covariance matrices from sums of squares alone.
+
+Priors are proper and weak, on standardised columns: coefficients N(0, omega_e / RIDGE); standard deviations half-t with
+2 degrees of freedom and scale A, correlations close to uniform (Huang and Wand 2013); correlations of latents whose
+variance is fixed uniform. So chains stay finite under perfect separation.
+
+Sources
+-------
+Goldstein, Carpenter, Kenward and Levin (2009), Statistical Modelling 9, 173-197. Cowles (1996), Accelerating Monte
+Carlo Markov chain convergence for cumulative-link generalized linear models, Statistics and Computing 6. Liu and
+Sabatti (2000), Generalised Gibbs sampler and multigrid Monte Carlo, Biometrika 87. Huang and Wand (2013), Simple
+marginally noninformative prior distributions for covariance matrices, Bayesian Analysis 8.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaincinv, ndtr, ndtri
+
+from fastsynth import _latent
+from fastsynth.errors import DataError
+from fastsynth.latents import (
+    NUMBER,
+    ORDERED,
+    UNORDERED,
+    Codes,
+    Floats,
+    JointData,
+    LatentColumn,
+    Layout,
+    Scale,
+    Values,
+    box_cox,
+    box_cox_likelihood,
+    normal_scores,
+)
+from fastsynth.sdc import normal
+from fastsynth.streams import CHAIN, random_words, unit
+
+# Rows whose sums are made at a time.
+BLOCK = 4_096
+# Precision of coefficients before the data, in rows.
+RIDGE = 0.01
+# Degrees of freedom and scale of the half-t prior of standard deviations.
+NU, A = 2.0, 2.0
+POWERS = (-3.0, 3.0)
+# Share of proposals that are to be accepted.
+ACCEPTED = 0.3
+# Numbers of a batch of small matrices.
+BATCH = 1 << 20
+NOTHING = np.zeros((0, 0, 0))
+NO_CODES = np.zeros(0, np.int32)
+
+
+@functools.cache
+def normal_table() -> Floats:
+    """Distribution function and density at the nodes that ``_latent.pyx`` knows."""
+    nodes = np.arange(-544, 545) / 64
+    return np.ascontiguousarray(np.column_stack([ndtr(nodes), np.exp(-(nodes**2) / 2) / np.sqrt(2 * np.pi)]))
+
+
+class Words:
+    """Random numbers of one sweep."""
+
+    def __init__(self, entropy: int, chain: int, sweep: int, n: int) -> None:
+        self._words, self._place = random_words(entropy, (CHAIN, chain, sweep), n), 0
+
+    def _take(self, n: int) -> NDArray[np.uint64]:
+        self._place += n
+        return self._words[self._place - n : self._place]
+
+    def key(self) -> int:
+        """A key of hashes."""
+        return int(self._take(1)[0])
+
+    def unit(self) -> float:
+        """A number above 0 and up to 1."""
+        return 1 - float(unit(self._take(1))[0])
+
+    def normal(self, *shape: int) -> Floats:
+        """Standard normal numbers."""
+        return normal(self._take(int(np.prod(shape)))).reshape(shape)
+
+    def gamma(self, shape: Floats | float, n: int) -> Floats:
+        """Gamma numbers of scale 1."""
+        out: Floats = gammaincinv(shape, (self._take(n) >> np.uint64(12)).astype(np.float64) / 2.0**52 + 2.0**-53)
+        return out
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Power:
+    """A Box-Cox column: its latent, its place among the columns, the rows that have it, and centred logarithms."""
+
+    latent: int
+    column: int
+    rows: NDArray[np.intp]
+    logs: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Thresholds:
+    """A column of three or more ordered levels: its latent, its first cut, its levels, and a factor of proposals."""
+
+    latent: int
+    first: int
+    size: int
+    root: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """What does not change about the columns of one level.
+
+    Attributes
+    ----------
+    columns, scales
+    layout : Layout
+    codes : ndarray of shape (n, n_columns), dtype=int32
+        Levels that occur, numbered; numbers 0; -1 where missing.
+    x : ndarray of shape (n, p)
+        Predictors, standardised but for the ones.
+    to_given : ndarray of shape (p, p)
+        Standardised predictors are the given ones times this.
+    xx, inverse, root : ndarray of shape (p, p)
+        x'x; the inverse of x'x and the prior; a factor of the inverse.
+    z : ndarray of shape (n, q)
+        Latents of numbers, 0 where missing and for categories.
+    shapes : ndarray of shape (n_columns, 3)
+        Power, location and scale of numbers at the start.
+    latents : ndarray, dtype=int32
+        Latents that are drawn in the main pass: not those of numbers that are never missing.
+    pairs : ndarray of shape (m, 2), dtype=int32
+        Free covariances among the latents whose variance is fixed, numbered among these.
+    """
+
+    columns: tuple[LatentColumn, ...]
+    scales: tuple[Scale, ...]
+    layout: Layout
+    codes: Codes
+    x: Floats
+    to_given: Floats
+    xx: Floats
+    inverse: Floats
+    root: Floats
+    z: Floats
+    shapes: Floats
+    latents: Codes
+    thresholds: tuple[Thresholds, ...]
+    powers: tuple[Power, ...]
+    pairs: Codes
+
+
+@dataclass(slots=True, eq=False)
+class LevelState:
+    """What changes about the columns of one level: latents (n, q), coefficients (p, q), cuts, shapes, step sizes."""
+
+    z: Floats
+    beta: Floats
+    cuts: Floats
+    shapes: Floats
+    steps: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """What does not change about a model.
+
+    Attributes
+    ----------
+    one, two : Level
+    cluster : ndarray of shape (n,), dtype=int32
+    effects : ndarray of shape (e,), dtype=int32
+        Columns of x with effects.
+    xz : ndarray of shape (n_clusters, e, p)
+        Sums by cluster of products of predictors with effects and all predictors.
+    between : ndarray, dtype=int64
+        Predictors that are constant within clusters, the intercept first.
+    h : ndarray of shape (n_clusters, len(between))
+        Their values.
+    """
+
+    one: Level
+    two: Level
+    cluster: Codes
+    n_clusters: int
+    effects: Codes
+    by_cluster: Floats
+    between: NDArray[np.int64]
+    h: Floats
+
+    @property
+    def n_words(self) -> int:
+        """Random words that a sweep needs at most."""
+        q, q2, e = self.one.layout.q, self.two.layout.q, len(self.effects)
+        d = e * q + q2
+        small = 2 * d * d + 2 * q * q + (self.one.x.shape[1] + e * (len(self.between) + 2)) * q + 10 * (d + q)
+        cuts = self.one.layout.n_cuts + self.two.layout.n_cuts
+        return int(self.n_clusters * d + small + self.two.x.shape[1] * q2 + 4 * (cuts + d + q) + 64)
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """Where a chain is.
+
+    Attributes
+    ----------
+    u : ndarray of shape (n_clusters, e, q)
+    omega_e : ndarray of shape (q, q)
+    omega_2 : ndarray of shape (e q + q2, e q + q2)
+    scales_e, scales_2 : ndarray
+        Of the prior of variances.
+    """
+
+    chain: int
+    sweep: int
+    one: LevelState
+    two: LevelState
+    u: Floats
+    omega_e: Floats
+    omega_2: Floats
+    scales_e: Floats
+    scales_2: Floats
+
+
+# ---------------------------------------------------------------------------------------------------------- preparation
+
+
+def prepare(data: JointData) -> Problem:
+    """What a chain needs of the data; refuses what cannot be fitted. O(n p (p + e))."""
+    assert data.x2 is not None
+    one = _level(data, 1, data.x, data.x_names)
+    two = _level(data, 2, data.x2, data.x2_names)
+    _check_rows(one, "rows")
+    _check_collinear(one)
+    if two.layout.q:
+        _check_rows(two, "clusters")
+        _check_collinear(two)
+    if data.cluster is None:
+        none = np.zeros(0, np.int64)
+        return Problem(one, two, NO_CODES, 0, NO_CODES, np.zeros((0, 0, data.x.shape[1])), none, np.zeros((0, 0)))
+    effects = np.array(data.effects, np.int32)
+    cluster = np.ascontiguousarray(data.cluster, np.int32)
+    by_cluster = _sums_by_cluster(one.x, effects, cluster, data.n_clusters)
+    between, h = _between(one.x, cluster, by_cluster[:, 0])
+    return Problem(one, two, cluster, data.n_clusters, effects, by_cluster, between, h)
+
+
+def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Level:
+    places = data.of_level(level)
+    columns = tuple(data.columns[i] for i in places)
+    values = [data.values[i] for i in places]
+    scales = tuple(Scale.of(column, v) for column, v in zip(columns, values, strict=True))
+    layout = Layout.of(columns, [scale.levels for scale in scales])
+    codes = np.zeros((len(x), len(columns)), np.int32)
+    for i, (column, v, scale) in enumerate(zip(columns, values, scales, strict=True)):
+        codes[:, i] = -np.isnan(v).astype(np.int32) if column.kind == "continuous" else _renumbered(v, scale.levels)
+    standard, to_given = _standardised(x)
+    xx = standard.T @ standard
+    if columns:
+        _check_predictors(xx, len(x), names)
+    root = _inverse(_factor(xx + RIDGE * np.eye(len(xx)))).T
+    thresholds = tuple(_thresholds(layout, codes, c) for c in range(layout.q) if _has_thresholds(layout, c))
+    powers = tuple(_power(layout, i, values[i]) for i, column in enumerate(columns) if column.transform == "boxcox")
+    known = (layout.table[:, 0] == NUMBER) & np.array((codes >= 0).all(axis=0))[layout.table[:, 1]]
+    later = [c for c in range(layout.q) if not known[c] and not _has_thresholds(layout, c)]
+    z, shapes = _latent_numbers(columns, values, layout)
+    return Level(
+        columns=columns,
+        scales=scales,
+        layout=layout,
+        codes=codes,
+        x=standard,
+        to_given=to_given,
+        xx=xx,
+        inverse=root @ root.T,
+        root=root,
+        z=z,
+        shapes=shapes,
+        latents=np.array(later, np.int32),
+        thresholds=thresholds,
+        powers=powers,
+        pairs=_free_pairs(layout),
+    )
+
+
+def _latent_numbers(columns: Sequence[LatentColumn], values: Sequence[Values], layout: Layout) -> tuple[Floats, Floats]:
+    """Latents of numbers, 0 where missing and for categories, and shapes: the likeliest powers, means, deviations."""
+    z = np.zeros((len(values[0]) if values else 0, layout.q))
+    shapes = np.tile([1.0, 0.0, 1.0], (len(columns), 1))
+    for i, (column, v) in enumerate(zip(columns, values, strict=True)):
+        if column.kind != "continuous":
+            continue
+        rows = np.flatnonzero(~np.isnan(v))
+        known = v[rows].astype(np.float64)
+        if column.transform == "scores":
+            z[rows, layout.first_of(i)] = normal_scores(known)
+            continue
+        if column.transform == "boxcox":
+            logs = np.log(known)
+            logs -= logs.mean()
+            some = logs[:: len(logs) // 10_000 + 1]
+            shapes[i, 0] = max(np.linspace(*POWERS, 121), key=lambda power: box_cox_likelihood(some, power))
+            known = box_cox(logs, shapes[i, 0])
+        shapes[i, 1:] = known.mean(), known.std()
+        z[rows, layout.first_of(i)] = (known - shapes[i, 1]) / shapes[i, 2]
+    return z, shapes
+
+
+def _renumbered(values: Values, levels: Codes) -> Codes:
+    return np.where(values < 0, -1, np.searchsorted(levels, values)).astype(np.int32)
+
+
+def _standardised(x: Floats) -> tuple[Floats, Floats]:
+    """Predictors with mean 0 and standard deviation 1 behind the ones, and the matrix that makes them."""
+    to_given = np.eye(x.shape[1])
+    if not len(x):
+        return x, to_given
+    mean, sd = x.mean(axis=0), x.std(axis=0)
+    mean[0], sd[0] = 0, 1
+    sd[sd == 0] = 1
+    to_given[0] -= mean / sd
+    np.fill_diagonal(to_given, 1 / sd)
+    return np.ascontiguousarray((x - mean) / sd), to_given
+
+
+def _check_predictors(xx: Floats, n: int, names: Sequence[str]) -> None:
+    if n <= len(xx):
+        raise DataError(f"{n:,} rows are too few for {len(xx)} predictors: name fewer, or give more rows.")
+    given: list[int] = []
+    left = xx.copy()
+    for j in range(len(xx)):
+        # What earlier predictors leave of this one: a step of Cholesky's elimination.
+        if left[j, j] > 1e-9 * n:
+            left -= np.outer(left[:, j], left[j]) / left[j, j]
+        else:
+            given.append(j)
+    if given:
+        which = ", ".join(names[j] for j in given)
+        raise DataError(
+            f"{len(given)} of {len(xx)} predictors are constant or follow from earlier ones ({which}): leave them out."
+        )
+
+
+def _check_rows(level: Level, what: str) -> None:
+    if len(level.codes) <= level.layout.q + level.x.shape[1]:
+        raise DataError(
+            f"{len(level.codes):,} {what} are too few for {level.layout.q} latent variables and {level.x.shape[1]} "
+            "predictors: put fewer columns into the block."
+        )
+
+
+def _check_collinear(level: Level) -> None:
+    """Refuse numbers that follow from others, rows without missing numbers being looked at."""
+    numbers = [i for i, column in enumerate(level.columns) if column.kind == "continuous"]
+    rows = np.flatnonzero((level.codes[:, numbers] >= 0).all(axis=1))
+    if len(numbers) < 2 or len(rows) <= len(numbers) + level.x.shape[1]:
+        return
+    z = level.z[rows][:, [level.layout.first_of(i) for i in numbers]]
+    x = level.x[rows]
+    z -= x @ np.linalg.lstsq(x, z, rcond=None)[0]
+    left = z.T @ z
+    for at, j in enumerate(numbers):
+        if left[at, at] <= 1e-9 * len(rows):
+            raise DataError(
+                f"Column {level.columns[j].name!r} follows from other columns and predictors of the block "
+                f"({', '.join(level.columns[i].name for i in numbers if i != j)}): leave one of them out."
+            )
+        left -= np.outer(left[:, at], left[at]) / left[at, at]
+
+
+def _has_thresholds(layout: Layout, c: int) -> bool:
+    return bool(layout.table[c, 0] == ORDERED and layout.table[c, 3] > 2)
+
+
+def _shares(layout: Layout, codes: Codes, c: int) -> Floats:
+    counts = np.bincount(codes[codes[:, layout.table[c, 1]] >= 0, layout.table[c, 1]], minlength=layout.table[c, 3])
+    shares: Floats = counts / counts.sum()
+    return shares
+
+
+def _thresholds(layout: Layout, codes: Codes, c: int) -> Thresholds:
+    """Proposals go as the normal quantiles of cumulated shares do from sample to sample."""
+    below = np.cumsum(_shares(layout, codes, c))[:-1]
+    density = np.exp(-(ndtri(below) ** 2) / 2) / np.sqrt(2 * np.pi)
+    n = int((codes[:, layout.table[c, 1]] >= 0).sum())
+    spread = (np.minimum.outer(below, below) - np.outer(below, below)) / np.outer(density, density) / n
+    root = _factor(spread) * 2.4 / np.sqrt(len(below))
+    return Thresholds(c, int(layout.table[c, 2]), int(layout.table[c, 3]), root)
+
+
+def _power(layout: Layout, column: int, values: Values) -> Power:
+    rows = np.flatnonzero(~np.isnan(values))
+    logs = np.log(values[rows])
+    return Power(layout.first_of(column), column, rows, logs - logs.mean())
+
+
+def _free_pairs(layout: Layout) -> Codes:
+    """Pairs of latents with fixed variance whose covariance is free, as places among such latents."""
+    column = layout.table[layout.constrained, 1]
+    j, k = np.nonzero(column[:, None] > column)
+    return np.ascontiguousarray(np.column_stack([j, k]), np.int32)
+
+
+def _sums_by_cluster(x: Floats, effects: Codes, cluster: Codes, n_clusters: int) -> Floats:
+    out = np.empty((n_clusters, len(effects), x.shape[1]))
+    for k, a in enumerate(effects):
+        for b in range(x.shape[1]):
+            out[:, k, b] = np.bincount(cluster, weights=x[:, a] * x[:, b], minlength=n_clusters)
+    return out
+
+
+def _between(x: Floats, cluster: Codes, sums: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Predictors that are constant within clusters, and their values by cluster."""
+    means = sums / np.maximum(sums[:, :1], 1)
+    constant = [j for j in range(x.shape[1]) if np.allclose(x[:, j], means[cluster, j], atol=1e-9)]
+    h = np.ascontiguousarray(means[:, constant])
+    h[:, 0] = 1
+    if np.linalg.matrix_rank(h) < len(constant):
+        constant, h = [0], np.ones((len(h), 1))
+    return np.array(constant, np.int64), h
+
+
+# ---------------------------------------------------------------------------------------------------------------- start
+
+
+def start(problem: Problem, chain: int, entropy: int) -> State:
+    """Where a chain begins: cut points from the margins, little correlation, coefficients scattered around 0."""
+    words = Words(entropy, chain, 0, problem.n_words)
+    one = _start_level(problem.one, words)
+    two = _start_level(problem.two, words)
+    q, e = problem.one.layout.q, len(problem.effects)
+    d = e * q + problem.two.layout.q
+    omega_2 = np.eye(d)
+    omega_2[e * q :, e * q :] = problem.two.layout.start()
+    omega_2[: e * q, : e * q] *= 0.05 + 0.4 * words.unit()
+    u = np.zeros((problem.n_clusters, e, q))
+    return State(chain, 0, one, two, u, problem.one.layout.start(), omega_2, np.ones(q), np.ones(d))
+
+
+def _start_level(level: Level, words: Words) -> LevelState:
+    layout, z = level.layout, level.z.copy()
+    beta = np.zeros((level.x.shape[1], layout.q))
+    beta[0] = 0.3 * words.normal(layout.q)
+    cuts = np.zeros(layout.n_cuts)
+    for c, (kind, i, first, size) in enumerate(layout.table):
+        if kind == ORDERED:
+            at = ndtri(np.cumsum(_shares(layout, level.codes, c))[:-1])
+            beta[0, c] -= at[0]
+            cuts[first : first + size + 1] = [-np.inf, *(at - at[0]), np.inf]
+            # Between the cuts; half a unit beyond the outer ones.
+            middle = np.convolve([-1.0, *(at - at[0]), at[-1] - at[0] + 1.0], [0.5, 0.5], "valid")
+            z[:, c] = np.where(level.codes[:, i] >= 0, middle[level.codes[:, i]], 0)
+        elif kind == UNORDERED:
+            z[:, c] = np.where(level.codes[:, i] == c - first, 0.5, -0.5)
+    return LevelState(z, beta, cuts, level.shapes.copy(), np.zeros(len(level.powers) + len(level.thresholds)))
+
+
+# ---------------------------------------------------------------------------------------------------------------- sweep
+
+
+def sweep(problem: Problem, state: State, entropy: int, adapt: bool) -> None:
+    """Change a state into the next. O(n q (p + q)), and O(q^4) at most for what does not depend on rows.
+
+    Parameters
+    ----------
+    adapt : bool
+        Whether step sizes change, which they do in burn-in only.
+    """
+    state.sweep += 1
+    words = Words(entropy, state.chain, state.sweep, problem.n_words)
+    one, now = problem.one, state.one
+    precision = _inverse(state.omega_e)
+    rows = Rows(one, now, precision, None, problem.cluster, problem.effects, state.u)
+    sums = np.zeros((problem.n_clusters, len(problem.effects), one.layout.q))
+    zz, xz = _draw_level(rows, words, state.sweep if adapt else 0, sums)
+    root_e = _factor(state.omega_e)
+    _draw_coefficients(one, now, xz - np.einsum("jkp,jkq->pq", problem.by_cluster, state.u), root_e, words)
+    if len(problem.effects):
+        _draw_clusters(problem, state, sums, precision, words, state.sweep if adapt else 0)
+    squares = _sum_of_squares(problem, state, zz, xz, sums)
+    state.omega_e, state.scales_e = draw_covariance(
+        squares, len(one.codes), state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Rows of one level in one sweep: latents z = x beta + offset + effects + noise with a precision matrix."""
+
+    level: Level
+    now: LevelState
+    precision: Floats
+    offset: Floats | None
+    cluster: Codes
+    effects: Codes
+    u: Floats
+
+    @property
+    def sd(self) -> Floats:
+        """Standard deviation of each latent given the others."""
+        return 1 / np.sqrt(np.diagonal(self.precision))
+
+    def visit(
+        self, order: Codes, ratio: int, proposed: Floats, key: int, sums: Floats = NOTHING
+    ) -> Iterator[tuple[slice, Floats, float]]:
+        """Draw latents by blocks; rows, residuals, log likelihood ratio of each. See ``_latent.draw_latents``."""
+        z, beta, sd, n = self.now.z, self.now.beta, self.sd, len(self.now.z)
+        for first in range(0, n, BLOCK):
+            block = slice(first, min(first + BLOCK, n))
+            x = self.level.x[block]
+            residual = x @ beta
+            if self.offset is not None:
+                residual += self.offset[block]
+            ratio_of_block = _latent.draw_latents(
+                z[block], residual, self.level.codes[block], self.level.layout.table, self.now.cuts, self.precision, sd,
+                x, self.effects, self.u, self.cluster[block], order, ratio, proposed, key, first, normal_table(), sums,
+            )  # fmt: skip
+            yield block, residual, ratio_of_block
+
+
+def _draw_level(rows: Rows, words: Words, adapt: int, sums: Floats) -> tuple[Floats, Floats]:
+    """Powers, thresholds and latents of one level; z'z and x'z, and sums by cluster in ``sums``."""
+    level, now = rows.level, rows.now
+    for i, power in enumerate(level.powers):
+        now.steps[i] += _draw_power(rows, power, now.steps[i], words) / adapt**0.6 if adapt else 0
+    waiting = NO_CODES
+    for i, thresholds in enumerate(level.thresholds, len(level.powers)):
+        moved = _draw_thresholds(rows, thresholds, waiting, now.steps[i], words)
+        now.steps[i] += moved / adapt**0.6 if adapt else 0
+        waiting = np.array([thresholds.latent], np.int32)
+    q, p = level.layout.q, level.x.shape[1]
+    zz, xz = np.zeros((q, q)), np.zeros((p, q))
+    order = np.concatenate([waiting, level.latents])
+    for block, _, _ in rows.visit(order, -1, np.zeros(0), words.key(), sums):
+        zz += now.z[block].T @ now.z[block]
+        xz += level.x[block].T @ now.z[block]
+    return zz, xz
+
+
+def _draw_power(rows: Rows, power: Power, step: float, words: Words) -> float:
+    """Propose another power of a Box-Cox column; how far acceptance is from what is wanted.
+
+    Whatever the power, latents have the mean and the standard deviation that they began with, so a new one goes with
+    the coefficients and covariances there are.
+    """
+    now, c = rows.now, power.latent
+    variance = 1 / rows.precision[c, c]
+    gap = np.concatenate(
+        [left @ rows.precision[c] * variance for _, left, _ in rows.visit(NO_CODES, -1, np.zeros(0), words.key())]
+    )[power.rows]
+    value = now.shapes[power.column, 0] + 2 * np.exp(step) / np.sqrt(len(power.rows)) * float(words.normal(1)[0])
+    chance = words.unit()
+    if not POWERS[0] < value < POWERS[1]:
+        return -ACCEPTED
+    numbers = box_cox(power.logs, value)
+    location, scale = numbers.mean(), numbers.std()
+    numbers = (numbers - location) / scale
+    change = numbers - now.z[power.rows, c]
+    ratio = -0.5 * float(change @ (change + 2 * gap)) / variance
+    ratio -= len(power.rows) * np.log(scale / now.shapes[power.column, 2])
+    if np.log(chance) >= ratio:
+        return -ACCEPTED
+    now.z[power.rows, c] = numbers
+    now.shapes[power.column] = value, location, scale
+    return 1 - ACCEPTED
+
+
+def _draw_thresholds(rows: Rows, thresholds: Thresholds, waiting: Codes, step: float, words: Words) -> float:
+    """Propose all cuts of a column anew, the first one too: it goes into the intercept; as ``_draw_power``.
+
+    Latents that wait for being drawn are, before.
+    """
+    now, c = rows.now, thresholds.latent
+    inner = slice(thresholds.first + 1, thresholds.first + thresholds.size)
+    cuts = now.cuts[inner] + np.exp(step) * thresholds.root @ words.normal(thresholds.size - 1)
+    chance = words.unit()
+    possible = bool((np.diff(cuts) > 0).all())
+    proposed = np.array([-np.inf, *cuts, np.inf])
+    visits = rows.visit(waiting, c if possible else -1, proposed, words.key())
+    ratio = sum(ratio_of_block for _, _, ratio_of_block in visits)
+    intercepts = now.beta[0].copy()
+    intercepts[c] -= cuts[0]
+    ratio -= RIDGE / 2 * float(intercepts @ rows.precision @ intercepts - now.beta[0] @ rows.precision @ now.beta[0])
+    if not possible or np.log(chance) >= ratio:
+        return -ACCEPTED
+    now.cuts[inner] = cuts - cuts[0]
+    now.beta[0] = intercepts
+    return 1 - ACCEPTED
+
+
+def _draw_coefficients(level: Level, now: LevelState, xz: Floats, root: Floats, words: Words) -> None:
+    """Coefficients given x'z and a factor of the covariance of z."""
+    now.beta = level.inverse @ xz + level.root @ words.normal(*xz.shape) @ root.T
+
+
+def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floats, words: Words, adapt: int) -> None:
+    """Effects of clusters, the columns of level 2, and the covariance matrix of both."""
+    two, now = problem.two, state.two
+    n, e, q = state.u.shape
+    d = e * q
+    uu, ur, rr = state.omega_2[:d, :d], state.omega_2[:d, d:], state.omega_2[d:, d:]
+    slope = np.linalg.solve(rr, ur.T)
+    mean, given = (now.z - two.x @ now.beta) @ slope, uu - ur @ slope
+    left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
+    flat = (left @ precision).reshape(n, d) + mean @ _inverse(given)
+    crossed = problem.by_cluster[:, :, problem.effects]
+    state.u = draw_effects(crossed, precision, given, flat, words).reshape(n, e, q)
+    for k in range(e):
+        _shift(problem, state, k, mean, given, precision, words)
+    effects = state.u.reshape(n, d)
+    if two.layout.q:
+        slope = np.linalg.solve(uu, ur)
+        offset, covariance = effects @ slope, rr - ur.T @ slope
+        rows = Rows(two, now, _inverse(covariance), offset, NO_CODES, NO_CODES, NOTHING)
+        _, xz = _draw_level(rows, words, adapt, NOTHING)
+        _draw_coefficients(two, now, xz - two.x.T @ offset, _factor(covariance), words)
+    both = np.hstack([effects, now.z - two.x @ now.beta])
+    constrained = np.concatenate([np.zeros(d, bool), two.layout.constrained])
+    state.omega_2, state.scales_2 = draw_covariance(
+        both.T @ both, n, state.omega_2, state.scales_2, constrained, two.pairs, words
+    )
+
+
+def draw_effects(crossed: Floats, precision: Floats, covariance: Floats, linear: Floats, words: Words) -> Floats:
+    """Effects of all clusters from normal distributions of precision Z'Z x K + C^-1.
+
+    With effects of the intercept only, K and C^-1 are made diagonal together, and a cluster costs O(q^2); else
+    O((e q)^3).
+
+    Parameters
+    ----------
+    crossed : ndarray of shape (n_clusters, e, e)
+        Z'Z of each cluster.
+    precision : ndarray of shape (q, q)
+        K, of the latents of a row.
+    covariance : ndarray of shape (e q, e q)
+        C, of the effects of a cluster before its rows.
+    linear : ndarray of shape (n_clusters, e q)
+        Precision times mean.
+    """
+    n, d = linear.shape
+    noise = words.normal(n, d)
+    root = _factor(covariance)
+    if crossed.shape[1] == 1:
+        value, vector = np.linalg.eigh(root.T @ precision @ root)
+        vector = root @ vector
+        weight = 1 / (crossed[:, 0] * value + 1)
+        return np.asarray((linear @ vector * weight + np.sqrt(weight) * noise) @ vector.T)
+    out = np.empty((n, d))
+    inverse, size = _inverse(covariance), max(BATCH // d**2, 1)
+    for first in range(0, n, size):
+        batch = slice(first, first + size)
+        whole = np.einsum("jkl,ab->jkalb", crossed[batch], precision).reshape(-1, d, d) + inverse
+        factor = np.linalg.cholesky(whole)
+        half = np.linalg.solve(factor, linear[batch, :, None]) + noise[batch, :, None]
+        out[batch] = np.linalg.solve(factor.transpose(0, 2, 1), half)[:, :, 0]
+    return out
+
+
+def _shift(
+    problem: Problem, state: State, k: int, mean: Floats, covariance: Floats, precision: Floats, words: Words
+) -> None:
+    """Move what is common to all clusters between effects of kind k and coefficients, latents staying as they are.
+
+    Given the sums of both, the common part is normal as if effects were data; without this step coefficients of what
+    varies between clusters only would hardly move where clusters are large (Liu and Sabatti 2000). The prior of the
+    coefficients decides on acceptance.
+    """
+    n, e, q = state.u.shape
+    mine = np.zeros(e * q, bool)
+    mine[k * q : (k + 1) * q] = True
+    flat = state.u.reshape(n, e * q) - mean
+    slope = np.linalg.solve(covariance[np.ix_(~mine, ~mine)], covariance[np.ix_(~mine, mine)])
+    left = flat[:, mine] - flat[:, ~mine] @ slope
+    conditional = covariance[np.ix_(mine, mine)] - covariance[np.ix_(mine, ~mine)] @ slope
+    h = problem.h if k == 0 else problem.h[:, :1]
+    columns = problem.between if k == 0 else problem.effects[k : k + 1]
+    root = _inverse(_factor(h.T @ h)).T
+    move = root @ root.T @ (h.T @ left) + root @ words.normal(h.shape[1], q) @ _factor(conditional).T
+    old, new = state.one.beta[columns], state.one.beta[columns] + move
+    ratio = RIDGE / 2 * float(np.sum((old @ precision) * old) - np.sum((new @ precision) * new))
+    if np.log(words.unit()) < ratio:
+        state.one.beta[columns] = new
+        state.u[:, k] -= h @ move
+
+
+def _sum_of_squares(problem: Problem, state: State, zz: Floats, xz: Floats, sums: Floats) -> Floats:
+    """Residuals' sums of squares and products, from sums alone."""
+    beta = state.one.beta
+    cross = beta.T @ xz
+    out = zz - cross - cross.T + beta.T @ problem.one.xx @ beta
+    if len(problem.effects):
+        left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, beta)
+        fitted = np.einsum("jkl,jlq->jkq", problem.by_cluster[:, :, problem.effects], state.u)
+        # z - x beta - u: twice the products of effects with what they are to explain, less those with what they do.
+        n = state.u.shape[0] * state.u.shape[1]
+        cross = state.u.reshape(n, -1).T @ left.reshape(n, -1)
+        out += state.u.reshape(n, -1).T @ fitted.reshape(n, -1) - cross - cross.T
+    return out
+
+
+def draw_covariance(
+    squares: Floats, n: int, omega: Floats, scales: Floats, constrained: NDArray[np.bool_], pairs: Codes, words: Words
+) -> tuple[Floats, Floats]:
+    """A covariance matrix from sums of squares of n rows. O(q^4) at most, whatever n.
+
+    Latents with fixed variance come first, their free covariances one after the other (``_latent.draw_covariances``);
+    the others are regressed on them, with an inverse Wishart distribution of what is left: exact, with nothing to tune.
+
+    Parameters
+    ----------
+    squares : ndarray of shape (q, q)
+    omega : ndarray of shape (q, q)
+        The present one.
+    scales : ndarray of shape (q,)
+        Of the prior of the variances that are free.
+    constrained : ndarray of shape (q,), dtype=bool
+        Latents with fixed variance.
+    pairs : ndarray of shape (m, 2), dtype=int32
+        Their free covariances.
+
+    Returns
+    -------
+    omega : ndarray of shape (q, q)
+    scales : ndarray of shape (q,)
+    """
+    out, c, f = np.array(omega), np.flatnonzero(constrained), np.flatnonzero(~constrained)
+    fixed = np.ascontiguousarray(omega[np.ix_(c, c)])
+    of_fixed = squares[np.ix_(c, c)]
+    if len(pairs):
+        precision = _inverse(fixed)
+        spread = precision @ of_fixed @ precision
+        width = min(2.0, 8 / np.sqrt(n + 1))
+        _latent.draw_covariances(fixed, precision, spread, pairs, float(n), width, words.key(), np.empty((4, len(c))))
+        out[np.ix_(c, c)] = fixed
+    if not len(f):
+        return out, scales
+    # One row of prior knowledge about each slope: none.
+    weight = of_fixed + np.eye(len(c))
+    slope = np.linalg.solve(weight, squares[np.ix_(c, f)])
+    left = squares[np.ix_(f, f)] - squares[np.ix_(f, c)] @ slope + 2 * NU * np.diag(scales[f])
+    free, inverse = draw_inverse_wishart(left, n + NU + len(f) - 1, words)
+    root = _inverse(_factor(weight)).T
+    slope = slope + root @ words.normal(len(c), len(f)) @ _factor(free).T
+    out[np.ix_(c, f)] = fixed @ slope
+    out[np.ix_(f, c)] = out[np.ix_(c, f)].T
+    out[np.ix_(f, f)] = free + slope.T @ fixed @ slope
+    scales = scales.copy()
+    scales[f] = words.gamma((NU + len(f)) / 2, len(f)) / (1 / A**2 + NU * np.diagonal(inverse))
+    return out, scales
+
+
+def draw_inverse_wishart(scale: Floats, df: float, words: Words) -> tuple[Floats, Floats]:
+    """A matrix with an inverse Wishart distribution, and its inverse, by Bartlett's decomposition."""
+    k = len(scale)
+    factor = np.tril(words.normal(k, k), -1)
+    np.fill_diagonal(factor, np.sqrt(2 * words.gamma((df - np.arange(k)) / 2, k)))
+    factor = _factor(_inverse(scale)) @ factor
+    root = _inverse(factor)
+    return root.T @ root, factor @ factor.T
+
+
+def _inverse(matrix: Floats) -> Floats:
+    return np.asarray(np.linalg.inv(matrix), np.float64)
+
+
+def _factor(matrix: Floats) -> Floats:
+    """Lower triangular factor of a symmetric positive definite matrix."""
+    return np.asarray(np.linalg.cholesky(matrix), np.float64)
