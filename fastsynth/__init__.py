@@ -15,6 +15,7 @@ from fastsynth.pictures import plot_coefficients, plot_compare
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.private import DpCart
 from fastsynth.protect import Protected, protect
+from fastsynth.regressions import mixed, slopes
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import Report, report
 from fastsynth.synthesis import Synthesizer, synthesize
@@ -54,6 +55,7 @@ __all__ = [
     "find_relations",
     "load_boys",
     "mean",
+    "mixed",
     "plot_coefficients",
     "plot_compare",
     "pool",
@@ -61,6 +63,7 @@ __all__ = [
     "protect",
     "quantile",
     "report",
+    "slopes",
     "std",
     "synthesize",
     "table",

@@ -50,6 +50,7 @@ FLOORS = {
     "latents": 3,
     "pooling": 3,
     "products": 3,
+    "regressions": 3,
     "slopes": 3,
     "statfiles": 3,
     "effects": 1,
