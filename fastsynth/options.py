@@ -164,8 +164,10 @@ class Column:
         column by its bandwidth, and weakens relations accordingly.
     noise : float, optional
         Normal noise of so many standard deviations of the column, drawn back towards the mean so that the variance
-        stays. Correlations with other columns shrink by sqrt(1 + noise^2): .1 takes half a percent off. Later columns
-        are drawn at the noisy value: a ratio or index of it inherits noise that is large beside small values.
+        stays. Correlations with columns that are drawn before it, or jointly, shrink by sqrt(1 + noise^2): .1 takes
+        half a percent off. Later columns are drawn at the noisy value, by the model of the clean one, so what relates
+        them to it stays; but a ratio or index of it inherits noise that is large beside small values.
+        ``fs.slopes(..., corrected=True)`` takes the declared noise out of slopes.
 
     Raises
     ------

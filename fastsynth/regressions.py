@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -51,6 +51,8 @@ class AddedNoise:
         When each column was drawn; needed for all columns of an analysis, if one of them is in ``drawn``.
     after : dict of str to float
         Likewise, of noise that was added to the finished copy.
+    partly : collection of str
+        Columns of which noise moved some values only (spikes stay): nothing can be corrected for them.
 
     Raises
     ------
@@ -61,6 +63,7 @@ class AddedNoise:
     drawn: Mapping[str, float] = field(default_factory=dict)
     turn: Mapping[str, int] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
+    partly: Collection[str] = ()
 
     def __post_init__(self) -> None:
         for name, share in (*self.drawn.items(), *self.after.items()):
@@ -271,6 +274,12 @@ def _noise_of(analysis: Analysis, noise: AddedNoise) -> Noise:
     after, drawn, turn = [], [], []
     roots = [column.meta.root_names() for column in analysis.columns]
     noisy = {root for of in roots for root in of if root in noise.drawn or root in noise.after}
+    partly = sorted({root for of in roots for root in of if root in noise.partly})
+    if partly:
+        raise OptionError(
+            f"slopes: noise moved some values of {', '.join(map(repr, partly))} only, as others are spikes or were "
+            "left. Slopes of it cannot be corrected; corrected=False gives them as they come."
+        )
     for column, of in zip(analysis.columns, roots, strict=True):
         computed = not column.meta.undo_aliases().meta.is_column()
         mixed_up = [root for root in of if root in noisy]

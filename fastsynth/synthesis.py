@@ -964,7 +964,11 @@ class Synthesizer:
 def _describe(model: Model, of: Synthesizer) -> list[dict[str, Any]]:
     """One record for each column in visit sequence: names, options and counts, no values."""
     records = []
+    turn, block = 0, None
     for step in model.plan.steps:
+        # Kept columns are there together, and those of a block are drawn together.
+        turn += step.action != "keep" and (step.action != "joint" or step.method is not block)
+        block = step.method if step.action == "joint" else None
         fit = model.fits[0].get(step.slot)
         variable = model.variables[step.slot]
         tree = None if fit is None else fit.values or fit.missing
@@ -986,6 +990,9 @@ def _describe(model: Model, of: Synthesizer) -> list[dict[str, Any]]:
                 "n_spikes": None if fit is None or variable.kind != "numeric" else fit.n_spikes,
                 "n_differ": of.differences_.get(step.name),
                 "n_coded": of.recoded_.get(step.name),
+                "level": step.level,
+                "turn": turn,
+                "noise": step.noise or None,
                 "protection": _protection(step, (of.columns or {}).get(step.name, Column())),
             }
         )
