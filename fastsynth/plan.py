@@ -420,7 +420,7 @@ def _check_turns(order: Sequence[str], turn: Mapping[str, tuple[int, int]], bloc
     """Refuse columns that others need before their turn."""
     for before, name in pairwise(order):
         if turn[name] < turn[before]:
-            what = "in a joint model" if name in block_of else "once for each cluster"
+            what = "in a joint model" if name in block_of else "once for each cluster, within which it is constant"
             raise PlanError(
                 f"{name!r} is drawn {what}, before {before!r}, but a rule or a passive expression of it needs columns "
                 "that come later. Leave the rule out, or take the column out of the joint model."
