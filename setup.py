@@ -39,7 +39,7 @@ extensions = [
         ("_tree", ["fastsynth/_tree_kernels.h"]),
         ("_calibrate", ["fastsynth/_calibrate_kernels.h"]),
         ("_count", []),
-        ("_latent", []),
+        ("_latent", ["fastsynth/_latent_kernels.h"]),
     )
 ]
 

@@ -25,7 +25,7 @@ marginally noninformative prior distributions for covariance matrices, Bayesian 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +63,8 @@ POWERS = (-3.0, 3.0)
 ACCEPTED = 0.3
 # Numbers of a batch of small matrices.
 BATCH = 1 << 20
+TILE = 256
+EMPTY = np.zeros(0)
 NOTHING = np.zeros((0, 0, 0))
 NO_CODES = np.zeros(0, np.int32)
 
@@ -130,15 +132,15 @@ class Level:
     ----------
     columns, scales
     layout : Layout
-    codes : ndarray of shape (n, n_columns), dtype=int32
+    codes : ndarray of shape (n_columns, n), dtype=int32
         Levels that occur, numbered; numbers 0; -1 where missing.
-    x : ndarray of shape (n, p)
+    x : ndarray of shape (p, n)
         Predictors, standardised but for the ones.
     to_given : ndarray of shape (p, p)
         Standardised predictors are the given ones times this.
     xx, inverse, root : ndarray of shape (p, p)
         x'x; the inverse of x'x and the prior; a factor of the inverse.
-    z : ndarray of shape (n, q)
+    z : ndarray of shape (q, n)
         Latents of numbers, 0 where missing and for categories.
     shapes : ndarray of shape (n_columns, 3)
         Power, location and scale of numbers at the start.
@@ -167,7 +169,7 @@ class Level:
 
 @dataclass(slots=True, eq=False)
 class LevelState:
-    """What changes about the columns of one level: latents (n, q), coefficients (p, q), cuts, shapes, step sizes."""
+    """What changes about the columns of one level: latents (q, n), coefficients (p, q), cuts, shapes, step sizes."""
 
     z: Floats
     beta: Floats
@@ -208,9 +210,9 @@ class Problem:
         """Random words that a sweep needs at most."""
         q, q2, e = self.one.layout.q, self.two.layout.q, len(self.effects)
         d = e * q + q2
-        small = 2 * d * d + 2 * q * q + (self.one.x.shape[1] + e * (len(self.between) + 2)) * q + 10 * (d + q)
+        small = 2 * d * d + 2 * q * q + (len(self.one.x) + e * (len(self.between) + 2)) * q + 10 * (d + q)
         cuts = self.one.layout.n_cuts + self.two.layout.n_cuts
-        return int(self.n_clusters * d + small + self.two.x.shape[1] * q2 + 4 * (cuts + d + q) + 64)
+        return int(self.n_clusters * d + small + len(self.two.x) * q2 + 4 * (cuts + d + q) + 64)
 
 
 @dataclass(slots=True, eq=False)
@@ -266,17 +268,17 @@ def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Leve
     values = [data.values[i] for i in places]
     scales = tuple(Scale.of(column, v) for column, v in zip(columns, values, strict=True))
     layout = Layout.of(columns, [scale.levels for scale in scales])
-    codes = np.zeros((len(x), len(columns)), np.int32)
+    codes = np.zeros((len(columns), len(x)), np.int32)
     for i, (column, v, scale) in enumerate(zip(columns, values, scales, strict=True)):
-        codes[:, i] = -np.isnan(v).astype(np.int32) if column.kind == "continuous" else _renumbered(v, scale.levels)
+        codes[i] = -np.isnan(v).astype(np.int32) if column.kind == "continuous" else _renumbered(v, scale.levels)
     standard, to_given = _standardised(x)
-    xx = standard.T @ standard
+    xx = standard @ standard.T
     if columns:
         _check_predictors(xx, len(x), names)
     root = _inverse(_factor(xx + RIDGE * np.eye(len(xx)))).T
     thresholds = tuple(_thresholds(layout, codes, c) for c in range(layout.q) if _has_thresholds(layout, c))
     powers = tuple(_power(layout, i, values[i]) for i, column in enumerate(columns) if column.transform == "boxcox")
-    known = (layout.table[:, 0] == NUMBER) & np.array((codes >= 0).all(axis=0))[layout.table[:, 1]]
+    known = (layout.table[:, 0] == NUMBER) & np.array((codes >= 0).all(axis=1))[layout.table[:, 1]]
     later = [c for c in range(layout.q) if not known[c] and not _has_thresholds(layout, c)]
     z, shapes = _latent_numbers(columns, values, layout)
     return Level(
@@ -300,7 +302,7 @@ def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Leve
 
 def _latent_numbers(columns: Sequence[LatentColumn], values: Sequence[Values], layout: Layout) -> tuple[Floats, Floats]:
     """Latents of numbers, 0 where missing and for categories, and shapes: the likeliest powers, means, deviations."""
-    z = np.zeros((len(values[0]) if values else 0, layout.q))
+    z = np.zeros((layout.q, len(values[0]) if values else 0))
     shapes = np.tile([1.0, 0.0, 1.0], (len(columns), 1))
     for i, (column, v) in enumerate(zip(columns, values, strict=True)):
         if column.kind != "continuous":
@@ -308,7 +310,7 @@ def _latent_numbers(columns: Sequence[LatentColumn], values: Sequence[Values], l
         rows = np.flatnonzero(~np.isnan(v))
         known = v[rows].astype(np.float64)
         if column.transform == "scores":
-            z[rows, layout.first_of(i)] = normal_scores(known)
+            z[layout.first_of(i), rows] = normal_scores(known)
             continue
         if column.transform == "boxcox":
             logs = np.log(known)
@@ -317,7 +319,7 @@ def _latent_numbers(columns: Sequence[LatentColumn], values: Sequence[Values], l
             shapes[i, 0] = max(np.linspace(*POWERS, 121), key=lambda power: box_cox_likelihood(some, power))
             known = box_cox(logs, shapes[i, 0])
         shapes[i, 1:] = known.mean(), known.std()
-        z[rows, layout.first_of(i)] = (known - shapes[i, 1]) / shapes[i, 2]
+        z[layout.first_of(i), rows] = (known - shapes[i, 1]) / shapes[i, 2]
     return z, shapes
 
 
@@ -326,16 +328,16 @@ def _renumbered(values: Values, levels: Codes) -> Codes:
 
 
 def _standardised(x: Floats) -> tuple[Floats, Floats]:
-    """Predictors with mean 0 and standard deviation 1 behind the ones, and the matrix that makes them."""
+    """Predictors (p, n) with mean 0 and standard deviation 1 behind the ones, and the matrix that makes them."""
     to_given = np.eye(x.shape[1])
     if not len(x):
-        return x, to_given
+        return np.ascontiguousarray(x.T), to_given
     mean, sd = x.mean(axis=0), x.std(axis=0)
     mean[0], sd[0] = 0, 1
     sd[sd == 0] = 1
     to_given[0] -= mean / sd
     np.fill_diagonal(to_given, 1 / sd)
-    return np.ascontiguousarray((x - mean) / sd), to_given
+    return np.ascontiguousarray(((x - mean) / sd).T), to_given
 
 
 def _check_predictors(xx: Floats, n: int, names: Sequence[str]) -> None:
@@ -357,9 +359,10 @@ def _check_predictors(xx: Floats, n: int, names: Sequence[str]) -> None:
 
 
 def _check_rows(level: Level, what: str) -> None:
-    if len(level.codes) <= level.layout.q + level.x.shape[1]:
+    p, n = level.x.shape
+    if n <= level.layout.q + p:
         raise DataError(
-            f"{len(level.codes):,} {what} are too few for {level.layout.q} latent variables and {level.x.shape[1]} "
+            f"{n:,} {what} are too few for {level.layout.q} latent variables and {p} "
             "predictors: put fewer columns into the block."
         )
 
@@ -367,11 +370,11 @@ def _check_rows(level: Level, what: str) -> None:
 def _check_collinear(level: Level) -> None:
     """Refuse numbers that follow from others, rows without missing numbers being looked at."""
     numbers = [i for i, column in enumerate(level.columns) if column.kind == "continuous"]
-    rows = np.flatnonzero((level.codes[:, numbers] >= 0).all(axis=1))
-    if len(numbers) < 2 or len(rows) <= len(numbers) + level.x.shape[1]:
+    rows = np.flatnonzero((level.codes[numbers] >= 0).all(axis=0))
+    if len(numbers) < 2 or len(rows) <= len(numbers) + len(level.x):
         return
-    z = level.z[rows][:, [level.layout.first_of(i) for i in numbers]]
-    x = level.x[rows]
+    z = level.z[[level.layout.first_of(i) for i in numbers]][:, rows].T
+    x = level.x[:, rows].T
     z -= x @ np.linalg.lstsq(x, z, rcond=None)[0]
     left = z.T @ z
     for at, j in enumerate(numbers):
@@ -388,7 +391,8 @@ def _has_thresholds(layout: Layout, c: int) -> bool:
 
 
 def _shares(layout: Layout, codes: Codes, c: int) -> Floats:
-    counts = np.bincount(codes[codes[:, layout.table[c, 1]] >= 0, layout.table[c, 1]], minlength=layout.table[c, 3])
+    of_column = codes[layout.table[c, 1]]
+    counts = np.bincount(of_column[of_column >= 0], minlength=layout.table[c, 3])
     shares: Floats = counts / counts.sum()
     return shares
 
@@ -397,7 +401,7 @@ def _thresholds(layout: Layout, codes: Codes, c: int) -> Thresholds:
     """Proposals go as the normal quantiles of cumulated shares do from sample to sample."""
     below = np.cumsum(_shares(layout, codes, c))[:-1]
     density = np.exp(-(ndtri(below) ** 2) / 2) / np.sqrt(2 * np.pi)
-    n = int((codes[:, layout.table[c, 1]] >= 0).sum())
+    n = int((codes[layout.table[c, 1]] >= 0).sum())
     spread = (np.minimum.outer(below, below) - np.outer(below, below)) / np.outer(density, density) / n
     root = _factor(spread) * 2.4 / np.sqrt(len(below))
     return Thresholds(c, int(layout.table[c, 2]), int(layout.table[c, 3]), root)
@@ -417,17 +421,17 @@ def _free_pairs(layout: Layout) -> Codes:
 
 
 def _sums_by_cluster(x: Floats, effects: Codes, cluster: Codes, n_clusters: int) -> Floats:
-    out = np.empty((n_clusters, len(effects), x.shape[1]))
+    out = np.empty((n_clusters, len(effects), len(x)))
     for k, a in enumerate(effects):
-        for b in range(x.shape[1]):
-            out[:, k, b] = np.bincount(cluster, weights=x[:, a] * x[:, b], minlength=n_clusters)
+        for b in range(len(x)):
+            out[:, k, b] = np.bincount(cluster, weights=x[a] * x[b], minlength=n_clusters)
     return out
 
 
 def _between(x: Floats, cluster: Codes, sums: Floats) -> tuple[NDArray[np.int64], Floats]:
     """Predictors that are constant within clusters, and their values by cluster."""
     means = sums / np.maximum(sums[:, :1], 1)
-    constant = [j for j in range(x.shape[1]) if np.allclose(x[:, j], means[cluster, j], atol=1e-9)]
+    constant = [j for j in range(len(x)) if np.allclose(x[j], means[cluster, j], atol=1e-9)]
     h = np.ascontiguousarray(means[:, constant])
     h[:, 0] = 1
     if np.linalg.matrix_rank(h) < len(constant):
@@ -454,7 +458,7 @@ def start(problem: Problem, chain: int, entropy: int) -> State:
 
 def _start_level(level: Level, words: Words) -> LevelState:
     layout, z = level.layout, level.z.copy()
-    beta = np.zeros((level.x.shape[1], layout.q))
+    beta = np.zeros((len(level.x), layout.q))
     beta[0] = 0.3 * words.normal(layout.q)
     cuts = np.zeros(layout.n_cuts)
     for c, (kind, i, first, size) in enumerate(layout.table):
@@ -464,9 +468,9 @@ def _start_level(level: Level, words: Words) -> LevelState:
             cuts[first : first + size + 1] = [-np.inf, *(at - at[0]), np.inf]
             # Between the cuts; half a unit beyond the outer ones.
             middle = np.convolve([-1.0, *(at - at[0]), at[-1] - at[0] + 1.0], [0.5, 0.5], "valid")
-            z[:, c] = np.where(level.codes[:, i] >= 0, middle[level.codes[:, i]], 0)
+            z[c] = np.where(level.codes[i] >= 0, middle[level.codes[i]], 0)
         elif kind == UNORDERED:
-            z[:, c] = np.where(level.codes[:, i] == c - first, 0.5, -0.5)
+            z[c] = np.where(level.codes[i] == c - first, 0.5, -0.5)
     return LevelState(z, beta, cuts, level.shapes.copy(), np.zeros(len(level.powers) + len(level.thresholds)))
 
 
@@ -494,7 +498,7 @@ def sweep(problem: Problem, state: State, entropy: int, adapt: bool) -> None:
         _draw_clusters(problem, state, sums, precision, words, state.sweep if adapt else 0)
     squares = _sum_of_squares(problem, state, zz, xz, sums)
     state.omega_e, state.scales_e = draw_covariance(
-        squares, len(one.codes), state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
+        squares, one.x.shape[1], state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
     )
 
 
@@ -516,21 +520,33 @@ class Rows:
         return 1 / np.sqrt(np.diagonal(self.precision))
 
     def visit(
-        self, order: Codes, ratio: int, proposed: Floats, key: int, sums: Floats = NOTHING
-    ) -> Iterator[tuple[slice, Floats, float]]:
-        """Draw latents by blocks; rows, residuals, log likelihood ratio of each. See ``_latent.draw_latents``."""
-        z, beta, sd, n = self.now.z, self.now.beta, self.sd, len(self.now.z)
-        for first in range(0, n, BLOCK):
-            block = slice(first, min(first + BLOCK, n))
-            x = self.level.x[block]
-            residual = x @ beta
+        self,
+        order: Codes,
+        key: int,
+        wanted: int = -1,
+        proposed: Floats = EMPTY,
+        gap: Floats = EMPTY,
+        sums: Floats = NOTHING,
+        moments: tuple[Floats, Floats] | None = None,
+    ) -> float:
+        """Draw latents in blocks, as ``_latent.draw_latents`` does; add z'z and x'z to moments."""
+        z, beta, sd, ratio = self.now.z, self.now.beta.T, self.sd, 0.0
+        residual = np.empty((len(z), TILE))
+        for first in range(0, z.shape[1], BLOCK):
+            block = slice(first, first + BLOCK)
+            x, of_block = self.level.x[:, block], z[:, block]
+            mean = beta @ x
             if self.offset is not None:
-                residual += self.offset[block]
-            ratio_of_block = _latent.draw_latents(
-                z[block], residual, self.level.codes[block], self.level.layout.table, self.now.cuts, self.precision, sd,
-                x, self.effects, self.u, self.cluster[block], order, ratio, proposed, key, first, normal_table(), sums,
+                mean += self.offset[:, block]
+            ratio += _latent.draw_latents(
+                of_block, mean, self.level.codes[:, block], self.level.layout.table, self.now.cuts, self.precision, sd,
+                x, self.effects, self.u, self.cluster[block], order, wanted, proposed, key, first, normal_table(),
+                residual, gap[block], sums,
             )  # fmt: skip
-            yield block, residual, ratio_of_block
+            if moments is not None:
+                moments[0][:] += of_block @ of_block.T
+                moments[1][:] += x @ of_block.T
+        return ratio
 
 
 def _draw_level(rows: Rows, words: Words, adapt: int, sums: Floats) -> tuple[Floats, Floats]:
@@ -543,13 +559,10 @@ def _draw_level(rows: Rows, words: Words, adapt: int, sums: Floats) -> tuple[Flo
         moved = _draw_thresholds(rows, thresholds, waiting, now.steps[i], words)
         now.steps[i] += moved / adapt**0.6 if adapt else 0
         waiting = np.array([thresholds.latent], np.int32)
-    q, p = level.layout.q, level.x.shape[1]
-    zz, xz = np.zeros((q, q)), np.zeros((p, q))
-    order = np.concatenate([waiting, level.latents])
-    for block, _, _ in rows.visit(order, -1, np.zeros(0), words.key(), sums):
-        zz += now.z[block].T @ now.z[block]
-        xz += level.x[block].T @ now.z[block]
-    return zz, xz
+    q = level.layout.q
+    moments = np.zeros((q, q)), np.zeros((len(level.x), q))
+    rows.visit(np.concatenate([waiting, level.latents]), words.key(), sums=sums, moments=moments)
+    return moments
 
 
 def _draw_power(rows: Rows, power: Power, step: float, words: Words) -> float:
@@ -560,9 +573,8 @@ def _draw_power(rows: Rows, power: Power, step: float, words: Words) -> float:
     """
     now, c = rows.now, power.latent
     variance = 1 / rows.precision[c, c]
-    gap = np.concatenate(
-        [left @ rows.precision[c] * variance for _, left, _ in rows.visit(NO_CODES, -1, np.zeros(0), words.key())]
-    )[power.rows]
+    gap = np.empty(now.z.shape[1])
+    rows.visit(NO_CODES, words.key(), wanted=c, gap=gap)
     value = now.shapes[power.column, 0] + 2 * np.exp(step) / np.sqrt(len(power.rows)) * float(words.normal(1)[0])
     chance = words.unit()
     if not POWERS[0] < value < POWERS[1]:
@@ -570,12 +582,12 @@ def _draw_power(rows: Rows, power: Power, step: float, words: Words) -> float:
     numbers = box_cox(power.logs, value)
     location, scale = numbers.mean(), numbers.std()
     numbers = (numbers - location) / scale
-    change = numbers - now.z[power.rows, c]
-    ratio = -0.5 * float(change @ (change + 2 * gap)) / variance
+    change = numbers - now.z[c, power.rows]
+    ratio = -0.5 * float(change @ (change + 2 * gap[power.rows])) / variance
     ratio -= len(power.rows) * np.log(scale / now.shapes[power.column, 2])
     if np.log(chance) >= ratio:
         return -ACCEPTED
-    now.z[power.rows, c] = numbers
+    now.z[c, power.rows] = numbers
     now.shapes[power.column] = value, location, scale
     return 1 - ACCEPTED
 
@@ -591,8 +603,7 @@ def _draw_thresholds(rows: Rows, thresholds: Thresholds, waiting: Codes, step: f
     chance = words.unit()
     possible = bool((np.diff(cuts) > 0).all())
     proposed = np.array([-np.inf, *cuts, np.inf])
-    visits = rows.visit(waiting, c if possible else -1, proposed, words.key())
-    ratio = sum(ratio_of_block for _, _, ratio_of_block in visits)
+    ratio = rows.visit(waiting, words.key(), wanted=c if possible else -1, proposed=proposed)
     intercepts = now.beta[0].copy()
     intercepts[c] -= cuts[0]
     ratio -= RIDGE / 2 * float(intercepts @ rows.precision @ intercepts - now.beta[0] @ rows.precision @ now.beta[0])
@@ -615,7 +626,7 @@ def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floa
     d = e * q
     uu, ur, rr = state.omega_2[:d, :d], state.omega_2[:d, d:], state.omega_2[d:, d:]
     slope = np.linalg.solve(rr, ur.T)
-    mean, given = (now.z - two.x @ now.beta) @ slope, uu - ur @ slope
+    mean, given = (now.z.T - two.x.T @ now.beta) @ slope, uu - ur @ slope
     left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
     flat = (left @ precision).reshape(n, d) + mean @ _inverse(given)
     crossed = problem.by_cluster[:, :, problem.effects]
@@ -625,11 +636,11 @@ def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floa
     effects = state.u.reshape(n, d)
     if two.layout.q:
         slope = np.linalg.solve(uu, ur)
-        offset, covariance = effects @ slope, rr - ur.T @ slope
+        offset, covariance = (effects @ slope).T, rr - ur.T @ slope
         rows = Rows(two, now, _inverse(covariance), offset, NO_CODES, NO_CODES, NOTHING)
         _, xz = _draw_level(rows, words, adapt, NOTHING)
-        _draw_coefficients(two, now, xz - two.x.T @ offset, _factor(covariance), words)
-    both = np.hstack([effects, now.z - two.x @ now.beta])
+        _draw_coefficients(two, now, xz - two.x @ offset.T, _factor(covariance), words)
+    both = np.hstack([effects, now.z.T - two.x.T @ now.beta])
     constrained = np.concatenate([np.zeros(d, bool), two.layout.constrained])
     state.omega_2, state.scales_2 = draw_covariance(
         both.T @ both, n, state.omega_2, state.scales_2, constrained, two.pairs, words
