@@ -696,9 +696,9 @@ def _shift(
     mine = np.zeros(e * q, bool)
     mine[k * q : (k + 1) * q] = True
     flat = state.u.reshape(n, e * q) - mean
-    slope = np.linalg.solve(covariance[np.ix_(~mine, ~mine)], covariance[np.ix_(~mine, mine)])
+    slope = np.linalg.solve(covariance[~mine][:, ~mine], covariance[~mine][:, mine])
     left = flat[:, mine] - flat[:, ~mine] @ slope
-    conditional = covariance[np.ix_(mine, mine)] - covariance[np.ix_(mine, ~mine)] @ slope
+    conditional = covariance[mine][:, mine] - covariance[mine][:, ~mine] @ slope
     h = problem.h if k == 0 else problem.h[:, :1]
     columns = problem.between if k == 0 else problem.effects[k : k + 1]
     root = _inverse(_factor(h.T @ h)).T
@@ -751,8 +751,8 @@ def draw_covariance(
     scales : ndarray of shape (q,)
     """
     out, c, f = np.array(omega), np.flatnonzero(constrained), np.flatnonzero(~constrained)
-    fixed = np.ascontiguousarray(omega[np.ix_(c, c)])
-    of_fixed = squares[np.ix_(c, c)]
+    fixed = np.ascontiguousarray(omega[c][:, c])
+    of_fixed = squares[c][:, c]
     if len(pairs):
         precision = _inverse(fixed)
         spread = precision @ of_fixed @ precision
@@ -763,8 +763,8 @@ def draw_covariance(
         return out, scales
     # One row of prior knowledge about each slope: none.
     weight = of_fixed + np.eye(len(c))
-    slope = np.linalg.solve(weight, squares[np.ix_(c, f)])
-    left = squares[np.ix_(f, f)] - squares[np.ix_(f, c)] @ slope + 2 * NU * np.diag(scales[f])
+    slope = np.linalg.solve(weight, squares[c][:, f])
+    left = squares[f][:, f] - squares[f][:, c] @ slope + 2 * NU * np.diag(scales[f])
     free, inverse = draw_inverse_wishart(left, n + NU + len(f) - 1, words)
     root = _inverse(_factor(weight)).T
     slope = slope + root @ words.normal(len(c), len(f)) @ _factor(free).T
