@@ -84,12 +84,13 @@ def draw_latents(
     """Draw latents of some rows, one after the other, each given the others; then compare cuts of one of them.
 
     Returns the logarithm of the likelihood ratio of the proposed cuts of latent ``wanted``, given all other latents
-    and with the latent itself integrated out; 0 without one. Given the others, with residuals r and precision K,
+    and with the latent itself integrated out; 0 without one. Of an unordered column, all bounds move by proposed[1]. Given the others, with residuals r and precision K,
     z_c ~ N(z_c - K_c r / K_cc, 1 / K_cc). O(n q (q + e)), but for numbers that are known.
 
     For each tile of rows, 1. residuals, latent by latent; 2. draws; 3. the ratio, or the gap; 4. sums by cluster.
     """
-    cdef int64_t tile, i, t, k, c, d, a, n, first, size, q = z.shape[0], e = effects.shape[0]
+    cdef int64_t tile, i, t, k, c, a, n, first, size, q = z.shape[0], e = effects.shape[0]
+    cdef int64_t stride = z.strides[0] // sizeof(double)
     cdef int32_t y
     cdef double factor, product = 1, total = 0
     cdef double* r = &residual[0, 0]
@@ -123,25 +124,9 @@ def draw_latents(
                     continue
                 fs_conditional(&z[c, i], r, &precision[c, 0], sd[c] * sd[c], q, n, centre)
                 if layout[c, 0] == ORDERED:
-                    for t in range(n):
-                        y = code[t]
-                        low[t] = cuts[first + y] if y >= 0 else -INFINITY
-                        high[t] = cuts[first + y + 1] if y >= 0 else INFINITY
+                    bounds_of_cuts(code, &cuts[first], n, low, high)
                 else:
-                    # The largest of the others, or 0, from below; the latent of the level, or 0, from above.
-                    for t in range(n):
-                        y = code[t]
-                        low[t], high[t] = 0, 0
-                        if 0 <= y < size:
-                            high[t] = z[first + y, i + t]
-                    for d in range(first, first + size):
-                        if d != c:
-                            for t in range(n):
-                                low[t] = max(low[t], z[d, i + t])
-                    for t in range(n):
-                        y = code[t]
-                        low[t] = low[t] if first + y == c else -INFINITY
-                        high[t] = INFINITY if y < 0 or first + y == c else high[t]
+                    bounds_of_others(code, &z[first, i], stride, size, c - first, n, low, high)
                 fs_truncated(low, high, centre, sd[c], (first_row + i) * q + c, q, key, n, normals, new)
                 for t in range(n):
                     r[c * TILE + t] += new[t] - z[c, i + t]
@@ -153,16 +138,19 @@ def draw_latents(
                     gap[i + t] = z[wanted, i + t] - centre[t]
             elif wanted >= 0:
                 fs_conditional(&z[wanted, i], r, &precision[wanted, 0], sd[wanted] * sd[wanted], q, n, centre)
-                code, first = &codes[layout[wanted, 1], i], layout[wanted, 2]
-                for t in range(n):
-                    y = code[t]
-                    low[t] = proposed[y] if y >= 0 else -INFINITY
-                    high[t] = proposed[y + 1] if y >= 0 else INFINITY
+                code, first, size = &codes[layout[wanted, 1], i], layout[wanted, 2], layout[wanted, 3]
+                if layout[wanted, 0] == ORDERED:
+                    bounds_of_cuts(code, &proposed[0], n, low, high)
+                else:
+                    bounds_of_others(code, &z[first, i], stride, size, wanted - first, n, low, high)
+                    for t in range(n):
+                        low[t] += proposed[1]
+                        high[t] += proposed[1]
                 fs_masses(low, high, centre, sd[wanted], n, normals, new)
-                for t in range(n):
-                    y = code[t]
-                    low[t] = cuts[first + y] if y >= 0 else -INFINITY
-                    high[t] = cuts[first + y + 1] if y >= 0 else INFINITY
+                if layout[wanted, 0] == ORDERED:
+                    bounds_of_cuts(code, &cuts[first], n, low, high)
+                else:
+                    bounds_of_others(code, &z[first, i], stride, size, wanted - first, n, low, high)
                 fs_masses(low, high, centre, sd[wanted], n, normals, centre)
                 for t in range(n):
                     product *= new[t] / centre[t]
@@ -178,6 +166,36 @@ def draw_latents(
                         for c in range(q):
                             sums[y, k, c] += factor * z[c, i + t]
     return total + log(product)
+
+
+cdef void bounds_of_cuts(const int32_t* code, const double* cuts, int64_t n, double* low, double* high) noexcept nogil:
+    """Between which cuts the latents of an ordered column lie."""
+    cdef int64_t t
+    cdef int32_t y
+    for t in range(n):
+        y = code[t]
+        low[t] = cuts[y] if y >= 0 else -INFINITY
+        high[t] = cuts[y + 1] if y >= 0 else INFINITY
+
+
+cdef void bounds_of_others(const int32_t* code, const double* block, int64_t stride, int64_t size, int64_t mine,
+                           int64_t n, double* low, double* high) noexcept nogil:
+    """Between what a latent of an unordered column lies: above 0 and the others, or below the largest or 0."""
+    cdef int64_t t, d
+    cdef int32_t y
+    for t in range(n):
+        y = code[t]
+        low[t], high[t] = 0, 0
+        if 0 <= y < size:
+            high[t] = block[y * stride + t]
+    for d in range(size):
+        if d != mine:
+            for t in range(n):
+                low[t] = max(low[t], block[d * stride + t])
+    for t in range(n):
+        y = code[t]
+        low[t] = low[t] if y == mine else -INFINITY
+        high[t] = INFINITY if y < 0 or y == mine else high[t]
 
 
 cdef void draw_missing(double* z, double* r, const double* precision, double sd, int64_t q, int64_t n, int64_t c,

@@ -12,7 +12,8 @@ comes from sums: z'z, x'z, and sums of x z by cluster. A sweep
 
 Priors are proper and weak, on standardised columns: coefficients N(0, omega_e / RIDGE); standard deviations half-t with
 2 degrees of freedom and scale A, correlations close to uniform (Huang and Wand 2013); correlations of latents whose
-variance is fixed uniform. So chains stay finite under perfect separation.
+variance is fixed uniform, but for exp(-LITTLE / 2 tr(omega^-1)). So chains stay finite under perfect separation, and
+where one category follows from another.
 
 Sources
 -------
@@ -54,13 +55,15 @@ from fastsynth.streams import CHAIN, random_words, unit
 
 # Rows whose sums are made at a time.
 BLOCK = 4_096
-# Precision of coefficients before the data, in rows.
-RIDGE = 0.01
+# Precision of coefficients before the data, in rows; and of covariances of latents with fixed variance.
+RIDGE, LITTLE = 0.01, 0.1
 # Degrees of freedom and scale of the half-t prior of standard deviations.
 NU, A = 2.0, 2.0
 POWERS = (-3.0, 3.0)
 # Share of proposals that are to be accepted.
 ACCEPTED = 0.3
+# Levels of a smaller share are rare.
+RARE = 0.1
 # Numbers of a batch of small matrices.
 BATCH = 1 << 20
 TILE = 256
@@ -116,7 +119,11 @@ class Power:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Thresholds:
-    """A column of three or more ordered levels: its latent, its first cut, its levels, and a factor of proposals."""
+    """A latent whose cuts and intercept are proposed together: its first cut, its levels, and a factor of proposals.
+
+    Latents of columns of two levels, and of unordered columns, have no cuts to estimate; of those with a rare level the
+    intercept is proposed, because it would hardly move with so few latents on one side.
+    """
 
     latent: int
     first: int
@@ -276,11 +283,12 @@ def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Leve
     if columns:
         _check_predictors(xx, len(x), names)
     root = _inverse(_factor(xx + RIDGE * np.eye(len(xx)))).T
-    thresholds = tuple(_thresholds(layout, codes, c) for c in range(layout.q) if _has_thresholds(layout, c))
+    thresholds = tuple(_thresholds(layout, codes, c) for c in range(layout.q) if _has_thresholds(layout, codes, c))
     powers = tuple(_power(layout, i, values[i]) for i, column in enumerate(columns) if column.transform == "boxcox")
     known = (layout.table[:, 0] == NUMBER) & np.array((codes >= 0).all(axis=1))[layout.table[:, 1]]
-    later = [c for c in range(layout.q) if not known[c] and not _has_thresholds(layout, c)]
-    z, shapes = _latent_numbers(columns, values, layout)
+    moved = {t.latent for t in thresholds}
+    later = [c for c in range(layout.q) if not known[c] and c not in moved]
+    z, shapes = _latent_numbers(columns, values, layout, len(x))
     return Level(
         columns=columns,
         scales=scales,
@@ -300,9 +308,11 @@ def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Leve
     )
 
 
-def _latent_numbers(columns: Sequence[LatentColumn], values: Sequence[Values], layout: Layout) -> tuple[Floats, Floats]:
+def _latent_numbers(
+    columns: Sequence[LatentColumn], values: Sequence[Values], layout: Layout, n: int
+) -> tuple[Floats, Floats]:
     """Latents of numbers, 0 where missing and for categories, and shapes: the likeliest powers, means, deviations."""
-    z = np.zeros((layout.q, len(values[0]) if values else 0))
+    z = np.zeros((layout.q, n))
     shapes = np.tile([1.0, 0.0, 1.0], (len(columns), 1))
     for i, (column, v) in enumerate(zip(columns, values, strict=True)):
         if column.kind != "continuous":
@@ -386,25 +396,31 @@ def _check_collinear(level: Level) -> None:
         left -= np.outer(left[:, at], left[at]) / left[at, at]
 
 
-def _has_thresholds(layout: Layout, c: int) -> bool:
-    return bool(layout.table[c, 0] == ORDERED and layout.table[c, 3] > 2)
+def _has_thresholds(layout: Layout, codes: Codes, c: int) -> bool:
+    kind, _, first, size = layout.table[c]
+    if kind == NUMBER or (kind == ORDERED and size > 2):
+        return bool(kind == ORDERED)
+    shares = _shares(layout, codes, c)
+    return bool(min(shares) < RARE if kind == ORDERED else shares[c - first] < RARE)
 
 
 def _shares(layout: Layout, codes: Codes, c: int) -> Floats:
     of_column = codes[layout.table[c, 1]]
-    counts = np.bincount(of_column[of_column >= 0], minlength=layout.table[c, 3])
+    counts = np.bincount(of_column[of_column >= 0])
     shares: Floats = counts / counts.sum()
     return shares
 
 
 def _thresholds(layout: Layout, codes: Codes, c: int) -> Thresholds:
     """Proposals go as the normal quantiles of cumulated shares do from sample to sample."""
-    below = np.cumsum(_shares(layout, codes, c))[:-1]
+    kind, column, first, size = map(int, layout.table[c])
+    shares = _shares(layout, codes, c)
+    below = np.cumsum(shares)[:-1] if kind == ORDERED else shares[[c - first]]
     density = np.exp(-(ndtri(below) ** 2) / 2) / np.sqrt(2 * np.pi)
-    n = int((codes[layout.table[c, 1]] >= 0).sum())
+    n = int((codes[column] >= 0).sum())
     spread = (np.minimum.outer(below, below) - np.outer(below, below)) / np.outer(density, density) / n
     root = _factor(spread) * 2.4 / np.sqrt(len(below))
-    return Thresholds(c, int(layout.table[c, 2]), int(layout.table[c, 3]), root)
+    return Thresholds(c, first, size if kind == ORDERED else 2, root)
 
 
 def _power(layout: Layout, column: int, values: Values) -> Power:
@@ -488,14 +504,16 @@ def sweep(problem: Problem, state: State, entropy: int, adapt: bool) -> None:
     state.sweep += 1
     words = Words(entropy, state.chain, state.sweep, problem.n_words)
     one, now = problem.one, state.one
+    # Robbins and Monro (1951).
+    gain = state.sweep**-0.6 if adapt else 0.0
     precision = _inverse(state.omega_e)
     rows = Rows(one, now, precision, None, problem.cluster, problem.effects, state.u)
     sums = np.zeros((problem.n_clusters, len(problem.effects), one.layout.q))
-    zz, xz = _draw_level(rows, words, state.sweep if adapt else 0, sums)
+    zz, xz = _draw_level(rows, words, gain, sums)
     root_e = _factor(state.omega_e)
     _draw_coefficients(one, now, xz - np.einsum("jkp,jkq->pq", problem.by_cluster, state.u), root_e, words)
     if len(problem.effects):
-        _draw_clusters(problem, state, sums, precision, words, state.sweep if adapt else 0)
+        _draw_clusters(problem, state, sums, precision, words, gain)
     squares = _sum_of_squares(problem, state, zz, xz, sums)
     state.omega_e, state.scales_e = draw_covariance(
         squares, one.x.shape[1], state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
@@ -549,15 +567,14 @@ class Rows:
         return ratio
 
 
-def _draw_level(rows: Rows, words: Words, adapt: int, sums: Floats) -> tuple[Floats, Floats]:
+def _draw_level(rows: Rows, words: Words, adapt: float, sums: Floats) -> tuple[Floats, Floats]:
     """Powers, thresholds and latents of one level; z'z and x'z, and sums by cluster in ``sums``."""
     level, now = rows.level, rows.now
     for i, power in enumerate(level.powers):
-        now.steps[i] += _draw_power(rows, power, now.steps[i], words) / adapt**0.6 if adapt else 0
+        now.steps[i] += adapt * _draw_power(rows, power, now.steps[i], words)
     waiting = NO_CODES
     for i, thresholds in enumerate(level.thresholds, len(level.powers)):
-        moved = _draw_thresholds(rows, thresholds, waiting, now.steps[i], words)
-        now.steps[i] += moved / adapt**0.6 if adapt else 0
+        now.steps[i] += adapt * _draw_thresholds(rows, thresholds, waiting, now.steps[i], words)
         waiting = np.array([thresholds.latent], np.int32)
     q = level.layout.q
     moments = np.zeros((q, q)), np.zeros((len(level.x), q))
@@ -598,8 +615,10 @@ def _draw_thresholds(rows: Rows, thresholds: Thresholds, waiting: Codes, step: f
     Latents that wait for being drawn are, before.
     """
     now, c = rows.now, thresholds.latent
+    # Cuts of unordered columns are none of those that are kept.
     inner = slice(thresholds.first + 1, thresholds.first + thresholds.size)
-    cuts = now.cuts[inner] + np.exp(step) * thresholds.root @ words.normal(thresholds.size - 1)
+    ordered = rows.level.layout.table[c, 0] == ORDERED
+    cuts = (now.cuts[inner] if ordered else 0) + np.exp(step) * thresholds.root @ words.normal(thresholds.size - 1)
     chance = words.unit()
     possible = bool((np.diff(cuts) > 0).all())
     proposed = np.array([-np.inf, *cuts, np.inf])
@@ -609,7 +628,8 @@ def _draw_thresholds(rows: Rows, thresholds: Thresholds, waiting: Codes, step: f
     ratio -= RIDGE / 2 * float(intercepts @ rows.precision @ intercepts - now.beta[0] @ rows.precision @ now.beta[0])
     if not possible or np.log(chance) >= ratio:
         return -ACCEPTED
-    now.cuts[inner] = cuts - cuts[0]
+    if ordered:
+        now.cuts[inner] = cuts - cuts[0]
     now.beta[0] = intercepts
     return 1 - ACCEPTED
 
@@ -619,7 +639,7 @@ def _draw_coefficients(level: Level, now: LevelState, xz: Floats, root: Floats, 
     now.beta = level.inverse @ xz + level.root @ words.normal(*xz.shape) @ root.T
 
 
-def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floats, words: Words, adapt: int) -> None:
+def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floats, words: Words, adapt: float) -> None:
     """Effects of clusters, the columns of level 2, and the covariance matrix of both."""
     two, now = problem.two, state.two
     n, e, q = state.u.shape
@@ -633,8 +653,10 @@ def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floa
     state.u = draw_effects(crossed, precision, given, flat, words).reshape(n, e, q)
     for k in range(e):
         _shift(problem, state, k, mean, given, precision, words)
+    _rescale(problem, state, sums, precision, words)
     effects = state.u.reshape(n, d)
     if two.layout.q:
+        uu, ur = state.omega_2[:d, :d], state.omega_2[:d, d:]
         slope = np.linalg.solve(uu, ur)
         offset, covariance = (effects @ slope).T, rr - ur.T @ slope
         rows = Rows(two, now, _inverse(covariance), offset, NO_CODES, NO_CODES, NOTHING)
@@ -710,6 +732,35 @@ def _shift(
         state.u[:, k] -= h @ move
 
 
+def _rescale(problem: Problem, state: State, sums: Floats, precision: Floats, words: Words) -> None:
+    """Multiply effects of each kind by a factor, and their covariances and prior scales with them.
+
+    What effects have to do with their covariances stays as it is, so the rows alone, and the half-t prior, have a say:
+    the factor is normal. Without this step small variances would hardly move. Liu and Wu (1999), Parameter expansion
+    for data augmentation, JASA 94; Gelman, van Dyk, Huang and Boscardin (2008), Using redundant parameterizations to
+    fit hierarchical models, JCGS 17.
+    """
+    n, e, q = state.u.shape
+    d = e * q
+    left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
+    noise, factors = words.normal(d), np.ones(d)
+    # Sums over rows of an effect times its predictor, with residuals before effects, and with what each effect adds.
+    target = np.array([[state.u[:, k, c] @ left[:, k] for c in range(q)] for k in range(e)]).reshape(d, q)
+    added = np.empty((d, e, q))
+    for k in range(e):
+        crossed = problem.by_cluster[:, k, problem.effects]
+        added[k * q : (k + 1) * q] = np.einsum("jc,jl,jlb->clb", state.u[:, k], crossed, state.u, optimize=True)
+    for a in range(d):
+        k, c = divmod(a, q)
+        others = np.einsum("lb,lb->b", added[a], factors.reshape(e, q)) - added[a, k] * np.eye(q)[c]
+        weight = precision[c, c] * added[a, k, c] + 2 * state.scales_2[a] / A**2
+        factors[a] = precision[c] @ (target[a] - others) / weight + noise[a] / np.sqrt(weight)
+    state.u = state.u * factors.reshape(e, q)
+    turn = np.concatenate([factors, np.ones(len(state.omega_2) - d)])
+    state.omega_2 = state.omega_2 * np.outer(turn, turn)
+    state.scales_2 = state.scales_2 * turn**2
+
+
 def _sum_of_squares(problem: Problem, state: State, zz: Floats, xz: Floats, sums: Floats) -> Floats:
     """Residuals' sums of squares and products, from sums alone."""
     beta = state.one.beta
@@ -755,7 +806,7 @@ def draw_covariance(
     of_fixed = squares[c][:, c]
     if len(pairs):
         precision = _inverse(fixed)
-        spread = precision @ of_fixed @ precision
+        spread = precision @ (of_fixed + LITTLE * np.eye(len(c))) @ precision
         width = min(2.0, 8 / np.sqrt(n + 1))
         _latent.draw_covariances(fixed, precision, spread, pairs, float(n), width, words.key(), np.empty((4, len(c))))
         out[np.ix_(c, c)] = fixed
