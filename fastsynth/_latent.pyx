@@ -84,8 +84,9 @@ def draw_latents(
     """Draw latents of some rows, one after the other, each given the others; then compare cuts of one of them.
 
     Returns the logarithm of the likelihood ratio of the proposed cuts of latent ``wanted``, given all other latents
-    and with the latent itself integrated out; 0 without one. Of an unordered column, all bounds move by proposed[1]. Given the others, with residuals r and precision K,
-    z_c ~ N(z_c - K_c r / K_cc, 1 / K_cc). O(n q (q + e)), but for numbers that are known.
+    and with the latent itself integrated out; 0 without one. Of an unordered column, all bounds move by proposed[1].
+    Given the others, with residuals r and precision K, z_c ~ N(z_c - K_c r / K_cc, 1 / K_cc). O(n q (q + e)), but for
+    numbers that are known.
 
     For each tile of rows, 1. residuals, latent by latent; 2. draws; 3. the ratio, or the gap; 4. sums by cluster.
     """

@@ -26,6 +26,7 @@ marginally noninformative prior distributions for covariance matrices, Bayesian 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -378,7 +379,8 @@ def _check_rows(level: Level, what: str) -> None:
 
 
 def _check_collinear(level: Level) -> None:
-    """Refuse numbers that follow from others, rows without missing numbers being looked at."""
+    """Refuse numbers that follow from others, rows without missing numbers being looked at, and categories twice."""
+    _check_same(level)
     numbers = [i for i, column in enumerate(level.columns) if column.kind == "continuous"]
     rows = np.flatnonzero((level.codes[numbers] >= 0).all(axis=0))
     if len(numbers) < 2 or len(rows) <= len(numbers) + len(level.x):
@@ -394,6 +396,20 @@ def _check_collinear(level: Level) -> None:
                 f"({', '.join(level.columns[i].name for i in numbers if i != j)}): leave one of them out."
             )
         left -= np.outer(left[:, at], left[at]) / left[at, at]
+
+
+def _check_same(level: Level) -> None:
+    """Refuse categories whose levels go one by one with those of another."""
+    sizes = [len(scale.levels) for scale in level.scales]
+    for j, k in itertools.combinations([i for i, size in enumerate(sizes) if size], 2):
+        first, second = level.codes[j], level.codes[k]
+        both = (first >= 0) & (second >= 0)
+        pairs = np.bincount(first[both] * sizes[k] + second[both], minlength=sizes[j] * sizes[k])
+        if sizes[j] == sizes[k] == np.count_nonzero(pairs):
+            raise DataError(
+                f"Columns {level.columns[j].name!r} and {level.columns[k].name!r} have the same levels under other names: "
+                "leave one of them out."
+            )
 
 
 def _has_thresholds(layout: Layout, codes: Codes, c: int) -> bool:
@@ -740,7 +756,7 @@ def _rescale(problem: Problem, state: State, sums: Floats, precision: Floats, wo
     for data augmentation, JASA 94; Gelman, van Dyk, Huang and Boscardin (2008), Using redundant parameterizations to
     fit hierarchical models, JCGS 17.
     """
-    n, e, q = state.u.shape
+    _, e, q = state.u.shape
     d = e * q
     left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
     noise, factors = words.normal(d), np.ones(d)
