@@ -40,7 +40,7 @@ extensions = [
         ("_calibrate", ["fastsynth/_calibrate_kernels.h"]),
         ("_copula", []),
         ("_count", []),
-        ("_latent", []),
+        ("_latent", ["fastsynth/_latent_kernels.h"]),
     )
 ]
 

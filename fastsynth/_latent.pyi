@@ -7,7 +7,7 @@ _I32 = NDArray[np.int32]
 def truncated(low: _F64, high: _F64, key: int | np.uint64, normal: _F64, out: _F64) -> None: ...
 def draw_latents(
     z: _F64,
-    residual: _F64,
+    mean: _F64,
     codes: _I32,
     layout: _I32,
     cuts: _F64,
@@ -18,11 +18,13 @@ def draw_latents(
     u: _F64,
     cluster: _I32,
     order: _I32,
-    ratio: int,
+    wanted: int,
     proposed: _F64,
     key: int | np.uint64,
     first_row: int,
     normal: _F64,
+    residual: _F64,
+    gap: _F64,
     sums: _F64,
 ) -> float: ...
 def draw_covariances(

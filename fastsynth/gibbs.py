@@ -12,7 +12,8 @@ comes from sums: z'z, x'z, and sums of x z by cluster. A sweep
 
 Priors are proper and weak, on standardised columns: coefficients N(0, omega_e / RIDGE); standard deviations half-t with
 2 degrees of freedom and scale A, correlations close to uniform (Huang and Wand 2013); correlations of latents whose
-variance is fixed uniform. So chains stay finite under perfect separation.
+variance is fixed uniform, but for exp(-LITTLE / 2 tr(omega^-1)). So chains stay finite under perfect separation, and
+where one category follows from another.
 
 Sources
 -------
@@ -25,7 +26,8 @@ marginally noninformative prior distributions for covariance matrices, Bayesian 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,15 +56,19 @@ from fastsynth.streams import CHAIN, random_words, unit
 
 # Rows whose sums are made at a time.
 BLOCK = 4_096
-# Precision of coefficients before the data, in rows.
-RIDGE = 0.01
+# Precision of coefficients before the data, in rows; and of covariances of latents with fixed variance.
+RIDGE, LITTLE = 0.01, 0.1
 # Degrees of freedom and scale of the half-t prior of standard deviations.
 NU, A = 2.0, 2.0
 POWERS = (-3.0, 3.0)
 # Share of proposals that are to be accepted.
 ACCEPTED = 0.3
+# Levels of a smaller share are rare.
+RARE = 0.1
 # Numbers of a batch of small matrices.
 BATCH = 1 << 20
+TILE = 256
+EMPTY = np.zeros(0)
 NOTHING = np.zeros((0, 0, 0))
 NO_CODES = np.zeros(0, np.int32)
 
@@ -114,7 +120,11 @@ class Power:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Thresholds:
-    """A column of three or more ordered levels: its latent, its first cut, its levels, and a factor of proposals."""
+    """A latent whose cuts and intercept are proposed together: its first cut, its levels, and a factor of proposals.
+
+    Latents of columns of two levels, and of unordered columns, have no cuts to estimate; of those with a rare level the
+    intercept is proposed, because it would hardly move with so few latents on one side.
+    """
 
     latent: int
     first: int
@@ -130,15 +140,15 @@ class Level:
     ----------
     columns, scales
     layout : Layout
-    codes : ndarray of shape (n, n_columns), dtype=int32
+    codes : ndarray of shape (n_columns, n), dtype=int32
         Levels that occur, numbered; numbers 0; -1 where missing.
-    x : ndarray of shape (n, p)
+    x : ndarray of shape (p, n)
         Predictors, standardised but for the ones.
     to_given : ndarray of shape (p, p)
         Standardised predictors are the given ones times this.
     xx, inverse, root : ndarray of shape (p, p)
         x'x; the inverse of x'x and the prior; a factor of the inverse.
-    z : ndarray of shape (n, q)
+    z : ndarray of shape (q, n)
         Latents of numbers, 0 where missing and for categories.
     shapes : ndarray of shape (n_columns, 3)
         Power, location and scale of numbers at the start.
@@ -167,7 +177,7 @@ class Level:
 
 @dataclass(slots=True, eq=False)
 class LevelState:
-    """What changes about the columns of one level: latents (n, q), coefficients (p, q), cuts, shapes, step sizes."""
+    """What changes about the columns of one level: latents (q, n), coefficients (p, q), cuts, shapes, step sizes."""
 
     z: Floats
     beta: Floats
@@ -208,9 +218,9 @@ class Problem:
         """Random words that a sweep needs at most."""
         q, q2, e = self.one.layout.q, self.two.layout.q, len(self.effects)
         d = e * q + q2
-        small = 2 * d * d + 2 * q * q + (self.one.x.shape[1] + e * (len(self.between) + 2)) * q + 10 * (d + q)
+        small = 2 * d * d + 2 * q * q + (len(self.one.x) + e * (len(self.between) + 2)) * q + 10 * (d + q)
         cuts = self.one.layout.n_cuts + self.two.layout.n_cuts
-        return int(self.n_clusters * d + small + self.two.x.shape[1] * q2 + 4 * (cuts + d + q) + 64)
+        return int(self.n_clusters * d + small + len(self.two.x) * q2 + 4 * (cuts + d + q) + 64)
 
 
 @dataclass(slots=True, eq=False)
@@ -266,19 +276,20 @@ def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Leve
     values = [data.values[i] for i in places]
     scales = tuple(Scale.of(column, v) for column, v in zip(columns, values, strict=True))
     layout = Layout.of(columns, [scale.levels for scale in scales])
-    codes = np.zeros((len(x), len(columns)), np.int32)
+    codes = np.zeros((len(columns), len(x)), np.int32)
     for i, (column, v, scale) in enumerate(zip(columns, values, scales, strict=True)):
-        codes[:, i] = -np.isnan(v).astype(np.int32) if column.kind == "continuous" else _renumbered(v, scale.levels)
+        codes[i] = -np.isnan(v).astype(np.int32) if column.kind == "continuous" else _renumbered(v, scale.levels)
     standard, to_given = _standardised(x)
-    xx = standard.T @ standard
+    xx = standard @ standard.T
     if columns:
         _check_predictors(xx, len(x), names)
     root = _inverse(_factor(xx + RIDGE * np.eye(len(xx)))).T
-    thresholds = tuple(_thresholds(layout, codes, c) for c in range(layout.q) if _has_thresholds(layout, c))
+    thresholds = tuple(_thresholds(layout, codes, c) for c in range(layout.q) if _has_thresholds(layout, codes, c))
     powers = tuple(_power(layout, i, values[i]) for i, column in enumerate(columns) if column.transform == "boxcox")
-    known = (layout.table[:, 0] == NUMBER) & np.array((codes >= 0).all(axis=0))[layout.table[:, 1]]
-    later = [c for c in range(layout.q) if not known[c] and not _has_thresholds(layout, c)]
-    z, shapes = _latent_numbers(columns, values, layout)
+    known = (layout.table[:, 0] == NUMBER) & np.array((codes >= 0).all(axis=1))[layout.table[:, 1]]
+    moved = {t.latent for t in thresholds}
+    later = [c for c in range(layout.q) if not known[c] and c not in moved]
+    z, shapes = _latent_numbers(columns, values, layout, len(x))
     return Level(
         columns=columns,
         scales=scales,
@@ -298,9 +309,11 @@ def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Leve
     )
 
 
-def _latent_numbers(columns: Sequence[LatentColumn], values: Sequence[Values], layout: Layout) -> tuple[Floats, Floats]:
+def _latent_numbers(
+    columns: Sequence[LatentColumn], values: Sequence[Values], layout: Layout, n: int
+) -> tuple[Floats, Floats]:
     """Latents of numbers, 0 where missing and for categories, and shapes: the likeliest powers, means, deviations."""
-    z = np.zeros((len(values[0]) if values else 0, layout.q))
+    z = np.zeros((layout.q, n))
     shapes = np.tile([1.0, 0.0, 1.0], (len(columns), 1))
     for i, (column, v) in enumerate(zip(columns, values, strict=True)):
         if column.kind != "continuous":
@@ -308,7 +321,7 @@ def _latent_numbers(columns: Sequence[LatentColumn], values: Sequence[Values], l
         rows = np.flatnonzero(~np.isnan(v))
         known = v[rows].astype(np.float64)
         if column.transform == "scores":
-            z[rows, layout.first_of(i)] = normal_scores(known)
+            z[layout.first_of(i), rows] = normal_scores(known)
             continue
         if column.transform == "boxcox":
             logs = np.log(known)
@@ -317,7 +330,7 @@ def _latent_numbers(columns: Sequence[LatentColumn], values: Sequence[Values], l
             shapes[i, 0] = max(np.linspace(*POWERS, 121), key=lambda power: box_cox_likelihood(some, power))
             known = box_cox(logs, shapes[i, 0])
         shapes[i, 1:] = known.mean(), known.std()
-        z[rows, layout.first_of(i)] = (known - shapes[i, 1]) / shapes[i, 2]
+        z[layout.first_of(i), rows] = (known - shapes[i, 1]) / shapes[i, 2]
     return z, shapes
 
 
@@ -326,16 +339,16 @@ def _renumbered(values: Values, levels: Codes) -> Codes:
 
 
 def _standardised(x: Floats) -> tuple[Floats, Floats]:
-    """Predictors with mean 0 and standard deviation 1 behind the ones, and the matrix that makes them."""
+    """Predictors (p, n) with mean 0 and standard deviation 1 behind the ones, and the matrix that makes them."""
     to_given = np.eye(x.shape[1])
     if not len(x):
-        return x, to_given
+        return np.ascontiguousarray(x.T), to_given
     mean, sd = x.mean(axis=0), x.std(axis=0)
     mean[0], sd[0] = 0, 1
     sd[sd == 0] = 1
     to_given[0] -= mean / sd
     np.fill_diagonal(to_given, 1 / sd)
-    return np.ascontiguousarray((x - mean) / sd), to_given
+    return np.ascontiguousarray(((x - mean) / sd).T), to_given
 
 
 def _check_predictors(xx: Floats, n: int, names: Sequence[str]) -> None:
@@ -357,21 +370,23 @@ def _check_predictors(xx: Floats, n: int, names: Sequence[str]) -> None:
 
 
 def _check_rows(level: Level, what: str) -> None:
-    if len(level.codes) <= level.layout.q + level.x.shape[1]:
+    p, n = level.x.shape
+    if n <= level.layout.q + p:
         raise DataError(
-            f"{len(level.codes):,} {what} are too few for {level.layout.q} latent variables and {level.x.shape[1]} "
+            f"{n:,} {what} are too few for {level.layout.q} latent variables and {p} "
             "predictors: put fewer columns into the block."
         )
 
 
 def _check_collinear(level: Level) -> None:
-    """Refuse numbers that follow from others, rows without missing numbers being looked at."""
+    """Refuse numbers that follow from others, rows without missing numbers being looked at, and categories twice."""
+    _check_same(level)
     numbers = [i for i, column in enumerate(level.columns) if column.kind == "continuous"]
-    rows = np.flatnonzero((level.codes[:, numbers] >= 0).all(axis=1))
-    if len(numbers) < 2 or len(rows) <= len(numbers) + level.x.shape[1]:
+    rows = np.flatnonzero((level.codes[numbers] >= 0).all(axis=0))
+    if len(numbers) < 2 or len(rows) <= len(numbers) + len(level.x):
         return
-    z = level.z[rows][:, [level.layout.first_of(i) for i in numbers]]
-    x = level.x[rows]
+    z = level.z[[level.layout.first_of(i) for i in numbers]][:, rows].T
+    x = level.x[:, rows].T
     z -= x @ np.linalg.lstsq(x, z, rcond=None)[0]
     left = z.T @ z
     for at, j in enumerate(numbers):
@@ -383,24 +398,45 @@ def _check_collinear(level: Level) -> None:
         left -= np.outer(left[:, at], left[at]) / left[at, at]
 
 
-def _has_thresholds(layout: Layout, c: int) -> bool:
-    return bool(layout.table[c, 0] == ORDERED and layout.table[c, 3] > 2)
+def _check_same(level: Level) -> None:
+    """Refuse categories whose levels go one by one with those of another."""
+    sizes = [len(scale.levels) for scale in level.scales]
+    for j, k in itertools.combinations([i for i, size in enumerate(sizes) if size], 2):
+        first, second = level.codes[j], level.codes[k]
+        both = (first >= 0) & (second >= 0)
+        pairs = np.bincount(first[both] * sizes[k] + second[both], minlength=sizes[j] * sizes[k])
+        if sizes[j] == sizes[k] == np.count_nonzero(pairs):
+            raise DataError(
+                f"Columns {level.columns[j].name!r} and {level.columns[k].name!r} have the same levels under other names: "
+                "leave one of them out."
+            )
+
+
+def _has_thresholds(layout: Layout, codes: Codes, c: int) -> bool:
+    kind, _, first, size = layout.table[c]
+    if kind == NUMBER or (kind == ORDERED and size > 2):
+        return bool(kind == ORDERED)
+    shares = _shares(layout, codes, c)
+    return bool(min(shares) < RARE if kind == ORDERED else shares[c - first] < RARE)
 
 
 def _shares(layout: Layout, codes: Codes, c: int) -> Floats:
-    counts = np.bincount(codes[codes[:, layout.table[c, 1]] >= 0, layout.table[c, 1]], minlength=layout.table[c, 3])
+    of_column = codes[layout.table[c, 1]]
+    counts = np.bincount(of_column[of_column >= 0])
     shares: Floats = counts / counts.sum()
     return shares
 
 
 def _thresholds(layout: Layout, codes: Codes, c: int) -> Thresholds:
     """Proposals go as the normal quantiles of cumulated shares do from sample to sample."""
-    below = np.cumsum(_shares(layout, codes, c))[:-1]
+    kind, column, first, size = map(int, layout.table[c])
+    shares = _shares(layout, codes, c)
+    below = np.cumsum(shares)[:-1] if kind == ORDERED else shares[[c - first]]
     density = np.exp(-(ndtri(below) ** 2) / 2) / np.sqrt(2 * np.pi)
-    n = int((codes[:, layout.table[c, 1]] >= 0).sum())
+    n = int((codes[column] >= 0).sum())
     spread = (np.minimum.outer(below, below) - np.outer(below, below)) / np.outer(density, density) / n
     root = _factor(spread) * 2.4 / np.sqrt(len(below))
-    return Thresholds(c, int(layout.table[c, 2]), int(layout.table[c, 3]), root)
+    return Thresholds(c, first, size if kind == ORDERED else 2, root)
 
 
 def _power(layout: Layout, column: int, values: Values) -> Power:
@@ -417,17 +453,17 @@ def _free_pairs(layout: Layout) -> Codes:
 
 
 def _sums_by_cluster(x: Floats, effects: Codes, cluster: Codes, n_clusters: int) -> Floats:
-    out = np.empty((n_clusters, len(effects), x.shape[1]))
+    out = np.empty((n_clusters, len(effects), len(x)))
     for k, a in enumerate(effects):
-        for b in range(x.shape[1]):
-            out[:, k, b] = np.bincount(cluster, weights=x[:, a] * x[:, b], minlength=n_clusters)
+        for b in range(len(x)):
+            out[:, k, b] = np.bincount(cluster, weights=x[a] * x[b], minlength=n_clusters)
     return out
 
 
 def _between(x: Floats, cluster: Codes, sums: Floats) -> tuple[NDArray[np.int64], Floats]:
     """Predictors that are constant within clusters, and their values by cluster."""
     means = sums / np.maximum(sums[:, :1], 1)
-    constant = [j for j in range(x.shape[1]) if np.allclose(x[:, j], means[cluster, j], atol=1e-9)]
+    constant = [j for j in range(len(x)) if np.allclose(x[j], means[cluster, j], atol=1e-9)]
     h = np.ascontiguousarray(means[:, constant])
     h[:, 0] = 1
     if np.linalg.matrix_rank(h) < len(constant):
@@ -454,7 +490,7 @@ def start(problem: Problem, chain: int, entropy: int) -> State:
 
 def _start_level(level: Level, words: Words) -> LevelState:
     layout, z = level.layout, level.z.copy()
-    beta = np.zeros((level.x.shape[1], layout.q))
+    beta = np.zeros((len(level.x), layout.q))
     beta[0] = 0.3 * words.normal(layout.q)
     cuts = np.zeros(layout.n_cuts)
     for c, (kind, i, first, size) in enumerate(layout.table):
@@ -464,9 +500,9 @@ def _start_level(level: Level, words: Words) -> LevelState:
             cuts[first : first + size + 1] = [-np.inf, *(at - at[0]), np.inf]
             # Between the cuts; half a unit beyond the outer ones.
             middle = np.convolve([-1.0, *(at - at[0]), at[-1] - at[0] + 1.0], [0.5, 0.5], "valid")
-            z[:, c] = np.where(level.codes[:, i] >= 0, middle[level.codes[:, i]], 0)
+            z[c] = np.where(level.codes[i] >= 0, middle[level.codes[i]], 0)
         elif kind == UNORDERED:
-            z[:, c] = np.where(level.codes[:, i] == c - first, 0.5, -0.5)
+            z[c] = np.where(level.codes[i] == c - first, 0.5, -0.5)
     return LevelState(z, beta, cuts, level.shapes.copy(), np.zeros(len(level.powers) + len(level.thresholds)))
 
 
@@ -484,17 +520,19 @@ def sweep(problem: Problem, state: State, entropy: int, adapt: bool) -> None:
     state.sweep += 1
     words = Words(entropy, state.chain, state.sweep, problem.n_words)
     one, now = problem.one, state.one
+    # Robbins and Monro (1951).
+    gain = state.sweep**-0.6 if adapt else 0.0
     precision = _inverse(state.omega_e)
     rows = Rows(one, now, precision, None, problem.cluster, problem.effects, state.u)
     sums = np.zeros((problem.n_clusters, len(problem.effects), one.layout.q))
-    zz, xz = _draw_level(rows, words, state.sweep if adapt else 0, sums)
+    zz, xz = _draw_level(rows, words, gain, sums)
     root_e = _factor(state.omega_e)
     _draw_coefficients(one, now, xz - np.einsum("jkp,jkq->pq", problem.by_cluster, state.u), root_e, words)
     if len(problem.effects):
-        _draw_clusters(problem, state, sums, precision, words, state.sweep if adapt else 0)
+        _draw_clusters(problem, state, sums, precision, words, gain)
     squares = _sum_of_squares(problem, state, zz, xz, sums)
     state.omega_e, state.scales_e = draw_covariance(
-        squares, len(one.codes), state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
+        squares, one.x.shape[1], state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
     )
 
 
@@ -516,40 +554,48 @@ class Rows:
         return 1 / np.sqrt(np.diagonal(self.precision))
 
     def visit(
-        self, order: Codes, ratio: int, proposed: Floats, key: int, sums: Floats = NOTHING
-    ) -> Iterator[tuple[slice, Floats, float]]:
-        """Draw latents by blocks; rows, residuals, log likelihood ratio of each. See ``_latent.draw_latents``."""
-        z, beta, sd, n = self.now.z, self.now.beta, self.sd, len(self.now.z)
-        for first in range(0, n, BLOCK):
-            block = slice(first, min(first + BLOCK, n))
-            x = self.level.x[block]
-            residual = x @ beta
+        self,
+        order: Codes,
+        key: int,
+        wanted: int = -1,
+        proposed: Floats = EMPTY,
+        gap: Floats = EMPTY,
+        sums: Floats = NOTHING,
+        moments: tuple[Floats, Floats] | None = None,
+    ) -> float:
+        """Draw latents in blocks, as ``_latent.draw_latents`` does; add z'z and x'z to moments."""
+        z, beta, sd, ratio = self.now.z, self.now.beta.T, self.sd, 0.0
+        residual = np.empty((len(z), TILE))
+        for first in range(0, z.shape[1], BLOCK):
+            block = slice(first, first + BLOCK)
+            x, of_block = self.level.x[:, block], z[:, block]
+            mean = beta @ x
             if self.offset is not None:
-                residual += self.offset[block]
-            ratio_of_block = _latent.draw_latents(
-                z[block], residual, self.level.codes[block], self.level.layout.table, self.now.cuts, self.precision, sd,
-                x, self.effects, self.u, self.cluster[block], order, ratio, proposed, key, first, normal_table(), sums,
+                mean += self.offset[:, block]
+            ratio += _latent.draw_latents(
+                of_block, mean, self.level.codes[:, block], self.level.layout.table, self.now.cuts, self.precision, sd,
+                x, self.effects, self.u, self.cluster[block], order, wanted, proposed, key, first, normal_table(),
+                residual, gap[block], sums,
             )  # fmt: skip
-            yield block, residual, ratio_of_block
+            if moments is not None:
+                moments[0][:] += of_block @ of_block.T
+                moments[1][:] += x @ of_block.T
+        return ratio
 
 
-def _draw_level(rows: Rows, words: Words, adapt: int, sums: Floats) -> tuple[Floats, Floats]:
+def _draw_level(rows: Rows, words: Words, adapt: float, sums: Floats) -> tuple[Floats, Floats]:
     """Powers, thresholds and latents of one level; z'z and x'z, and sums by cluster in ``sums``."""
     level, now = rows.level, rows.now
     for i, power in enumerate(level.powers):
-        now.steps[i] += _draw_power(rows, power, now.steps[i], words) / adapt**0.6 if adapt else 0
+        now.steps[i] += adapt * _draw_power(rows, power, now.steps[i], words)
     waiting = NO_CODES
     for i, thresholds in enumerate(level.thresholds, len(level.powers)):
-        moved = _draw_thresholds(rows, thresholds, waiting, now.steps[i], words)
-        now.steps[i] += moved / adapt**0.6 if adapt else 0
+        now.steps[i] += adapt * _draw_thresholds(rows, thresholds, waiting, now.steps[i], words)
         waiting = np.array([thresholds.latent], np.int32)
-    q, p = level.layout.q, level.x.shape[1]
-    zz, xz = np.zeros((q, q)), np.zeros((p, q))
-    order = np.concatenate([waiting, level.latents])
-    for block, _, _ in rows.visit(order, -1, np.zeros(0), words.key(), sums):
-        zz += now.z[block].T @ now.z[block]
-        xz += level.x[block].T @ now.z[block]
-    return zz, xz
+    q = level.layout.q
+    moments = np.zeros((q, q)), np.zeros((len(level.x), q))
+    rows.visit(np.concatenate([waiting, level.latents]), words.key(), sums=sums, moments=moments)
+    return moments
 
 
 def _draw_power(rows: Rows, power: Power, step: float, words: Words) -> float:
@@ -560,9 +606,8 @@ def _draw_power(rows: Rows, power: Power, step: float, words: Words) -> float:
     """
     now, c = rows.now, power.latent
     variance = 1 / rows.precision[c, c]
-    gap = np.concatenate(
-        [left @ rows.precision[c] * variance for _, left, _ in rows.visit(NO_CODES, -1, np.zeros(0), words.key())]
-    )[power.rows]
+    gap = np.empty(now.z.shape[1])
+    rows.visit(NO_CODES, words.key(), wanted=c, gap=gap)
     value = now.shapes[power.column, 0] + 2 * np.exp(step) / np.sqrt(len(power.rows)) * float(words.normal(1)[0])
     chance = words.unit()
     if not POWERS[0] < value < POWERS[1]:
@@ -570,12 +615,12 @@ def _draw_power(rows: Rows, power: Power, step: float, words: Words) -> float:
     numbers = box_cox(power.logs, value)
     location, scale = numbers.mean(), numbers.std()
     numbers = (numbers - location) / scale
-    change = numbers - now.z[power.rows, c]
-    ratio = -0.5 * float(change @ (change + 2 * gap)) / variance
+    change = numbers - now.z[c, power.rows]
+    ratio = -0.5 * float(change @ (change + 2 * gap[power.rows])) / variance
     ratio -= len(power.rows) * np.log(scale / now.shapes[power.column, 2])
     if np.log(chance) >= ratio:
         return -ACCEPTED
-    now.z[power.rows, c] = numbers
+    now.z[c, power.rows] = numbers
     now.shapes[power.column] = value, location, scale
     return 1 - ACCEPTED
 
@@ -586,19 +631,21 @@ def _draw_thresholds(rows: Rows, thresholds: Thresholds, waiting: Codes, step: f
     Latents that wait for being drawn are, before.
     """
     now, c = rows.now, thresholds.latent
+    # Cuts of unordered columns are none of those that are kept.
     inner = slice(thresholds.first + 1, thresholds.first + thresholds.size)
-    cuts = now.cuts[inner] + np.exp(step) * thresholds.root @ words.normal(thresholds.size - 1)
+    ordered = rows.level.layout.table[c, 0] == ORDERED
+    cuts = (now.cuts[inner] if ordered else 0) + np.exp(step) * thresholds.root @ words.normal(thresholds.size - 1)
     chance = words.unit()
     possible = bool((np.diff(cuts) > 0).all())
     proposed = np.array([-np.inf, *cuts, np.inf])
-    visits = rows.visit(waiting, c if possible else -1, proposed, words.key())
-    ratio = sum(ratio_of_block for _, _, ratio_of_block in visits)
+    ratio = rows.visit(waiting, words.key(), wanted=c if possible else -1, proposed=proposed)
     intercepts = now.beta[0].copy()
     intercepts[c] -= cuts[0]
     ratio -= RIDGE / 2 * float(intercepts @ rows.precision @ intercepts - now.beta[0] @ rows.precision @ now.beta[0])
     if not possible or np.log(chance) >= ratio:
         return -ACCEPTED
-    now.cuts[inner] = cuts - cuts[0]
+    if ordered:
+        now.cuts[inner] = cuts - cuts[0]
     now.beta[0] = intercepts
     return 1 - ACCEPTED
 
@@ -608,28 +655,30 @@ def _draw_coefficients(level: Level, now: LevelState, xz: Floats, root: Floats, 
     now.beta = level.inverse @ xz + level.root @ words.normal(*xz.shape) @ root.T
 
 
-def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floats, words: Words, adapt: int) -> None:
+def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floats, words: Words, adapt: float) -> None:
     """Effects of clusters, the columns of level 2, and the covariance matrix of both."""
     two, now = problem.two, state.two
     n, e, q = state.u.shape
     d = e * q
     uu, ur, rr = state.omega_2[:d, :d], state.omega_2[:d, d:], state.omega_2[d:, d:]
     slope = np.linalg.solve(rr, ur.T)
-    mean, given = (now.z - two.x @ now.beta) @ slope, uu - ur @ slope
+    mean, given = (now.z.T - two.x.T @ now.beta) @ slope, uu - ur @ slope
     left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
     flat = (left @ precision).reshape(n, d) + mean @ _inverse(given)
     crossed = problem.by_cluster[:, :, problem.effects]
     state.u = draw_effects(crossed, precision, given, flat, words).reshape(n, e, q)
     for k in range(e):
         _shift(problem, state, k, mean, given, precision, words)
+    _rescale(problem, state, sums, precision, words)
     effects = state.u.reshape(n, d)
     if two.layout.q:
+        uu, ur = state.omega_2[:d, :d], state.omega_2[:d, d:]
         slope = np.linalg.solve(uu, ur)
-        offset, covariance = effects @ slope, rr - ur.T @ slope
+        offset, covariance = (effects @ slope).T, rr - ur.T @ slope
         rows = Rows(two, now, _inverse(covariance), offset, NO_CODES, NO_CODES, NOTHING)
         _, xz = _draw_level(rows, words, adapt, NOTHING)
-        _draw_coefficients(two, now, xz - two.x.T @ offset, _factor(covariance), words)
-    both = np.hstack([effects, now.z - two.x @ now.beta])
+        _draw_coefficients(two, now, xz - two.x @ offset.T, _factor(covariance), words)
+    both = np.hstack([effects, now.z.T - two.x.T @ now.beta])
     constrained = np.concatenate([np.zeros(d, bool), two.layout.constrained])
     state.omega_2, state.scales_2 = draw_covariance(
         both.T @ both, n, state.omega_2, state.scales_2, constrained, two.pairs, words
@@ -685,9 +734,9 @@ def _shift(
     mine = np.zeros(e * q, bool)
     mine[k * q : (k + 1) * q] = True
     flat = state.u.reshape(n, e * q) - mean
-    slope = np.linalg.solve(covariance[np.ix_(~mine, ~mine)], covariance[np.ix_(~mine, mine)])
+    slope = np.linalg.solve(covariance[~mine][:, ~mine], covariance[~mine][:, mine])
     left = flat[:, mine] - flat[:, ~mine] @ slope
-    conditional = covariance[np.ix_(mine, mine)] - covariance[np.ix_(mine, ~mine)] @ slope
+    conditional = covariance[mine][:, mine] - covariance[mine][:, ~mine] @ slope
     h = problem.h if k == 0 else problem.h[:, :1]
     columns = problem.between if k == 0 else problem.effects[k : k + 1]
     root = _inverse(_factor(h.T @ h)).T
@@ -697,6 +746,35 @@ def _shift(
     if np.log(words.unit()) < ratio:
         state.one.beta[columns] = new
         state.u[:, k] -= h @ move
+
+
+def _rescale(problem: Problem, state: State, sums: Floats, precision: Floats, words: Words) -> None:
+    """Multiply effects of each kind by a factor, and their covariances and prior scales with them.
+
+    What effects have to do with their covariances stays as it is, so the rows alone, and the half-t prior, have a say:
+    the factor is normal. Without this step small variances would hardly move. Liu and Wu (1999), Parameter expansion
+    for data augmentation, JASA 94; Gelman, van Dyk, Huang and Boscardin (2008), Using redundant parameterizations to
+    fit hierarchical models, JCGS 17.
+    """
+    _, e, q = state.u.shape
+    d = e * q
+    left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
+    noise, factors = words.normal(d), np.ones(d)
+    # Sums over rows of an effect times its predictor, with residuals before effects, and with what each effect adds.
+    target = np.array([[state.u[:, k, c] @ left[:, k] for c in range(q)] for k in range(e)]).reshape(d, q)
+    added = np.empty((d, e, q))
+    for k in range(e):
+        crossed = problem.by_cluster[:, k, problem.effects]
+        added[k * q : (k + 1) * q] = np.einsum("jc,jl,jlb->clb", state.u[:, k], crossed, state.u, optimize=True)
+    for a in range(d):
+        k, c = divmod(a, q)
+        others = np.einsum("lb,lb->b", added[a], factors.reshape(e, q)) - added[a, k] * np.eye(q)[c]
+        weight = precision[c, c] * added[a, k, c] + 2 * state.scales_2[a] / A**2
+        factors[a] = precision[c] @ (target[a] - others) / weight + noise[a] / np.sqrt(weight)
+    state.u = state.u * factors.reshape(e, q)
+    turn = np.concatenate([factors, np.ones(len(state.omega_2) - d)])
+    state.omega_2 = state.omega_2 * np.outer(turn, turn)
+    state.scales_2 = state.scales_2 * turn**2
 
 
 def _sum_of_squares(problem: Problem, state: State, zz: Floats, xz: Floats, sums: Floats) -> Floats:
@@ -740,11 +818,11 @@ def draw_covariance(
     scales : ndarray of shape (q,)
     """
     out, c, f = np.array(omega), np.flatnonzero(constrained), np.flatnonzero(~constrained)
-    fixed = np.ascontiguousarray(omega[np.ix_(c, c)])
-    of_fixed = squares[np.ix_(c, c)]
+    fixed = np.ascontiguousarray(omega[c][:, c])
+    of_fixed = squares[c][:, c]
     if len(pairs):
         precision = _inverse(fixed)
-        spread = precision @ of_fixed @ precision
+        spread = precision @ (of_fixed + LITTLE * np.eye(len(c))) @ precision
         width = min(2.0, 8 / np.sqrt(n + 1))
         _latent.draw_covariances(fixed, precision, spread, pairs, float(n), width, words.key(), np.empty((4, len(c))))
         out[np.ix_(c, c)] = fixed
@@ -752,8 +830,8 @@ def draw_covariance(
         return out, scales
     # One row of prior knowledge about each slope: none.
     weight = of_fixed + np.eye(len(c))
-    slope = np.linalg.solve(weight, squares[np.ix_(c, f)])
-    left = squares[np.ix_(f, f)] - squares[np.ix_(f, c)] @ slope + 2 * NU * np.diag(scales[f])
+    slope = np.linalg.solve(weight, squares[c][:, f])
+    left = squares[f][:, f] - squares[f][:, c] @ slope + 2 * NU * np.diag(scales[f])
     free, inverse = draw_inverse_wishart(left, n + NU + len(f) - 1, words)
     root = _inverse(_factor(weight)).T
     slope = slope + root @ words.normal(len(c), len(f)) @ _factor(free).T

@@ -161,7 +161,9 @@ def run_chains(
     schedule = _Schedule(entropy, burn_in, thin, -(-total // MOST_TRACED), effects)
     states = [start(problem, chain, entropy) for chain in range(chains)]
     empty = np.zeros((0, len(parameter_names(problem, data))))
-    begun = Chains(data, problem, schedule, executor or Threads(), states, [empty] * chains, [[] for _ in states], 0, 0)
+    begun = Chains(
+        data, problem, schedule, executor or Threads(), states, [empty] * chains, [[] for _ in states], 0, burn_in
+    )
     return begun.continued(n_draws, tick=tick)
 
 
@@ -328,8 +330,8 @@ def _draw(problem: Problem, state: State, data: JointData, effects: bool) -> _Dr
     for (level, places), now in zip(_levels(problem, data), (state.one, state.two), strict=True):
         shapes[places] = now.shapes
         for i, place in enumerate(places):
-            rows = np.flatnonzero(level.codes[:, i] < 0)
-            filled = values_of(level.columns, level.scales, level.layout, now.z[rows], now.cuts, now.shapes)
+            rows = np.flatnonzero(level.codes[i] < 0)
+            filled = values_of(level.columns, level.scales, level.layout, now.z[:, rows].T, now.cuts, now.shapes)
             imputed[place] = filled[i]
     arrays = {
         "beta": given.beta,
