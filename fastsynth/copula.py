@@ -556,7 +556,7 @@ def _fixed_cuts(latents: Latents, rows: Floats, correlation: Floats) -> Floats:
         return cut
     # The multiples of irrational numbers (Richtmyer 1951), as 64 bits each.
     step = np.array([int(np.sqrt(prime) % 1 * 2.0**64) for prime in _primes(len(child))], np.uint64)
-    words = step[:, None] * np.arange(1, POINTS + 1, dtype=np.uint64)
+    words: Words = np.multiply.outer(step, np.arange(1, POINTS + 1, dtype=np.uint64))
     normal = np.empty((len(child), POINTS))
     _copula.normals(words, normal)
     z = np.linalg.cholesky(correlation) @ normal
@@ -897,7 +897,7 @@ class _Law:
         """O(q^3)."""
         own, other = correlation[np.ix_(given, given)], correlation[np.ix_(~given, ~given)]
         between = correlation[np.ix_(~given, given)]
-        precision: Floats = np.linalg.inv(own)
+        precision: Floats = np.linalg.inv(own).astype(np.float64, copy=False)
         slope = between @ precision
         rest = other - slope @ between.T if given.any() else other
         # Rounding may take a little more than there is.
