@@ -20,6 +20,8 @@ def polychoric(
     cut_b: _F64,
     nodes: _F64,
     weights: _F64,
+    lost_a: _F64,
+    lost_b: _F64,
     prior: float,
     r: _F64,
     variance: _F64,

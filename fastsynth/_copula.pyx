@@ -40,6 +40,8 @@ def polychoric(
     const double[:, ::1] cut_b,     # IN (latents of a, classes of b)
     const double[::1] nodes,        # IN (n_nodes) of Gauss and Legendre, from 0 to 1
     const double[::1] weights,      # IN (n_nodes)
+    const double[:, ::1] lost_a,    # IN (latents of a, latents of a) variance that a latent loses where another is seen
+    const double[:, ::1] lost_b,    # IN (latents of b, latents of b)
     double prior,                   # rows of independence that every table gets
     double[:, ::1] r,               # OUT (latents of a, latents of b) correlations
     double[:, ::1] variance,        # OUT (latents of a, latents of b) inverse information; 1 where there is none
@@ -50,6 +52,9 @@ def polychoric(
     2. Probabilities of the cells and their derivatives: ``_probabilities``.
     3. A step of Fisher's scoring, within the bracket that the signs of former scores left; halve that if it leads out.
     4. End where a step is below 1e-9.
+    5. That is the correlation among the rows that both latents say something about. These are selected by former
+       latents of the two columns, which takes from the variance of each latent what it has in common with those of the
+       other column: as if all were normal (Pearson 1903), latents of a column being independent of each other.
     """
     cdef double p[(_MOST + 1) * (_MOST + 1)]
     cdef double d[(_MOST + 1) * (_MOST + 1)]
@@ -58,7 +63,7 @@ def polychoric(
     cdef double ta[_MOST + 1]
     cdef double tb[_MOST + 1]
     cdef int i, j, k, a, b, na, nb, step
-    cdef double total, low, high, at, new, score, info, n, cell, slope
+    cdef double total, low, high, at, new, score, info, n, cell, slope, left_a, left_b
     with nogil:
         for i in range(r.shape[0]):
             na = first_a[i + 1] - first_a[i]
@@ -104,7 +109,13 @@ def polychoric(
                         break
                     at = new
                 if info > 0:
-                    r[i, j], variance[i, j] = at, min(1., 1 / info)
+                    left_a = left_b = 1
+                    for k in range(i):
+                        left_b -= lost_a[i, k] * r[k, j] * r[k, j]
+                    for k in range(j):
+                        left_a -= lost_b[j, k] * r[i, k] * r[i, k]
+                    left_a = max(left_a, 0.) * max(left_b, 0.)
+                    r[i, j], variance[i, j] = at * sqrt(left_a), min(1., left_a / info)
 
 
 cdef void _probabilities(
@@ -179,7 +190,7 @@ def normals(
     with nogil:
         for j in range(words.shape[0]):
             for i in range(n):
-                out[j, i] = _quantile(((words[j, i] >> 11) + .5) / 9007199254740992.)
+                out[j, i] = _quantile(((words[j, i] >> 12) + .5) / 4503599627370496.)
 
 
 cdef inline double _quantile(double u) noexcept nogil:

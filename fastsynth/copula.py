@@ -52,6 +52,7 @@ Counts = NDArray[np.int64]
 # many groups. Tables of many columns have fewer, so that all of them have not much more than so many cells.
 MOST_BINS, FEWEST_BINS = 32, 8
 MOST_CELLS = 16_000_000
+BIN_ROWS = 10
 # Splits of a category: levels beyond them are drawn by their shares within groups.
 MOST_GROUPS = 63
 # Rows of a task that counts a table in memory. Never part of the result.
@@ -348,7 +349,8 @@ def fit_copula(
     """
     executor = executor or Threads()
     n_pairs = max(len(slots) * (len(slots) - 1) // 2, 1)
-    bins = int(np.clip((MOST_CELLS / n_pairs) ** 0.5, FEWEST_BINS, MOST_BINS))
+    most = min((MOST_CELLS / n_pairs) ** 0.5, source.starts[-1] / BIN_ROWS)
+    bins = int(np.clip(most, FEWEST_BINS, MOST_BINS))
     margins = tuple(Margin.of(slot, variables[slot], rows[slot], bins) for slot in slots)
     counting = Counting.of(margins)
     keys = np.concatenate([random_words(entropy, (BOOTSTRAP, copy), 1) for copy in range(m)]) if proper else None
@@ -418,7 +420,7 @@ def fit_counts(shared: tuple[Counting, bool], counts: Counts) -> Fit:
         latents.append(_latents(margin, rows[i], np.hstack(profiles)))
     classes = [_classes(margin, own) for margin, own in zip(margins, latents, strict=True)]
     first = np.append(0, np.cumsum([len(of) for of in classes]))
-    r, variance = _correlations(classes, tables, first)
+    r, variance = _correlations(classes, list(map(_lost, margins, latents)), tables, first)
     if shrink:
         above = np.triu(np.ones(r.shape, bool)) & (variance < np.inf)
         r[above] *= reliability(r[above], variance[above])
@@ -434,16 +436,57 @@ def fit_counts(shared: tuple[Counting, bool], counts: Counts) -> Fit:
     return Fit(tuple(replace(own, cut=fixed) for own, fixed in zip(latents, cut, strict=True)), correlation)
 
 
+def _lost(margin: Margin, latents: Latents) -> Floats:
+    """Variance (n_latents, n_latents) that a latent, by columns, loses in the rows that another one says something of.
+
+    Rows with a value are those whose latent of missing is below its cut; a split has those that came its way.
+    """
+    q = margin.n_latents
+    lost = np.zeros((q, q))
+    start = int(margin.has_missing)
+    if start:
+        lost[1:, 0] = _truncation(_quantile(np.array([1 - latents.missing])))[0, 0]
+    of_sides = _truncation(latents.cut)
+    for split, sides in enumerate(latents.child.tolist()):
+        for side, child in enumerate(sides):
+            if child >= 0:
+                lost[start + child] = lost[start + split]
+                lost[start + child, start + split] = of_sides[side, split]
+    return lost
+
+
+def _truncation(cut: Floats) -> Floats:
+    """Variance (2, n) that standard normal variables lose where only values below a cut are left, and only above."""
+    with np.errstate(all="ignore"):
+        density = np.exp(-0.5 * cut**2) / np.sqrt(2 * np.pi)
+        share = _shares(cut)
+        below, above = density / share, density / (1 - share)
+        lost = np.stack([below * (below + cut), above * (above - cut)])
+    # A side without rows has no latents that say something about it.
+    return np.where(np.isfinite(lost), np.clip(lost, 0.0, 1.0), 0.0)
+
+
+def _shares(z: Floats) -> Floats:
+    share = np.empty(z.shape)
+    _copula.shares(np.ascontiguousarray(z), share)
+    return share
+
+
 def _correlations(
-    classes: Sequence[list[NDArray[np.int8]]], tables: Mapping[tuple[int, int], Floats], first: Counts
+    classes: Sequence[list[NDArray[np.int8]]],
+    lost: Sequence[Floats],
+    tables: Mapping[tuple[int, int], Floats],
+    first: Counts,
 ) -> tuple[Floats, Floats]:
     """Correlations (q, q) of latents of different columns, above the diagonal; variances, infinite elsewhere."""
     q = int(first[-1])
     r, variance = np.zeros((q, q)), np.full((q, q), np.inf)
-    known = [(i, *_indicators(own)) for i, own in enumerate(classes) if own]
-    for (i, inside_a, first_a), (j, inside_b, first_b) in combinations(known, 2):
+    known = [(i, *_indicators(own), lost[i]) for i, own in enumerate(classes) if own]
+    for (i, inside_a, first_a, lost_a), (j, inside_b, first_b, lost_b) in combinations(known, 2):
         at = slice(first[i], first[i + 1]), slice(first[j], first[j + 1])
-        r[at], variance[at] = polychoric(inside_a @ tables[i, j] @ inside_b.T, first_a, first_b, PRIOR_ROWS)
+        r[at], variance[at] = polychoric(
+            inside_a @ tables[i, j] @ inside_b.T, first_a, first_b, lost_a, lost_b, PRIOR_ROWS
+        )
     return r, variance
 
 
@@ -600,7 +643,12 @@ def _indicators(classes: Sequence[NDArray[np.int8]]) -> tuple[Floats, NDArray[np
 
 
 def polychoric(
-    counts: Floats, first_a: NDArray[np.int32], first_b: NDArray[np.int32], prior: float = 0.0
+    counts: Floats,
+    first_a: NDArray[np.int32],
+    first_b: NDArray[np.int32],
+    lost_a: Floats | None = None,
+    lost_b: Floats | None = None,
+    prior: float = 0.0,
 ) -> tuple[Floats, Floats]:
     """Polychoric correlations of tables that stand in one array: cuts from the margins, then maximum likelihood.
 
@@ -610,6 +658,8 @@ def polychoric(
         Rows; a table for each pair of latents, whose classes follow each other.
     first_a, first_b : ndarray of shape (n_latents + 1,), dtype=int32
         First class of each latent; at most 64 classes each.
+    lost_a, lost_b : ndarray of shape (n_latents, n_latents), dtype=float64, optional
+        Variance that an earlier latent, by columns, loses where a later one is seen; without, none.
     prior : float
         Rows of independence added to every table.
 
@@ -633,9 +683,9 @@ def polychoric(
     below_b = _shares_below(np.add.reduceat(counts, first_a[:-1], axis=0).T, first_b).T.copy()
     r, variance = np.empty((2, len(first_a) - 1, len(first_b) - 1))
     cuts = _quantile(below_a), _quantile(below_b)
-    _copula.polychoric(
-        np.ascontiguousarray(counts), first_a, first_b, below_a, below_b, *cuts, *_quadrature(), prior, r, variance
-    )
+    lost_a, lost_b = (np.zeros((n, n)) if of is None else of for n, of in zip(r.shape, (lost_a, lost_b), strict=True))
+    tables = np.ascontiguousarray(counts), first_a, first_b, below_a, below_b, *cuts
+    _copula.polychoric(*tables, *_quadrature(), lost_a, lost_b, prior, r, variance)
     return r, variance
 
 
