@@ -40,8 +40,6 @@ def polychoric(
     const double[:, ::1] cut_b,     # IN (latents of a, classes of b)
     const double[::1] nodes,        # IN (n_nodes) of Gauss and Legendre, from 0 to 1
     const double[::1] weights,      # IN (n_nodes)
-    const double[:, ::1] lost_a,    # IN (latents of a, latents of a) variance that a latent loses where another is seen
-    const double[:, ::1] lost_b,    # IN (latents of b, latents of b)
     double prior,                   # rows of independence that every table gets
     double[:, ::1] r,               # OUT (latents of a, latents of b) correlations
     double[:, ::1] variance,        # OUT (latents of a, latents of b) inverse information; 1 where there is none
@@ -52,9 +50,6 @@ def polychoric(
     2. Probabilities of the cells and their derivatives: ``_probabilities``.
     3. A step of Fisher's scoring, within the bracket that the signs of former scores left; halve that if it leads out.
     4. End where a step is below 1e-9.
-    5. That is the correlation among the rows that both latents say something about. These are selected by former
-       latents of the two columns, which takes from the variance of each latent what it has in common with those of the
-       other column: as if all were normal (Pearson 1903), latents of a column being independent of each other.
     """
     cdef double p[(_MOST + 1) * (_MOST + 1)]
     cdef double d[(_MOST + 1) * (_MOST + 1)]
@@ -63,7 +58,7 @@ def polychoric(
     cdef double ta[_MOST + 1]
     cdef double tb[_MOST + 1]
     cdef int i, j, k, a, b, na, nb, step
-    cdef double total, low, high, at, new, score, info, n, cell, slope, left_a, left_b
+    cdef double total, low, high, at, new, score, info, n, cell, slope
     with nogil:
         for i in range(r.shape[0]):
             na = first_a[i + 1] - first_a[i]
@@ -109,13 +104,72 @@ def polychoric(
                         break
                     at = new
                 if info > 0:
-                    left_a = left_b = 1
-                    for k in range(i):
-                        left_b -= lost_a[i, k] * r[k, j] * r[k, j]
-                    for k in range(j):
-                        left_a -= lost_b[j, k] * r[i, k] * r[i, k]
-                    left_a = max(left_a, 0.) * max(left_b, 0.)
-                    r[i, j], variance[i, j] = at * sqrt(left_a), min(1., left_a / info)
+                    r[i, j], variance[i, j] = at, min(1., 1 / info)
+
+
+def unselected(
+    const double[:, ::1] seen,      # IN (q, q) correlations among rows that both latents say something about
+    const double[:, ::1] lost,      # IN (q, q) share of its variance that a latent, by columns, loses in these rows
+    const double[:, ::1] within,    # IN (q, q) correlations of latents of one column
+    const int32_t[::1] first,       # IN (n_columns + 1) first latent of each column
+    double[:, ::1] r,               # OUT (q, q) correlations among all rows, above the diagonal
+):
+    """Correlations among all rows, from those among the rows that former latents of two columns select.
+
+    1. The covariances of the former latents of both, which select, and of the two themselves. That of these is still
+       unknown, and stands as 0.
+    2. Selection by each in turn takes from all covariances what goes with the variance that it loses: as if all were
+       normal (Pearson 1903, On the influence of natural selection on the variability and correlation of organs).
+    3. What is left of the two variances, and was taken from their covariance, gives that.
+
+    Latents follow those that select them, so what step 1 needs is there. O(depth^3) a pair.
+    """
+    cdef double c[2 * _MOST + 2][2 * _MOST + 2]
+    cdef int which[2 * _MOST + 2]
+    cdef double taken[2 * _MOST + 2]
+    cdef int i, j, k, l, a, b, x, y, m, own
+    cdef double part
+    with nogil:
+        for i in range(first.shape[0] - 1):
+            for j in range(i + 1, first.shape[0] - 1):
+                for x in range(first[i], first[i + 1]):
+                    for y in range(first[j], first[j + 1]):
+                        # 1.
+                        m = 0
+                        for k in range(first[i], x):
+                            if lost[x, k] > 0:
+                                which[m], taken[m] = k, lost[x, k]
+                                m += 1
+                        own = m
+                        for k in range(first[j], y):
+                            if lost[y, k] > 0:
+                                which[m], taken[m] = k, lost[y, k]
+                                m += 1
+                        which[m], which[m + 1] = x, y
+                        for a in range(m + 2):
+                            for b in range(a, m + 2):
+                                k, l = which[a], which[b]
+                                if (a < own or a == m) == (b < own or b == m):
+                                    part = within[k, l]
+                                elif a == m:
+                                    part = 0
+                                else:
+                                    part = r[min(k, l), max(k, l)]
+                                c[a][b] = c[b][a] = part
+                        # 2.
+                        for k in range(m):
+                            if c[k][k] < 1e-9:
+                                continue
+                            for a in range(k + 1, m + 2):
+                                part = c[k][a] * taken[k] / c[k][k]
+                                for b in range(a, m + 2):
+                                    c[a][b] -= part * c[k][b]
+                            for a in range(k + 1, m + 2):
+                                for b in range(a, m + 2):
+                                    c[b][a] = c[a][b]
+                        # 3.
+                        part = sqrt(max(c[m][m], 0.) * max(c[m + 1][m + 1], 0.))
+                        r[x, y] = max(-_BOUND, min(_BOUND, seen[x, y] * part - c[m][m + 1]))
 
 
 cdef void _probabilities(

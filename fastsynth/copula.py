@@ -62,6 +62,8 @@ PRIOR_ROWS = 1.0
 # Smallest eigenvalue of a matrix of correlations, and rounds of the search for one.
 FLOOR = 1e-6
 ROUNDS = 60
+# Times that correlations are found anew, given those within columns.
+COMPLETIONS = 4
 # Points by which the cuts of a tree are found, and that a split needs of them.
 POINTS, LEAST_POINTS = 1 << 17, 100
 # Rows drawn at a time, so that their latents stay in the cache.
@@ -420,20 +422,40 @@ def fit_counts(shared: tuple[Counting, bool], counts: Counts) -> Fit:
         latents.append(_latents(margin, rows[i], np.hstack(profiles)))
     classes = [_classes(margin, own) for margin, own in zip(margins, latents, strict=True)]
     first = np.append(0, np.cumsum([len(of) for of in classes]))
-    r, variance = _correlations(classes, list(map(_lost, margins, latents)), tables, first)
+    seen, variance = _correlations(classes, tables, first)
     if shrink:
-        above = np.triu(np.ones(r.shape, bool)) & (variance < np.inf)
-        r[above] *= reliability(r[above], variance[above])
-    r = np.triu(r, 1)
+        above = np.isfinite(variance)
+        seen[above] *= reliability(seen[above], variance[above])
     shares = [
         of_rows[of >= 0].sum() / max(of_rows.sum(), 1) for own, of_rows in zip(classes, rows, strict=True) for of in own
     ]
-    correlation = completed(r + r.T + np.eye(len(r)), first, np.array(shares))
+    correlation = _law_of(seen, list(map(_lost, margins, latents)), first, np.array(shares))
     cut = [
         _fixed_cuts(own, of_rows, correlation[high - len(own.cut) : high, high - len(own.cut) : high])
         for own, of_rows, high in zip(latents, rows, first[1:], strict=True)
     ]
     return Fit(tuple(replace(own, cut=fixed) for own, fixed in zip(latents, cut, strict=True)), correlation)
+
+
+def _law_of(seen: Floats, lost: Sequence[Floats], first: Counts, shares: Floats) -> Floats:
+    """Correlations (q, q) of all latents from those that are seen.
+
+    What latents of a column have in common is free, but matters for what others have in common with them: it begins at
+    nothing, and is what the nearest matrix leaves it.
+    """
+    q = len(seen)
+    all_lost = np.zeros((q, q))
+    for own, low, high in zip(lost, first[:-1], first[1:], strict=True):
+        all_lost[low:high, low:high] = own
+    found = np.eye(q)
+    for _ in range(COMPLETIONS):
+        r = np.zeros((q, q))
+        _copula.unselected(seen, all_lost, found, first.astype(np.int32), r)
+        wanted = r + r.T + np.eye(q)
+        found = completed(wanted, first, shares)
+        if found is wanted:
+            break
+    return found
 
 
 def _lost(margin: Margin, latents: Latents) -> Floats:
@@ -474,19 +496,16 @@ def _shares(z: Floats) -> Floats:
 
 def _correlations(
     classes: Sequence[list[NDArray[np.int8]]],
-    lost: Sequence[Floats],
     tables: Mapping[tuple[int, int], Floats],
     first: Counts,
 ) -> tuple[Floats, Floats]:
     """Correlations (q, q) of latents of different columns, above the diagonal; variances, infinite elsewhere."""
     q = int(first[-1])
     r, variance = np.zeros((q, q)), np.full((q, q), np.inf)
-    known = [(i, *_indicators(own), lost[i]) for i, own in enumerate(classes) if own]
-    for (i, inside_a, first_a, lost_a), (j, inside_b, first_b, lost_b) in combinations(known, 2):
+    known = [(i, *_indicators(own)) for i, own in enumerate(classes) if own]
+    for (i, inside_a, first_a), (j, inside_b, first_b) in combinations(known, 2):
         at = slice(first[i], first[i + 1]), slice(first[j], first[j + 1])
-        r[at], variance[at] = polychoric(
-            inside_a @ tables[i, j] @ inside_b.T, first_a, first_b, lost_a, lost_b, PRIOR_ROWS
-        )
+        r[at], variance[at] = polychoric(inside_a @ tables[i, j] @ inside_b.T, first_a, first_b, PRIOR_ROWS)
     return r, variance
 
 
@@ -646,8 +665,6 @@ def polychoric(
     counts: Floats,
     first_a: NDArray[np.int32],
     first_b: NDArray[np.int32],
-    lost_a: Floats | None = None,
-    lost_b: Floats | None = None,
     prior: float = 0.0,
 ) -> tuple[Floats, Floats]:
     """Polychoric correlations of tables that stand in one array: cuts from the margins, then maximum likelihood.
@@ -658,8 +675,6 @@ def polychoric(
         Rows; a table for each pair of latents, whose classes follow each other.
     first_a, first_b : ndarray of shape (n_latents + 1,), dtype=int32
         First class of each latent; at most 64 classes each.
-    lost_a, lost_b : ndarray of shape (n_latents, n_latents), dtype=float64, optional
-        Variance that an earlier latent, by columns, loses where a later one is seen; without, none.
     prior : float
         Rows of independence added to every table.
 
@@ -683,9 +698,8 @@ def polychoric(
     below_b = _shares_below(np.add.reduceat(counts, first_a[:-1], axis=0).T, first_b).T.copy()
     r, variance = np.empty((2, len(first_a) - 1, len(first_b) - 1))
     cuts = _quantile(below_a), _quantile(below_b)
-    lost_a, lost_b = (np.zeros((n, n)) if of is None else of for n, of in zip(r.shape, (lost_a, lost_b), strict=True))
     tables = np.ascontiguousarray(counts), first_a, first_b, below_a, below_b, *cuts
-    _copula.polychoric(*tables, *_quadrature(), lost_a, lost_b, prior, r, variance)
+    _copula.polychoric(*tables, *_quadrature(), prior, r, variance)
     return r, variance
 
 
