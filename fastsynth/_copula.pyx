@@ -57,7 +57,7 @@ def polychoric(
     cdef double fb[_MOST + 1]
     cdef double ta[_MOST + 1]
     cdef double tb[_MOST + 1]
-    cdef int i, j, k, a, b, na, nb, step
+    cdef int i, j, k, a, b, na, nb, _step
     cdef double total, low, high, at, new, score, info, n, cell, slope
     with nogil:
         for i in range(r.shape[0]):
@@ -76,7 +76,7 @@ def polychoric(
                 if total <= 0:
                     continue
                 low, high, at, info = -_BOUND, _BOUND, 0, 0
-                for step in range(_STEPS):
+                for _step in range(_STEPS):
                     _probabilities(at, na, nb, fa, fb, ta, tb, nodes, weights, p, d)
                     score = info = 0
                     for a in range(na):
@@ -127,7 +127,7 @@ def unselected(
     cdef double c[2 * _MOST + 2][2 * _MOST + 2]
     cdef int which[2 * _MOST + 2]
     cdef double taken[2 * _MOST + 2]
-    cdef int i, j, k, l, a, b, x, y, m, own
+    cdef int i, j, k, a, b, u, v, x, y, m, own
     cdef double part
     with nogil:
         for i in range(first.shape[0] - 1):
@@ -148,13 +148,13 @@ def unselected(
                         which[m], which[m + 1] = x, y
                         for a in range(m + 2):
                             for b in range(a, m + 2):
-                                k, l = which[a], which[b]
+                                u, v = which[a], which[b]
                                 if (a < own or a == m) == (b < own or b == m):
-                                    part = within[k, l]
+                                    part = within[u, v]
                                 elif a == m:
                                     part = 0
                                 else:
-                                    part = r[min(k, l), max(k, l)]
+                                    part = r[min(u, v), max(u, v)]
                                 c[a][b] = c[b][a] = part
                         # 2.
                         for k in range(m):
