@@ -57,7 +57,7 @@ def polychoric(
     cdef double fb[_MOST + 1]
     cdef double ta[_MOST + 1]
     cdef double tb[_MOST + 1]
-    cdef int i, j, k, a, b, na, nb, step
+    cdef int i, j, k, a, b, na, nb, _step
     cdef double total, low, high, at, new, score, info, n, cell, slope
     with nogil:
         for i in range(r.shape[0]):
@@ -76,7 +76,7 @@ def polychoric(
                 if total <= 0:
                     continue
                 low, high, at, info = -_BOUND, _BOUND, 0, 0
-                for step in range(_STEPS):
+                for _step in range(_STEPS):
                     _probabilities(at, na, nb, fa, fb, ta, tb, nodes, weights, p, d)
                     score = info = 0
                     for a in range(na):
@@ -105,6 +105,71 @@ def polychoric(
                     at = new
                 if info > 0:
                     r[i, j], variance[i, j] = at, min(1., 1 / info)
+
+
+def unselected(
+    const double[:, ::1] seen,      # IN (q, q) correlations among rows that both latents say something about
+    const double[:, ::1] lost,      # IN (q, q) share of its variance that a latent, by columns, loses in these rows
+    const double[:, ::1] within,    # IN (q, q) correlations of latents of one column
+    const int32_t[::1] first,       # IN (n_columns + 1) first latent of each column
+    double[:, ::1] r,               # OUT (q, q) correlations among all rows, above the diagonal
+):
+    """Correlations among all rows, from those among the rows that former latents of two columns select.
+
+    1. The covariances of the former latents of both, which select, and of the two themselves. That of these is still
+       unknown, and stands as 0.
+    2. Selection by each in turn takes from all covariances what goes with the variance that it loses: as if all were
+       normal (Pearson 1903, On the influence of natural selection on the variability and correlation of organs).
+    3. What is left of the two variances, and was taken from their covariance, gives that.
+
+    Latents follow those that select them, so what step 1 needs is there. O(depth^3) a pair.
+    """
+    cdef double c[2 * _MOST + 2][2 * _MOST + 2]
+    cdef int which[2 * _MOST + 2]
+    cdef double taken[2 * _MOST + 2]
+    cdef int i, j, k, a, b, u, v, x, y, m, own
+    cdef double part
+    with nogil:
+        for i in range(first.shape[0] - 1):
+            for j in range(i + 1, first.shape[0] - 1):
+                for x in range(first[i], first[i + 1]):
+                    for y in range(first[j], first[j + 1]):
+                        # 1.
+                        m = 0
+                        for k in range(first[i], x):
+                            if lost[x, k] > 0:
+                                which[m], taken[m] = k, lost[x, k]
+                                m += 1
+                        own = m
+                        for k in range(first[j], y):
+                            if lost[y, k] > 0:
+                                which[m], taken[m] = k, lost[y, k]
+                                m += 1
+                        which[m], which[m + 1] = x, y
+                        for a in range(m + 2):
+                            for b in range(a, m + 2):
+                                u, v = which[a], which[b]
+                                if (a < own or a == m) == (b < own or b == m):
+                                    part = within[u, v]
+                                elif a == m:
+                                    part = 0
+                                else:
+                                    part = r[min(u, v), max(u, v)]
+                                c[a][b] = c[b][a] = part
+                        # 2.
+                        for k in range(m):
+                            if c[k][k] < 1e-9:
+                                continue
+                            for a in range(k + 1, m + 2):
+                                part = c[k][a] * taken[k] / c[k][k]
+                                for b in range(a, m + 2):
+                                    c[a][b] -= part * c[k][b]
+                            for a in range(k + 1, m + 2):
+                                for b in range(a, m + 2):
+                                    c[b][a] = c[a][b]
+                        # 3.
+                        part = sqrt(max(c[m][m], 0.) * max(c[m + 1][m + 1], 0.))
+                        r[x, y] = max(-_BOUND, min(_BOUND, seen[x, y] * part - c[m][m + 1]))
 
 
 cdef void _probabilities(
@@ -179,7 +244,7 @@ def normals(
     with nogil:
         for j in range(words.shape[0]):
             for i in range(n):
-                out[j, i] = _quantile(((words[j, i] >> 11) + .5) / 9007199254740992.)
+                out[j, i] = _quantile(((words[j, i] >> 12) + .5) / 4503599627370496.)
 
 
 cdef inline double _quantile(double u) noexcept nogil:
