@@ -46,6 +46,8 @@ PAIR_ICC = 0.1
 NEWTON_STEPS, LONGEST_STEP = 4, 2.0
 # Information below which a cluster's level is shrunk.
 LEAST_INFORMATION = 1e-3
+# How much steeper slopes of logarithms are given the effects, at most.
+STEEPNESS = (0.8, 8.0)
 # Scores that stand for those of all clusters, for each direction; steps of the scale, and its range; steps of marginal
 # shares; rows times classes times scores that are looked at.
 NODES, SCALE_STEPS, SCALES, MARGINAL_STEPS, MOST_CELLS = 15, 4, (0.2, 5.0), 6, 6_000_000
@@ -341,11 +343,6 @@ class Directions:
             loadings = basis @ _directions(between, moments.variance, int((moments.size > 0).sum()))
         return cls(basis, loadings, min(tau2, MOST_SHARE * total), total, moments.size)
 
-    @property
-    def steeper(self) -> float:
-        """How much steeper slopes of logarithms are given the effects than over all clusters, to first order."""
-        return self.total / (self.total - self.tau2)
-
     def nodes(self) -> Floats:
         """Scores that stand for those of all clusters (n_nodes, d): normal, of mean zero and covariance the identity.
 
@@ -361,22 +358,37 @@ class Directions:
         return reflate(points, np.ones_like(points), np.ones(len(points)))
 
 
-def scaled_loadings(
-    directions: Directions, nodes: Floats, sample: PairSample, shares: Callable[[Floats], Floats]
-) -> Floats:
-    """Loadings with which the rows of a cluster have in common what they should.
+def fitted_scales(
+    directions: Directions,
+    nodes: Floats,
+    sample: PairSample,
+    over_all: Floats,
+    shares: Callable[[Floats, float], Floats],
+) -> tuple[Floats, float]:
+    """Loadings and steepness with which draws are what they should be, found in a few steps.
 
-    ``shares`` gives shares of the rows of the sample for an effect of zero, given loadings. Made larger or smaller in a
-    few steps.
+    The rows of a cluster have in common what they should; and over all clusters means go with predictors as without
+    effects: slopes of logarithms given the effects are steeper than those over all clusters.
+
+    Parameters
+    ----------
+    over_all : ndarray of shape (n, n_classes)
+        Shares of the rows of the sample over all clusters.
+    shares : callable
+        Gives their shares for an effect of zero, given loadings and how much steeper slopes are.
     """
-    scale = 1.0
+    scale, steeper = 1.0, directions.total / (directions.total - directions.tau2)
+    wanted = over_all @ directions.basis
+    wanted -= wanted.mean(0)
     for _ in range(SCALE_STEPS):
         loadings = scale * directions.loadings
-        found = sample.between(directions.basis, nodes, loadings, shares(loadings))
+        found, mean = sample.between(directions.basis, nodes, loadings, shares(loadings, steeper))
         if not found > 0:
             break
         scale = float(np.clip(scale * np.sqrt(directions.tau2 / found), *SCALES))
-    return _single(scale * directions.loadings)
+        along = float((mean * wanted).sum()) / max(float(np.square(wanted).sum()), 1e-300)
+        steeper = float(np.clip(steeper / along, *STEEPNESS)) if along > 0 else steeper
+    return _single(scale * directions.loadings), float(np.float32(steeper))
 
 
 class _Moments:
@@ -476,6 +488,20 @@ def class_scores(blocks: Blocks, size: Floats, loadings: Floats) -> tuple[Floats
     return _single(spread_out(drawn, seen)), _single(level)
 
 
+def nodes_of(scores: Floats) -> Floats:
+    """Some of the scores (n_clusters, d) that clusters have: quantiles of one, a sample of several by a hash.
+
+    Mean zero, and the identity as covariance.
+    """
+    n, d = scores.shape
+    if d == 1:
+        places = (np.arange(NODES) + 0.5) / NODES * n
+        nodes = np.sort(scores, axis=0)[places.astype(np.int64)]
+    else:
+        nodes = scores[np.argsort(hashed(np.arange(n, dtype=np.uint64), np.uint64(4)))[: 2 * NODES * d]]
+    return reflate(nodes, np.ones_like(nodes), np.ones(len(nodes)))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PairSample:
     """Rows of some clusters, in which it is looked up what pairs of rows of a cluster have in common.
@@ -513,8 +539,11 @@ class PairSample:
         pairs = float((weight * size[some] * (size[some] - 1)).sum())
         return cls(rows, of_row[rows].astype(np.uint32), weight, pairs)
 
-    def between(self, basis: Floats, nodes: Floats, loadings: Floats, shares: Floats) -> float:
-        """What pairs of rows have in common if clusters have scores at the nodes, added up over the basis."""
+    def between(self, basis: Floats, nodes: Floats, loadings: Floats, shares: Floats) -> tuple[float, Floats]:
+        """What pairs of rows have in common if clusters have scores at the nodes, added up over the basis.
+
+        And means (n, b) of the basis over the nodes.
+        """
         means = [tilted(shares, np.broadcast_to(node, (len(shares), len(node))), loadings) @ basis for node in nodes]
         centre, total = np.mean(means, axis=0), 0.0
         for mean in means:
@@ -523,7 +552,7 @@ class PairSample:
             _calibrate.add_by_leaf(moved, self.cluster, sums)
             own = float((np.square(moved).sum(0) * self.weight[self.cluster]).sum())
             total += float((np.square(sums).sum(1) * self.weight).sum()) - own
-        return total / (len(nodes) * self.pairs)
+        return total / (len(nodes) * self.pairs), centre
 
 
 def marginal(shares: Floats, nodes: Floats, loadings: Floats) -> Floats:

@@ -18,7 +18,7 @@ Statistics 52:431.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,9 +65,10 @@ from fastsynth.effects import (
     Effects,
     PairSample,
     class_scores,
+    fitted_scales,
     marginal,
+    nodes_of,
     number_effects,
-    scaled_loadings,
 )
 from fastsynth.errors import DataError
 from fastsynth.methods import (
@@ -333,7 +334,7 @@ def _fit_classes(setting: Setting, ranks: Ranks, scores: Floats | None, numeric:
     numbers = None
     if numeric and scores is not None:
         numbers = np.append(scores, np.full(len(used) - len(scores), np.nan))
-    learned, predictions = ranks, None
+    learned = ranks
     basis = _basis(setting, ranks, used, scores)
     for _ in range(ROUNDS if job.predictors else 1):
         predictions = _Predictions(setting, ranks, learned, used, numbers)
@@ -342,33 +343,27 @@ def _fit_classes(setting: Setting, ranks: Ranks, scores: Floats | None, numeric:
             return _plain_classes(setting, ranks, numbers)
         nodes = directions.nodes()
         sample = PairSample.of(predictions.cluster, directions, len(nodes))
-        rows = np.ascontiguousarray(setting.people[sample.rows])
-
-        def shares(loadings: Floats, of: _Predictions = predictions) -> Floats:
-            return of.given(directions, nodes, loadings)(sample.rows)  # noqa: B023
-
-        loadings = scaled_loadings(directions, nodes, sample, shares)
-        drawn, level = class_scores(predictions.blocks_given(directions, nodes, loadings), directions.size, loadings)
-        learned = predictions.without(directions, nodes, ClassEffects(level, loadings), scores)
+        loadings = predictions.condition(directions, nodes, sample)
+        drawn, level = class_scores(predictions.blocks_given, directions.size, loadings)
+        learned = predictions.without(ClassEffects(level, loadings), scores)
     # The same for the shares that are drawn from.
     tree, tilt = _shares(job, setting.method, learned, used, numbers)
     tilt = _raked(tilt, np.bincount(class_ids(used)[0][ranks[job.leaves]], minlength=len(basis)))
-    leaf = replace(job, leaves=rows).leaf_numbers(tree)
-    loadings = scaled_loadings(
-        directions,
-        nodes,
-        sample,
-        lambda loadings: given(tilt, directions, nodes, loadings).shares(job.table.codes, rows, leaf),
+    rows = np.ascontiguousarray(setting.people[sample.rows])
+    at = (job.table.codes, rows, replace(job, leaves=rows).leaf_numbers(tree))
+    nodes = nodes_of(drawn[directions.size > 0])
+    loadings, steeper = fitted_scales(
+        directions, nodes, sample, tilt.shares(*at), lambda *scales: given(tilt, nodes, *scales).shares(*at)
     )
     tau2, sigma2 = directions.tau2, directions.total - directions.tau2
-    tilt, effects = given(tilt, directions, nodes, loadings), ClassEffects(drawn, loadings)
+    tilt, effects = given(tilt, nodes, loadings, steeper), ClassEffects(drawn, loadings)
     note = f"{len(basis)} classes with effects of clusters in {len(nodes[0])} direction(s)"
     return Part(tree, tilt, classes=effects, tau2=tau2, sigma2=sigma2, note=note)
 
 
-def given(tilt: Tilt, directions: Directions, nodes: Floats, loadings: Floats) -> Tilt:
+def given(tilt: Tilt, nodes: Floats, loadings: Floats, steeper: float) -> Tilt:
     """The shares of an effect of zero; with effects at the nodes they are those of the tilt on average."""
-    sizes, steeper = tilt.counts.sum(1, keepdims=True), directions.steeper
+    sizes = tilt.counts.sum(1, keepdims=True)
     counts = sizes * marginal(tilt.counts / np.maximum(sizes, 1), nodes, loadings)
     return replace(tilt, counts=counts, weights=steeper * tilt.weights, centre=steeper * tilt.centre)
 
@@ -452,6 +447,7 @@ class _Predictions:
         self.cluster = setting.cluster[setting.people]
         self.part = setting.part[self.cluster]
         self.fits: list[Tilt] = []
+        self.fits_given: list[Tilt] = []
         self.leaf = np.zeros(len(setting.people), np.uint32)
         for part in range(PARTS):
             job, here = setting.others(part), self.part == part
@@ -476,15 +472,20 @@ class _Predictions:
         """Cluster, class and shares of the rows, so many at a time."""
         return self._blocks(self.fits)
 
-    def given(self, directions: Directions, nodes: Floats, loadings: Floats) -> Callable[[NDArray[np.int64]], Floats]:
-        """Shares of rows at some places for an effect of zero."""
-        fits = [given(tilt, directions, nodes, loadings) for tilt in self.fits]
-        return lambda places: self.shares(fits, places)
+    def blocks_given(self) -> Iterator[Block]:
+        """The same with shares for an effect of zero."""
+        return self._blocks(self.fits_given)
 
-    def blocks_given(self, directions: Directions, nodes: Floats, loadings: Floats) -> Callable[[], Iterator[Block]]:
-        """The blocks with shares for an effect of zero."""
-        fits = [given(tilt, directions, nodes, loadings) for tilt in self.fits]
-        return lambda: self._blocks(fits)
+    def condition(self, directions: Directions, nodes: Floats, sample: PairSample) -> Floats:
+        """Make shares for an effect of zero, and give back the loadings of effects."""
+
+        def shares(loadings: Floats, steeper: float) -> Floats:
+            return self.shares([given(tilt, nodes, loadings, steeper) for tilt in self.fits], sample.rows)
+
+        over_all = self.shares(self.fits, sample.rows)
+        loadings, steeper = fitted_scales(directions, nodes, sample, over_all, shares)
+        self.fits_given = [given(tilt, nodes, loadings, steeper) for tilt in self.fits]
+        return loadings
 
     def _blocks(self, fits: list[Tilt]) -> Iterator[Block]:
         people = self.setting.people
@@ -493,7 +494,7 @@ class _Predictions:
             places = np.arange(start, min(start + BLOCK, len(people)))
             yield self.cluster[block], self.class_of[self.ranks[people[block]]], self.shares(fits, places)
 
-    def without(self, directions: Directions, nodes: Floats, level: ClassEffects, scores: Floats | None) -> Ranks:
+    def without(self, level: ClassEffects, scores: Floats | None) -> Ranks:
         """Ranks (n_rows,) as they might be without the effects of clusters.
 
         A class becomes the one at the same place of the distribution over all clusters where classes have an order.
@@ -501,8 +502,7 @@ class _Predictions:
         which the cluster has too few. Either way shares are those of the predictions.
         """
         out, start = self.ranks.copy(), 0
-        with_effects = self.blocks_given(directions, nodes, level.loadings)()
-        for (cluster, y, shares), (_, _, zero) in zip(self.blocks(), with_effects, strict=True):
+        for (cluster, y, shares), (_, _, zero) in zip(self.blocks(), self.blocks_given(), strict=True):
             rows = self.setting.people[start : start + len(y)]
             words, place = hashed(self.setting.job.words(rows), np.uint64(4)), np.arange(len(y))
             of_cluster = level.shares(zero, cluster)
