@@ -555,7 +555,7 @@ def harm_of(
 
 
 def _is_unlike(y: Floats, drawn: Floats, fitted: Floats, fitted_drawn: Floats, times: float) -> bool:
-    """Whether more draws than by chance, so many times, are at another place of the distribution, of all rows or given what is fitted.
+    """Whether more draws than by chance are at another place of the distribution, of all rows or given what is fitted.
 
     Half the sum of the differences between shares of classes is the share of draws that would have to move. By chance
     it is about half the sum of sqrt(2 p / n) times .8, for shares p and n rows.

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from fastsynth import _calibrate
 from fastsynth.streams import Words, below, hashed, unit
@@ -44,6 +45,10 @@ LEAST_SHARE, MOST_SHARE = 1e-4, 0.98
 PAIR_ICC = 0.1
 # Steps of the scores of clusters, and how long they are at most, in standard deviations.
 NEWTON_STEPS, LONGEST_STEP = 4, 2.0
+# Information below which a cluster's level is shrunk.
+LEAST_INFORMATION = 1e-3
+# How much steeper slopes of logarithms are given the effects, at most.
+STEEPNESS = (0.8, 8.0)
 # Scores that stand for those of all clusters, for each direction; steps of the scale, and its range; steps of marginal
 # shares; rows times classes times scores that are looked at.
 NODES, SCALE_STEPS, SCALES, MARGINAL_STEPS, MOST_CELLS = 15, 4, (0.2, 5.0), 6, 6_000_000
@@ -132,7 +137,7 @@ def tilted(shares: Floats, scores: Floats, loadings: Floats) -> Floats:
     for k in range(loadings.shape[1]):
         shift += scores[:, k, None] * loadings[:, k]
     shift -= np.where(shares > 0, shift, -np.inf).max(axis=1, keepdims=True)
-    out = np.exp(np.minimum(shift, 0.0, out=shift), out=shift)
+    out: Floats = np.exp(np.minimum(shift, 0.0, out=shift), out=shift)
     out *= shares
     out /= out.sum(axis=1, keepdims=True)
     return out
@@ -318,94 +323,96 @@ def _single(effects: Floats) -> Floats:
 
 # Classes
 
-# Blocks of rows: cluster (n,), class (n,), and shares of the classes without effects (n, n_classes).
+# Blocks of rows: cluster (n,), class (n,), and shares of the classes (n, n_classes); the same ones each time.
 Blocks = Callable[[], Iterable[tuple[NDArray[np.int32], NDArray[np.int64], Floats]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ClassesFitted:
-    """Effects of clusters on shares of classes.
+class Directions:
+    """In what directions, and by how much, the shares of classes differ between clusters.
 
     Attributes
     ----------
-    effects : ClassEffects or None
-        As they are drawn; None where clusters do not differ.
-    predicted : ClassEffects or None
-        As they are best predicted: shrunk.
-    nodes : ndarray of shape (n_nodes, d), dtype=float64
-        Scores that stand for those of all clusters.
-    tau2, sigma2 : float
-        Between and within clusters: of the class's value, or of the indicators of all classes added up.
-    """
-
-    effects: ClassEffects | None
-    predicted: ClassEffects | None
-    nodes: Floats
-    tau2: float
-    sigma2: float
-
-
-def class_effects(blocks: Blocks, n_clusters: int, basis: Floats) -> ClassesFitted:
-    """Effects of clusters on the logarithms of the shares of classes.
-
-    Parameters
-    ----------
-    blocks : callable
-        Gives the rows anew each time; the same ones in the same order.
-    n_clusters : int
     basis : ndarray of shape (n_classes, b), dtype=float64
         What effects are made of: an identity where every class has its own, one column of values where effects are in
         proportion to the value.
-
-    Notes
-    -----
-    1. What pairs of rows of a cluster have in common, of indicators (or values) less their shares (or means), is what
-       clusters differ by, whatever else is wrong with the shares. Of many directions those count in which it is
-       largest, at most ``MOST_DIRECTIONS``.
-    2. Scores of the clusters in these directions are best predicted in a multinomial logit with normal scores, by
-       Newton's steps; and reflated.
-    3. The loadings are made larger or smaller until draws have in common what pairs of rows have.
-
-    O(n n_classes d) for each of some ten passes.
-
-    References
-    ----------
-    Breslow and Clayton (1993), Approximate inference in generalized linear mixed models, JASA 88:9, for the steps.
+    loadings : ndarray of shape (n_classes, d), dtype=float64
+        To first order.
+    tau2, total : float
+        Variance between clusters, and of all rows given the shares: of the class's value, or of the indicators of all
+        classes added up.
+    size : ndarray of shape (n_clusters,), dtype=float64
+        Rows of each cluster.
     """
-    # 1.
-    moments = _Moments(blocks, n_clusters, basis)
-    between, loadings = moments.between(), np.zeros((len(basis), 0))
-    tau2 = float(np.trace(between))
-    total = float(np.trace(moments.variance))
-    nothing = ClassesFitted(None, None, np.zeros((1, 0)), 0.0, total)
-    if not tau2 > LEAST_SHARE * total:
-        return nothing
-    loadings = basis @ _directions(between, moments.variance, moments.n_seen)
-    if not loadings.shape[1]:
-        return nothing
-    # 2.
-    scores, reliability = _predicted(blocks, moments.size, loadings)
-    seen = moments.size > 0
-    drawn = np.zeros_like(scores)
-    drawn[seen] = reflate(scores[seen], reliability[seen], moments.size[seen])
-    drawn = spread_out(drawn, seen)
-    nodes = _nodes(drawn[seen])
-    # 3.
-    sample = _Sample.of(blocks, moments, len(basis), len(nodes))
-    scale, wanted = 1.0, min(tau2, MOST_SHARE * total)
+
+    basis: Floats
+    loadings: Floats
+    tau2: float
+    total: float
+    size: Floats
+
+    @classmethod
+    def of(cls, blocks: Blocks, n_clusters: int, basis: Floats) -> Directions:
+        """Learn them from rows and shares that know nothing of the rows' own clusters.
+
+        What pairs of rows of a cluster have in common, of indicators (or values) less their shares (or means), is what
+        clusters differ by, whatever else is wrong with the shares. Of many directions those count in which it is
+        largest. Two passes over the rows, O(n n_classes b); without loadings where clusters do not differ.
+        """
+        moments = _Moments(blocks, n_clusters, basis)
+        between = moments.between()
+        tau2, total = float(np.trace(between)), float(np.trace(moments.variance))
+        loadings = np.zeros((len(basis), 0))
+        if tau2 > LEAST_SHARE * total:
+            loadings = basis @ _directions(between, moments.variance, int((moments.size > 0).sum()))
+        return cls(basis, loadings, min(tau2, MOST_SHARE * total), total, moments.size)
+
+    def nodes(self) -> Floats:
+        """Scores that stand for those of all clusters (n_nodes, d): normal, of mean zero and covariance the identity.
+
+        Quantiles in one direction; in several, points by a hash and those opposite to them.
+        """
+        d = self.loadings.shape[1]
+        if d == 1:
+            points = ndtri((np.arange(NODES) + 0.5) / NODES)[:, None]
+        else:
+            numbers = np.arange(NODES * d * d, dtype=np.uint64)
+            half = ndtri(np.maximum(unit(hashed(numbers, np.uint64(2))), 1e-12)).reshape(-1, d)
+            points = np.concatenate([half, -half])
+        return reflate(points, np.ones_like(points), np.ones(len(points)))
+
+
+def fitted_scales(
+    directions: Directions,
+    nodes: Floats,
+    sample: PairSample,
+    over_all: Floats,
+    shares: Callable[[Floats, float], Floats],
+) -> tuple[Floats, float]:
+    """Loadings and steepness with which draws are what they should be, found in a few steps.
+
+    The rows of a cluster have in common what they should; and over all clusters means go with predictors as without
+    effects: slopes of logarithms given the effects are steeper than those over all clusters.
+
+    Parameters
+    ----------
+    over_all : ndarray of shape (n, n_classes)
+        Shares of the rows of the sample over all clusters.
+    shares : callable
+        Gives their shares for an effect of zero, given loadings and how much steeper slopes are.
+    """
+    scale, steeper = 1.0, directions.total / (directions.total - directions.tau2)
+    wanted = over_all @ directions.basis
+    wanted -= wanted.mean(0)
     for _ in range(SCALE_STEPS):
-        found = sample.between(basis, nodes, scale * loadings)
+        loadings = scale * directions.loadings
+        found, mean = sample.between(directions.basis, nodes, loadings, shares(loadings, steeper))
         if not found > 0:
             break
-        scale = float(np.clip(scale * np.sqrt(wanted / found), *SCALES))
-    loadings = _single(scale * loadings)
-    return ClassesFitted(
-        ClassEffects(_single(drawn), loadings),
-        ClassEffects(_single(scores - np.average(scores[seen], axis=0, weights=moments.size[seen])), loadings),
-        nodes,
-        wanted,
-        total - wanted,
-    )
+        scale = float(np.clip(scale * np.sqrt(directions.tau2 / found), *SCALES))
+        along = float((mean * wanted).sum()) / max(float(np.square(wanted).sum()), 1e-300)
+        steeper = float(np.clip(steeper / along, *STEEPNESS)) if along > 0 else steeper
+    return _single(scale * directions.loadings), float(np.float32(steeper))
 
 
 class _Moments:
@@ -433,11 +440,6 @@ class _Moments:
             self.own += (left * self.weight[cluster]) @ left.T
             self.variance += (basis * shares.sum(0)[:, None]).T @ basis - mean.T @ mean
         self.variance /= max(self.size.sum(), 1)
-
-    @property
-    def n_seen(self) -> int:
-        """Clusters with rows."""
-        return int((self.size > 0).sum())
 
     def between(self) -> Floats:
         """Covariance (b, b) of two rows of a cluster."""
@@ -473,13 +475,21 @@ def _directions(between: Floats, variance: Floats, n_clusters: int) -> Floats:
     return found
 
 
-def _predicted(blocks: Blocks, size: Floats, loadings: Floats) -> tuple[Floats, Floats]:
-    """Most likely scores (n_clusters, d), and the reliability of each."""
+def class_scores(blocks: Blocks, size: Floats, loadings: Floats) -> tuple[Floats, Floats]:
+    """Scores of clusters, reflated, and those of their level (each n_clusters, d), given shares for an effect of zero.
+
+    Scores are the most likely ones in a multinomial logit with normal scores, by Newton's steps. The level is what
+    moves shares to those that the cluster has, of few rows a little less, to first order. O(n n_classes d) a step.
+
+    References
+    ----------
+    Breslow and Clayton (1993), Approximate inference in generalized linear mixed models, JASA 88:9.
+    """
     n, d = len(size), loadings.shape[1]
     scores, pairs = np.zeros((n, d)), np.triu_indices(d)
     products = loadings[:, pairs[0]] * loadings[:, pairs[1]]
-    information = np.zeros((n, d, d))
-    for _ in range(NEWTON_STEPS + 1):
+    information, level = np.zeros((n, d, d)), np.zeros((n, d))
+    for step in range(NEWTON_STEPS + 1):
         gradient, curvature = np.zeros((n, d)), np.zeros((n, len(pairs[0])))
         for cluster, y, shares in blocks():
             of_row = tilted(shares, scores[cluster], loadings)
@@ -489,67 +499,84 @@ def _predicted(blocks: Blocks, size: Floats, loadings: Floats) -> tuple[Floats, 
             _calibrate.add_by_leaf(np.ascontiguousarray(second.T), leaf, curvature)
         information[:, pairs[0], pairs[1]] = information[:, pairs[1], pairs[0]] = curvature
         inverse = np.linalg.inv(information + np.eye(d))
-        if _ < NEWTON_STEPS:
-            step = np.einsum("jab,jb->ja", inverse, gradient - scores)
-            scores += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
-    reliability = 1 - np.einsum("jaa->ja", inverse)
-    return scores, np.where(size[:, None] > 0, reliability, 0.0)
+        if step < NEWTON_STEPS:
+            move = np.einsum("jab,jb->ja", inverse, gradient - scores)
+            scores += np.clip(move, -LONGEST_STEP, LONGEST_STEP)
+    seen = size > 0
+    reliability = np.where(seen[:, None], 1 - np.einsum("jaa->ja", inverse), 0.0)
+    # From the most likely scores to where nothing would be left over.
+    further = np.einsum("jab,jb->ja", np.linalg.inv(information + LEAST_INFORMATION * np.eye(d)), gradient)
+    level = scores + np.clip(further, -LONGEST_STEP, LONGEST_STEP) * (1 - 1 / np.maximum(size, 1))[:, None]
+    drawn = np.zeros_like(scores)
+    drawn[seen] = reflate(scores[seen], reliability[seen], size[seen])
+    return _single(spread_out(drawn, seen)), _single(level)
 
 
-def _nodes(scores: Floats) -> Floats:
-    """Some of the scores of clusters, of mean zero and covariance the identity: quantiles of one, a sample of more."""
+def nodes_of(scores: Floats) -> Floats:
+    """Some of the scores (n_clusters, d) that clusters have: quantiles of one, a sample of several by a hash.
+
+    Mean zero, and the identity as covariance.
+    """
     n, d = scores.shape
     if d == 1:
-        ordered = np.sort(scores[:, 0])
         places = (np.arange(NODES) + 0.5) / NODES * n
-        nodes = ordered[np.minimum(places.astype(np.int64), n - 1)][:, None]
+        nodes = np.sort(scores, axis=0)[places.astype(np.int64)]
     else:
-        order = np.argsort(hashed(np.arange(n, dtype=np.uint64), np.uint64(2)))
-        nodes = scores[order[: NODES * d]]
-    if len(nodes) <= d:
-        return nodes - nodes.mean(0)
+        nodes = scores[np.argsort(hashed(np.arange(n, dtype=np.uint64), np.uint64(4)))[: 2 * NODES * d]]
     return reflate(nodes, np.ones_like(nodes), np.ones(len(nodes)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Sample:
-    """Rows of some clusters, by which the loadings are made larger or smaller."""
+class PairSample:
+    """Rows of some clusters, in which it is looked up what pairs of rows of a cluster have in common.
 
-    cluster: NDArray[np.int64]
-    shares: Floats
+    Attributes
+    ----------
+    rows : ndarray of shape (n,), dtype=int64
+        Places among all rows.
+    cluster : ndarray of shape (n,), dtype=uint32
+        Numbered anew.
+    weight : ndarray of shape (n_some,), dtype=float64
+        Of each cluster.
+    pairs : float
+        Pairs of rows, each with the weight of its cluster.
+    """
+
+    rows: NDArray[np.int64]
+    cluster: NDArray[np.uint32]
     weight: Floats
     pairs: float
 
     @classmethod
-    def of(cls, blocks: Blocks, moments: _Moments, n_classes: int, n_nodes: int) -> _Sample:
+    def of(cls, cluster: NDArray[np.int32], directions: Directions, n_nodes: int) -> PairSample:
         """Clusters by a hash of their number, so many that their rows are not too many."""
-        size = np.where(moments.size > 1, moments.size, 0)
+        size = np.where(directions.size > 1, directions.size, 0)
         order = np.argsort(hashed(np.arange(len(size), dtype=np.uint64), np.uint64(3)))
         order = order[size[order] > 0]
-        many = int(np.searchsorted(np.cumsum(size[order]), MOST_CELLS / (n_classes * n_nodes))) + 1
+        cells = size[order] * len(directions.basis) * n_nodes
+        some = order[: int(np.searchsorted(np.cumsum(cells), MOST_CELLS)) + 1]
         number = np.full(len(size), -1)
-        number[order[:many]] = np.arange(len(order[:many]))
-        cluster, shares = [], []
-        for of_block, _, of_rows in blocks():
-            here = number[of_block] >= 0
-            cluster.append(number[of_block[here]])
-            shares.append(of_rows[here])
-        size = size[order[:many]]
-        weight = pair_weights(size)
-        return cls(np.concatenate(cluster), np.concatenate(shares), weight, float((weight * size * (size - 1)).sum()))
+        number[some] = np.arange(len(some))
+        of_row = number[cluster]
+        rows = np.flatnonzero(of_row >= 0)
+        weight = pair_weights(size[some])
+        pairs = float((weight * size[some] * (size[some] - 1)).sum())
+        return cls(rows, of_row[rows].astype(np.uint32), weight, pairs)
 
-    def between(self, basis: Floats, nodes: Floats, loadings: Floats) -> float:
-        """What pairs of rows have in common if clusters have scores at the nodes, added up over the basis."""
-        conditional = marginal(self.shares, nodes, loadings)
-        mean, total = self.shares @ basis, 0.0
-        for node in nodes:
-            shares = tilted(conditional, np.broadcast_to(node, (len(mean), len(node))), loadings)
-            moved = np.ascontiguousarray((shares @ basis - mean).T)
+    def between(self, basis: Floats, nodes: Floats, loadings: Floats, shares: Floats) -> tuple[float, Floats]:
+        """What pairs of rows have in common if clusters have scores at the nodes, added up over the basis.
+
+        And means (n, b) of the basis over the nodes.
+        """
+        means = [tilted(shares, np.broadcast_to(node, (len(shares), len(node))), loadings) @ basis for node in nodes]
+        centre, total = np.mean(means, axis=0), 0.0
+        for mean in means:
+            moved = np.ascontiguousarray((mean - centre).T)
             sums = np.zeros((len(self.weight), len(moved)))
-            _calibrate.add_by_leaf(moved, self.cluster.astype(np.uint32), sums)
+            _calibrate.add_by_leaf(moved, self.cluster, sums)
             own = float((np.square(moved).sum(0) * self.weight[self.cluster]).sum())
             total += float((np.square(sums).sum(1) * self.weight).sum()) - own
-        return total / (len(nodes) * self.pairs)
+        return total / (len(nodes) * self.pairs), centre
 
 
 def marginal(shares: Floats, nodes: Floats, loadings: Floats) -> Floats:

@@ -60,11 +60,14 @@ from fastsynth.calibration import Combination, Features, Floats, Linear, Rows, S
 from fastsynth.columns import Ranks
 from fastsynth.effects import (
     ClassEffects,
-    ClassesFitted,
     Clustered,
+    Directions,
     Effects,
-    class_effects,
+    PairSample,
+    class_scores,
+    fitted_scales,
     marginal,
+    nodes_of,
     number_effects,
 )
 from fastsynth.errors import DataError
@@ -84,7 +87,7 @@ from fastsynth.methods import (
     scaled,
     with_donors,
 )
-from fastsynth.streams import hashed
+from fastsynth.streams import hashed, unit
 
 # Parts of the clusters, and rounds in which effects are estimated.
 PARTS, ROUNDS = 4, 2
@@ -96,10 +99,8 @@ BEYOND = 3.0
 CLUSTERS_A_PREDICTOR = 10
 # Groups of quantiles of numbers that nothing can be added to.
 GROUPS = 64
-# Leaves keep this share of the rows of a class, whatever is known of their clusters.
-LEAST_COUNT = 0.1
 NO_DIFFERENCE = "no differences between clusters"
-NO_EFFECTS = ClassesFitted(None, None, np.zeros((1, 0)), 0.0, 0.0)
+Block = tuple[NDArray[np.int32], NDArray[np.int64], Floats]
 _NO_FEATURES = Features.of([], [], NO_PAIRS, 0)
 NO_FEATURES, NO_REGRESSION, NO_MEANS = Linear.of(_NO_FEATURES), Combination.of(_NO_FEATURES, np.zeros(0)), np.zeros(0)
 
@@ -333,25 +334,45 @@ def _fit_classes(setting: Setting, ranks: Ranks, scores: Floats | None, numeric:
     numbers = None
     if numeric and scores is not None:
         numbers = np.append(scores, np.full(len(used) - len(scores), np.nan))
-    tree, tilt = _shares(job, setting.method, ranks, used, numbers)
-    found = NO_EFFECTS
-    if used.sum() > 1:
-        predictions = _Predictions(setting, ranks, used, numbers)
-        found = class_effects(predictions.blocks, setting.n_clusters, _basis(setting, ranks, used, scores))
-    if found.effects is None or found.predicted is None:
-        return _plain_classes(setting, ranks, numbers)
-    # What is known of the clusters in a leaf is not the leaf's.
-    counts = tilt.counts - predictions.moved(tree, found.predicted, tilt.counts.sum(1))
-    counts = np.maximum(counts, LEAST_COUNT * tilt.counts)
+    learned = ranks
+    basis = _basis(setting, ranks, used, scores)
+    for _ in range(ROUNDS if job.predictors else 1):
+        predictions = _Predictions(setting, ranks, learned, used, numbers)
+        directions = Directions.of(predictions.blocks, setting.n_clusters, basis)
+        if not directions.loadings.shape[1]:
+            return _plain_classes(setting, ranks, numbers)
+        nodes = directions.nodes()
+        sample = PairSample.of(predictions.cluster, directions, len(nodes))
+        loadings = predictions.condition(directions, nodes, sample)
+        drawn, level = class_scores(predictions.blocks_given, directions.size, loadings)
+        learned = predictions.without(ClassEffects(level, loadings), scores)
+    # The same for the shares that are drawn from.
+    tree, tilt = _shares(job, setting.method, learned, used, numbers)
+    tilt = _raked(tilt, np.bincount(class_ids(used)[0][ranks[job.leaves]], minlength=len(basis)))
+    rows = np.ascontiguousarray(setting.people[sample.rows])
+    at = (job.table.codes, rows, replace(job, leaves=rows).leaf_numbers(tree))
+    nodes = nodes_of(drawn[directions.size > 0])
+    loadings, steeper = fitted_scales(
+        directions, nodes, sample, tilt.shares(*at), lambda *scales: given(tilt, nodes, *scales).shares(*at)
+    )
+    tau2, sigma2 = directions.tau2, directions.total - directions.tau2
+    tilt, effects = given(tilt, nodes, loadings, steeper), ClassEffects(drawn, loadings)
+    note = f"{len(basis)} classes with effects of clusters in {len(nodes[0])} direction(s)"
+    return Part(tree, tilt, classes=effects, tau2=tau2, sigma2=sigma2, note=note)
+
+
+def given(tilt: Tilt, nodes: Floats, loadings: Floats, steeper: float) -> Tilt:
+    """The shares of an effect of zero; with effects at the nodes they are those of the tilt on average."""
     sizes = tilt.counts.sum(1, keepdims=True)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-300)
-    counts = sizes * marginal(shares, found.nodes, found.effects.loadings)
-    # Slopes of logarithms given the effects are steeper than over all clusters.
-    steeper = (found.tau2 + found.sigma2) / found.sigma2
-    tilt = replace(tilt, counts=counts, weights=steeper * tilt.weights, centre=steeper * tilt.centre)
-    tau2, sigma2 = found.tau2, found.sigma2
-    note = f"{int(used.sum())} classes with effects of clusters in {found.nodes.shape[1]} direction(s)"
-    return Part(tree, tilt, classes=found.effects, tau2=tau2, sigma2=sigma2, note=note)
+    counts = sizes * marginal(tilt.counts / np.maximum(sizes, 1), nodes, loadings)
+    return replace(tilt, counts=counts, weights=steeper * tilt.weights, centre=steeper * tilt.centre)
+
+
+def _raked(tilt: Tilt, wanted: NDArray[np.int64]) -> Tilt:
+    """Shares in which each class has its rows: without effects some are a little rarer, or more frequent."""
+    counts = tilt.counts * (wanted / np.maximum(tilt.counts.sum(0), 1))
+    sizes = tilt.counts.sum(1, keepdims=True)
+    return replace(tilt, counts=counts * (sizes / np.maximum(counts.sum(1, keepdims=True), 1e-300)))
 
 
 def _basis(setting: Setting, ranks: Ranks, used: NDArray[np.bool_], scores: Floats | None) -> Floats:
@@ -380,18 +401,16 @@ def _shares(
     """A tree and the shares of its leaves, tilted where the method does so."""
     class_of, n_classes = class_ids(used)
     classes = np.flatnonzero(used).astype(ranks.dtype)
-    if isinstance(method, Calibrated) and job.predictors:
+    if isinstance(method, Cart):
+        # Leaves of one class, as plain trees have, would be the same in every cluster.
+        job = replace(job, minbucket=DONORS_SHARE * method.minbucket)
+    if job.predictors:
         tree, tilt, _ = fit_classes(job, ranks, used, numbers, beyond)
         if tilt is not None:
             return tree, tilt
-        tree = tree.numbered()
     else:
-        cart = method if isinstance(method, Cart) else Cart()
-        target = class_of
-        if numbers is not None:
-            target, n_classes = scaled(np.where(used, numbers, np.nan), len(job.shape)), 0
-        tree = grow(job.table, job.predictors, cart.minbucket, cart.cp, 0.0, job.shape, ranks, target, n_classes)
-        tree = tree.numbered()
+        tree = grow(job.table, (), 1, 0.0, 0.0, job.shape, ranks, class_of, n_classes)
+    tree = tree.numbered()
     counts = np.zeros((tree.n_leaves, len(classes)))
     _calibrate.count_classes(job.leaf_numbers(tree), ranks, job.leaves, class_of.astype(np.int32), counts)
     return tree, Tilt(NO_FEATURES, np.zeros((0, len(classes))), counts, np.zeros(counts.shape), classes)
@@ -419,50 +438,85 @@ def _plain_classes(setting: Setting, ranks: Ranks, numbers: Floats | None = None
 class _Predictions:
     """Shares of classes of each row, learned from clusters of other parts."""
 
-    def __init__(self, setting: Setting, ranks: Ranks, used: NDArray[np.bool_], numbers: Floats | None) -> None:
+    def __init__(
+        self, setting: Setting, ranks: Ranks, learned: Ranks, used: NDArray[np.bool_], numbers: Floats | None
+    ) -> None:
+        """``learned`` are the ranks, less what is known of the effects of clusters: shares are learned from these."""
         self.setting, self.ranks = setting, ranks
-        self.class_of = class_ids(used)[0]
+        self.class_of, self.classes = class_ids(used)[0], np.flatnonzero(used)
         self.cluster = setting.cluster[setting.people]
         self.part = setting.part[self.cluster]
         self.fits: list[Tilt] = []
+        self.fits_given: list[Tilt] = []
         self.leaf = np.zeros(len(setting.people), np.uint32)
         for part in range(PARTS):
             job, here = setting.others(part), self.part == part
             if not len(job.shape):
                 # All clusters are of this part: there is one.
                 job = replace(job, predictors=(), shape=setting.people, leaves=setting.people)
-            tree, tilt = _shares(job, Calibrated(), ranks, used, numbers, BEYOND)
+            tree, tilt = _shares(job, Calibrated(job.minbucket), learned, used, numbers, BEYOND)
             self.fits.append(tilt)
             self.leaf[here] = replace(job, leaves=setting.people[here]).leaf_numbers(tree)
 
-    def blocks(self) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], Floats]]:
+    def shares(self, fits: list[Tilt], places: NDArray[np.int64]) -> Floats:
+        """Shares of the rows at some places among the people."""
+        codes = self.setting.job.table.codes
+        shares = np.empty((len(places), len(self.classes)))
+        for part, tilt in enumerate(fits):
+            here = np.flatnonzero(self.part[places] == part)
+            rows = np.ascontiguousarray(self.setting.people[places[here]])
+            shares[here] = tilt.shares(codes, rows, np.ascontiguousarray(self.leaf[places[here]]))
+        return shares
+
+    def blocks(self) -> Iterator[Block]:
         """Cluster, class and shares of the rows, so many at a time."""
-        people, codes = self.setting.people, self.setting.job.table.codes
+        return self._blocks(self.fits)
+
+    def blocks_given(self) -> Iterator[Block]:
+        """The same with shares for an effect of zero."""
+        return self._blocks(self.fits_given)
+
+    def condition(self, directions: Directions, nodes: Floats, sample: PairSample) -> Floats:
+        """Make shares for an effect of zero, and give back the loadings of effects."""
+
+        def shares(loadings: Floats, steeper: float) -> Floats:
+            return self.shares([given(tilt, nodes, loadings, steeper) for tilt in self.fits], sample.rows)
+
+        over_all = self.shares(self.fits, sample.rows)
+        loadings, steeper = fitted_scales(directions, nodes, sample, over_all, shares)
+        self.fits_given = [given(tilt, nodes, loadings, steeper) for tilt in self.fits]
+        return loadings
+
+    def _blocks(self, fits: list[Tilt]) -> Iterator[Block]:
+        people = self.setting.people
         for start in range(0, len(people), BLOCK):
             block = slice(start, start + BLOCK)
-            rows, leaf, shares = people[block], self.leaf[block], np.empty((0, 0))
-            for part, tilt in enumerate(self.fits):
-                here = np.flatnonzero(self.part[block] == part)
-                if not shares.size:
-                    shares = np.empty((len(rows), tilt.counts.shape[1]))
-                shares[here] = tilt.shares(codes, rows[here], leaf[here])
-            yield self.cluster[block], self.class_of[self.ranks[rows]], shares
+            places = np.arange(start, min(start + BLOCK, len(people)))
+            yield self.cluster[block], self.class_of[self.ranks[people[block]]], self.shares(fits, places)
 
-    def moved(self, tree: Tree, effects: ClassEffects, sizes: Floats) -> Floats:
-        """Rows (n_leaves, n_classes) by which the effects of their clusters move leaves, to first order.
+    def without(self, level: ClassEffects, scores: Floats | None) -> Ranks:
+        """Ranks (n_rows,) as they might be without the effects of clusters.
 
-        Rows that the leaves hold several times are as many as in ``sizes``.
+        A class becomes the one at the same place of the distribution over all clusters where classes have an order.
+        Else it stays, unless the cluster makes it more frequent: as many rows as it has too many become classes of
+        which the cluster has too few. Either way shares are those of the predictions.
         """
-        setting = self.setting
-        leaf = replace(setting.job, leaves=setting.people).leaf_numbers(tree)
-        out, start = np.zeros((tree.n_leaves, len(effects.loadings))), 0
-        for cluster, _, shares in self.blocks():
-            shift = effects.scores[cluster] @ effects.loadings.T
-            shift -= (shares * shift).sum(axis=1, keepdims=True)
-            _calibrate.add_by_leaf(np.ascontiguousarray((shares * shift).T), leaf[start : start + len(shift)], out)
-            start += len(shift)
-        people = np.bincount(leaf, minlength=tree.n_leaves)
-        out *= (sizes / np.maximum(people, 1))[:, None]
+        out, start = self.ranks.copy(), 0
+        for (cluster, y, shares), (_, _, zero) in zip(self.blocks(), self.blocks_given(), strict=True):
+            rows = self.setting.people[start : start + len(y)]
+            words, place = hashed(self.setting.job.words(rows), np.uint64(4)), np.arange(len(y))
+            of_cluster = level.shares(zero, cluster)
+            if scores is not None:
+                ends = np.cumsum(of_cluster, axis=1)
+                u = ends[place, y] - (1 - unit(words)) * of_cluster[place, y]
+                new = (np.cumsum(shares, axis=1) <= u[:, None]).sum(1)
+            else:
+                stays = unit(words) * of_cluster[place, y] <= shares[place, y]
+                lacking = np.cumsum(np.maximum(shares - of_cluster, 0), axis=1)
+                wanted = unit(hashed(words, np.uint64(5))) * lacking[:, -1]
+                new = np.where(stays, y, (lacking <= wanted[:, None]).sum(1))
+            out[rows] = self.classes[np.minimum(new, shares.shape[1] - 1)]
+            start += len(y)
         return out
 
 
