@@ -25,13 +25,14 @@ from fastsynth.calibration import Grid
 from fastsynth.clusters import Clusters
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.copula import CopulaModel, fit_copula
-from fastsynth.errors import ConvergenceWarning
+from fastsynth.errors import ConvergenceWarning, DataError
 from fastsynth.execute import Executor
 from fastsynth.joint import Chains, run_chains
 from fastsynth.latents import JointData, JointModel, LatentColumn
-from fastsynth.learn import Learned
+from fastsynth.learn import Learned, code
 from fastsynth.plan import Plan, Step
 from fastsynth.products import Product
+from fastsynth.source import spread_rows
 from fastsynth.streams import CHAIN, hashed, random_words
 
 Floats = NDArray[np.float64]
@@ -46,6 +47,8 @@ DUMMY_ROWS = 20
 MOST_CELLS = 24
 # Numbers that fewer rows have are moved among their neighbours.
 MARGIN_ROWS = 20
+# Rows that the cells of columns of a copula are learned from, and what makes other words of those of its latents.
+PRODUCT_ROWS, PRODUCT_WORDS = 200_000, np.uint64(0x510E527FADE682D1)
 # A predictor of which the earlier ones leave less than this share of the variance is one of them.
 OWN_SHARE = 1e-9
 
@@ -316,11 +319,11 @@ class LatentBlock:
                 "n_clusters": len(belonging.donors),
                 "words2": belonging.words,
                 "x2": self.x2.matrix(belonging.codes) if 2 in self.levels else None,
-                "u": self.model.u(copy)[belonging.donors] if self.kept else None,
+                "u": self.model.u(copy % len(self.model))[belonging.donors] if self.kept else None,
             }
         rows = codes if level == 1 else codes[:0]
         own = words[: self.model.n_words, : len(rows)]
-        values = self.model.draw(copy, self.x.matrix(rows), own, **clusters)
+        values = self.model.draw(copy % len(self.model), self.x.matrix(rows), own, **clusters)
         drawn: Drawn = {}
         at = self.model.n_words
         for of, of_level, of_field in zip(self.fields, self.levels, values, strict=True):
@@ -458,6 +461,8 @@ class CopulaBlock:
     slots, given : tuple of int
         Columns that are drawn, and those that they are drawn given.
     model : CopulaModel
+    products : dict of int to tuple
+        By slot in the model, columns that are drawn as cells of their combinations, and the cells.
     blurs : dict of int to Blur
         What is done to drawn numbers, by slot.
     variables : tuple of Variable
@@ -466,6 +471,7 @@ class CopulaBlock:
     slots: tuple[int, ...]
     given: tuple[int, ...]
     model: CopulaModel
+    products: Mapping[int, tuple[tuple[int, ...], Product]]
     blurs: Mapping[int, Blur]
     variables: tuple[Variable, ...]
 
@@ -492,7 +498,18 @@ class CopulaBlock:
         for slot, blur in self.blurs.items():
             blurs[str(slot)], own = blur.state()
             arrays |= {f"blur{slot}_{name}": array for name, array in own.items()}
-        return {"model": record, "slots": self.slots, "given": self.given, "blurs": blurs}, arrays
+        products = {}
+        for slot, (group, product) in self.products.items():
+            of, own = product.state()
+            products[str(slot)] = {"slots": group, "product": of}
+            arrays |= {f"product{slot}_{name}": array for name, array in own.items()}
+        return {
+            "model": record,
+            "slots": self.slots,
+            "given": self.given,
+            "blurs": blurs,
+            "products": products,
+        }, arrays
 
     @classmethod
     def of_state(cls, record: Mapping[str, Any], arrays: Arrays, variables: Sequence[Variable]) -> CopulaBlock:
@@ -501,7 +518,11 @@ class CopulaBlock:
         blurs = {
             int(slot): Blur.of_state(own, _within(arrays, f"blur{slot}_")) for slot, own in record["blurs"].items()
         }
-        return cls(tuple(record["slots"]), tuple(record["given"]), model, blurs, tuple(variables))
+        products = {
+            int(slot): (tuple(of["slots"]), Product.of_state(of["product"], _within(arrays, f"product{slot}_")))
+            for slot, of in record["products"].items()
+        }
+        return cls(tuple(record["slots"]), tuple(record["given"]), model, products, blurs, tuple(variables))
 
     def draw(
         self, copy: int, level: int, codes: Codes, words: NDArray[np.uint64], belonging: Belonging | None
@@ -511,6 +532,9 @@ class CopulaBlock:
         assert belonging is None
         given = {slot: self.variables[slot].lowest_ranks(codes[:, slot]) for slot in self.given}
         drawn = self.model.draw(copy, words, given)
+        for slot, (group, product) in self.products.items():
+            cells = drawn.pop(slot).astype(np.int32) - 1
+            drawn |= dict(zip(group, product.split(cells, hashed(words[-1], PRODUCT_WORDS)), strict=True))
         out: Drawn = {}
         for slot in self.slots:
             blur = self.blurs.get(slot)
@@ -561,7 +585,7 @@ def fit_blocks(
     for block in plan.blocks:
         steps = plan.steps_of(block)
         if isinstance(block, Copula):
-            blocks.append((_fit_copula(steps, plan, learned, m, entropy, executor),))
+            blocks.append((_fit_copula(block, steps, plan, learned, m, entropy, executor),))
             continue
         of_strata: list[BlockModel] = []
         for stratum, own in enumerate(rows):
@@ -576,19 +600,27 @@ def fit_blocks(
 
 
 def _fit_copula(
-    steps: Sequence[Step], plan: Plan, learned: Learned, m: int, entropy: int, executor: Executor
+    block: Copula, steps: Sequence[Step], plan: Plan, learned: Learned, m: int, entropy: int, executor: Executor
 ) -> CopulaBlock:
     slots, given = tuple(step.slot for step in steps), steps[0].predictors
+    by_name = {step.name: step.slot for step in steps}
+    block = steps[0].method
+    groups = (
+        [tuple(by_name[name] for name in group) for group in block.interactions] if isinstance(block, Copula) else []
+    )
+    products = _products(groups, learned, executor) if groups else {}
+    single = tuple(slot for slot in slots if not any(slot in group for group in groups))
     model = fit_copula(
         learned.source,
         learned.variables,
         learned.rows,
         learned.table,
-        (*given, *slots),
+        (*given, *single),
         executor,
         m=m if plan.proper else 1,
         proper=plan.proper,
         entropy=entropy,
+        products=products,
     )
     blurs = {}
     for step in steps:
@@ -599,4 +631,25 @@ def _fit_copula(
         blur = find_blur(variable, held, step.smoothing, step.noise, MARGIN_ROWS)
         if blur is not None:
             blurs[step.slot] = blur
-    return CopulaBlock(slots, given, model, blurs, learned.variables)
+    return CopulaBlock(slots, given, model, products, blurs, learned.variables)
+
+
+def _products(
+    groups: Sequence[tuple[int, ...]], learned: Learned, executor: Executor
+) -> dict[int, tuple[tuple[int, ...], Product]]:
+    """Columns whose interaction is kept, by slots below 0: their cells are learned from rows spread evenly."""
+    rows = spread_rows(learned.n_rows, PRODUCT_ROWS).astype(np.uint32)
+    table, _ = code(learned, rows, (), (), None, executor, lambda _: None)
+    found = {}
+    for i, group in enumerate(groups):
+        variables = [table.variables[slot] for slot in group]
+        holes = [v.name for v, slot in zip(variables, group, strict=True) if learned.rows[slot][: v.first].any()]
+        if holes:
+            raise DataError(
+                f"interactions: {', '.join(map(repr, holes))} have missing values, which a Copula keeps: their "
+                "combinations are unknown. Leave them out, or use LatentNormal, which fills them in."
+            )
+        ranks = [table.ranks[slot] for slot in group]
+        names = [v.name for v in variables]
+        found[-1 - i] = group, Product.of(ranks, [v.kind for v in variables], [v.first for v in variables], names=names)
+    return found

@@ -41,6 +41,7 @@ from fastsynth._tree import MAX_CODES
 from fastsynth.columns import EncodedTable, Ranks, Variable, numbers_of
 from fastsynth.errors import OptionError
 from fastsynth.execute import Executor, Threads, Tick
+from fastsynth.products import Product
 from fastsynth.source import Source
 from fastsynth.streams import BOOTSTRAP, Words, hashed, random_words, unit
 
@@ -108,6 +109,12 @@ class Margin:
         elif values.any():
             group[variable.first :] = _bins(values, bins)
         return cls(slot, variable.name, variable.kind != "unordered", variable.first, group, rows)
+
+    @classmethod
+    def of_product(cls, slot: int, product: Product, name: str) -> Margin:
+        """The cells of several columns as levels of one; rank 0 has no cell."""
+        rows = np.append(0, product.rows)
+        return cls(slot, name, False, 1, np.arange(len(rows), dtype=np.uint8), rows)
 
     @property
     def n_groups(self) -> int:
@@ -229,15 +236,29 @@ def count_rows(shared: tuple[Counting, tuple[Ranks, ...], Words], start: int, st
     return out
 
 
-def count_piece(shared: tuple[Counting, Source, tuple[Variable, ...], Words], piece: int, *held: Any) -> Counts:
+def cells_of(product: Product, ranks: Sequence[Ranks]) -> NDArray[np.uint8]:
+    """Rank of the cell of each row."""
+    cells: NDArray[np.uint8] = (product.codes(ranks) + 1).astype(np.uint8)
+    return cells
+
+
+def count_piece(
+    shared: tuple[Counting, Source, Mapping[int, Variable], Mapping[int, tuple[tuple[int, ...], Product]], Words],
+    piece: int,
+    *held: Any,
+) -> Counts:
     """Count the rows of one piece of a source."""
-    counting, source, variables, keys = shared
+    counting, source, variables, products, keys = shared
     out = np.zeros((max(len(keys), 1), counting.n_cells), np.int64)
     start = source.starts[piece]
     for batch in source.batches(piece, *held):
-        groups = np.empty((len(variables), len(batch)), np.uint8)
-        for own, margin, variable in zip(groups, counting.margins, variables, strict=True):
-            _group(margin, variable, batch.column(margin.slot), own)
+        groups = np.empty((len(counting.margins), len(batch)), np.uint8)
+        for own, margin in zip(groups, counting.margins, strict=True):
+            if margin.slot in products:
+                slots, product = products[margin.slot]
+                own[:] = cells_of(product, [variables[slot].rank(batch.column(slot)) for slot in slots])
+            else:
+                _group(margin, variables[margin.slot], batch.column(margin.slot), own)
         counting.add(groups, _poisson(keys, start, len(batch)), out)
         start += len(batch)
     return out
@@ -315,6 +336,7 @@ def fit_copula(
     proper: bool = False,
     entropy: int = 0,
     shrink: bool = True,
+    products: Mapping[int, tuple[tuple[int, ...], Product]] | None = None,
     tick: Tick = lambda _: None,
 ) -> CopulaModel:
     """Fit a Gaussian copula to some columns of a table.
@@ -338,6 +360,9 @@ def fit_copula(
         Of the bootstrap samples.
     shrink : bool
         Shrink correlations by how uncertain they are.
+    products : dict of int to tuple
+        Slots of columns and their cells, which are the levels of one more column, of a slot below 0: its ranks are
+        numbers of cells, from 1.
     tick : callable
         Told the rows that were counted.
 
@@ -367,23 +392,27 @@ def fit_copula(
     >>> sorted(ranks), len(boys.variables[8].decode(ranks[8]))
     ([1, 2, 3, 4, 5, 6, 7, 8], 5)
     """
-    if not len(slots) or len(set(slots)) < len(slots):
+    products = products or {}
+    if not len(slots) + len(products) or len(set(slots)) < len(slots):
         raise OptionError(f"slots={list(slots)}: must be one column or more, each once.")
     executor = executor or Threads()
-    n_pairs = max(len(slots) * (len(slots) - 1) // 2, 1)
+    n_columns = len(slots) + len(products)
+    n_pairs = max(n_columns * (n_columns - 1) // 2, 1)
     most = min((MOST_CELLS / n_pairs) ** 0.5, source.starts[-1] / BIN_ROWS)
     bins = int(np.clip(most, FEWEST_BINS, MOST_BINS))
-    margins = tuple(Margin.of(slot, variables[slot], rows[slot], bins) for slot in slots)
+    margins = [Margin.of(slot, variables[slot], rows[slot], bins) for slot in slots]
+    for slot, (of, product) in products.items():
+        margins.append(Margin.of_product(slot, product, " x ".join(variables[one].name for one in of)))
     counting = Counting.of(margins)
     keys = np.concatenate([random_words(entropy, (BOOTSTRAP, copy), 1) for copy in range(m)]) if proper else None
     fits: list[Fit] = []
     here = executor if isinstance(executor, Threads) else Threads()
     at_once = max(MOST_CELLS // counting.n_cells, 1)
     for some in [np.zeros(0, np.uint64)] if keys is None else np.split(keys, range(at_once, len(keys), at_once)):
-        counted = _count_all(counting, source, variables, table, some, executor, tick)
+        counted = _count_all(counting, source, variables, products, table, some, executor, tick)
         # Here, wherever rows were counted: the tables are few. Threads hold BLAS to one, which is faster.
         fits += here.map(fit_counts, (counting, shrink), [(of_copy,) for of_copy in counted], lambda _, fit: fit)
-    return CopulaModel(margins, tuple(fits), _notes(margins))
+    return CopulaModel(tuple(margins), tuple(fits), _notes(margins))
 
 
 def _notes(margins: Sequence[Margin]) -> dict[str, str]:
@@ -402,6 +431,7 @@ def _count_all(
     counting: Counting,
     source: Source,
     variables: Sequence[Variable],
+    products: Mapping[int, tuple[tuple[int, ...], Product]],
     table: EncodedTable | None,
     keys: Words,
     executor: Executor,
@@ -414,10 +444,15 @@ def _count_all(
     if table is not None:
         starts = [*range(0, table.n_rows, COUNT_ROWS), table.n_rows]
         jobs: list[tuple[Any, ...]] = list(pairwise(starts))
-        function, shared = count_rows, (counting, tuple(table.ranks[margin.slot] for margin in counting.margins), keys)
+        cells = {slot: cells_of(product, [table.ranks[one] for one in of]) for slot, (of, product) in products.items()}
+        slots = [margin.slot for margin in counting.margins]
+        ranks = tuple(cells[slot] if slot in cells else table.ranks[slot] for slot in slots)
+        function, shared = count_rows, (counting, ranks, keys)
     else:
         starts, jobs = source.starts, source.jobs()
-        function, shared = count_piece, (counting, source, tuple(variables[m.slot] for m in counting.margins), keys)
+        used = {one for slot in (m.slot for m in counting.margins) for one in products.get(slot, ((slot,), None))[0]}
+        function = count_piece
+        shared = counting, source, {slot: variables[slot] for slot in used}, products, keys
 
     def add(i: int, counted: Counts) -> None:
         total.__iadd__(counted)

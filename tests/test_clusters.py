@@ -201,7 +201,11 @@ def test_columns_that_differ_in_one_cluster_of_another_piece_are_no_columns_of_c
 
 def test_saved_and_loaded_models_draw_the_same(tmp_path) -> None:
     for i, options in enumerate(
-        ({"cluster": "school"}, {"cluster": "school", "columns": {"school": KEEP}}, {"cluster": "school", "proper": True})
+        (
+            {"cluster": "school"},
+            {"cluster": "school", "columns": {"school": KEEP}},
+            {"cluster": "school", "proper": True},
+        )
     ):
         s = fs.Synthesizer(m=2, random_state=1, **options).fit(SCHOOLS)
         s.save(tmp_path / f"{i}.fsyn")
