@@ -604,7 +604,6 @@ def _fit_copula(
 ) -> CopulaBlock:
     slots, given = tuple(step.slot for step in steps), steps[0].predictors
     by_name = {step.name: step.slot for step in steps}
-    block = steps[0].method
     groups = (
         [tuple(by_name[name] for name in group) for group in block.interactions] if isinstance(block, Copula) else []
     )

@@ -395,7 +395,7 @@ def test_what_runs_elsewhere_can_be_pickled(mixed):
         copula.Margin.of(slot, v, rows, 32) for slot, (v, rows) in enumerate(zip(learned.variables, learned.rows))
     ]
     counting = copula.Counting.of(margins)
-    shared = (counting, learned.source, learned.variables, np.zeros(0, np.uint64))
+    shared = (counting, learned.source, dict(enumerate(learned.variables)), {}, np.zeros(0, np.uint64))
     function, again = pickle.loads(pickle.dumps((copula.count_piece, shared)))
     here = copula.count_rows((counting, learned.table.ranks, np.zeros(0, np.uint64)), 0, 500)
     assert np.array_equal(function(again, 0), here)
