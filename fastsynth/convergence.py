@@ -39,6 +39,8 @@ def r_hat(draws: Floats) -> Floats:
     array([1.7])
     """
     halves = _split(draws)
+    if halves.shape[1] < LEAST_DRAWS:
+        return np.full(halves.shape[2], np.nan)
     folded = np.abs(halves - np.median(halves, axis=(0, 1)))
     return np.maximum(_r_hat(_normal_ranks(halves)), _r_hat(_normal_ranks(folded)))
 
@@ -61,10 +63,11 @@ def effective_size(draws: Floats) -> Floats:
     >>> float(effective_size(draws)[0]) > 700
     True
     """
-    z = _normal_ranks(_split(draws))
+    halves = _split(draws)
+    if halves.shape[1] < LEAST_DRAWS:
+        return np.full(halves.shape[2], np.nan)
+    z = _normal_ranks(halves)
     chains, n, _ = z.shape
-    if n < LEAST_DRAWS:
-        return np.full(z.shape[2], np.nan)
     covariances = _autocovariances(z)
     within, total = _variances(z)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -108,11 +111,9 @@ def _variances(z: Floats) -> tuple[Floats, Floats]:
 
 
 def _r_hat(z: Floats) -> Floats:
-    if z.shape[1] < LEAST_DRAWS:
-        return np.full(z.shape[2], np.nan)
     within, total = _variances(z)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(within > 0, np.sqrt(total / within), np.nan)
+        return np.sqrt(total / within)
 
 
 def _autocovariances(z: Floats) -> Floats:

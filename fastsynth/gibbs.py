@@ -407,8 +407,8 @@ def _check_same(level: Level) -> None:
         pairs = np.bincount(first[both] * sizes[k] + second[both], minlength=sizes[j] * sizes[k])
         if sizes[j] == sizes[k] == np.count_nonzero(pairs):
             raise DataError(
-                f"Columns {level.columns[j].name!r} and {level.columns[k].name!r} have the same levels under other names: "
-                "leave one of them out."
+                f"Columns {level.columns[j].name!r} and {level.columns[k].name!r} have the same levels under other "
+                "names: leave one of them out."
             )
 
 

@@ -66,8 +66,8 @@ def draw(z, mean, codes, omega, layout, order, cuts=EMPTY, x=None, effects=NO_CO
     x = np.ones((1, z.shape[1])) if x is None else x
     return _latent.draw_latents(
         z, mean, codes.astype(np.int32), np.array(layout, np.int32), np.array(cuts, float), precision,
-        1 / np.sqrt(np.diagonal(precision)), x, np.array(effects, np.int32), u, cluster, np.array(order, np.int32), wanted,
-        np.array(proposed, float), key, first, normal_table(), np.empty((len(z), TILE)), gap, sums,
+        1 / np.sqrt(np.diagonal(precision)), x, np.array(effects, np.int32), u, cluster, np.array(order, np.int32),
+        wanted, np.array(proposed, float), key, first, normal_table(), np.empty((len(z), TILE)), gap, sums,
     )  # fmt: skip
 
 
@@ -83,8 +83,8 @@ def mixed():
     x = np.array([np.ones(n), rng.normal(size=n)])
     cluster = rng.integers(0, 9, n).astype(np.int32)
     return {
-        "z": rng.normal(size=(q, n)), "mean": rng.normal(size=(q, n)), "codes": codes, "omega": root @ root.T + np.eye(q),
-        "layout": layout, "cuts": [-INF, 0, 1.2, INF], "x": x, "effects": [0, 1], "u": rng.normal(size=(9, 2, q)),
+        "z": rng.normal(size=(q, n)), "mean": rng.normal(size=(q, n)), "codes": codes,
+        "omega": root @ root.T + np.eye(q), "layout": layout, "cuts": [-INF, 0, 1.2, INF], "x": x, "effects": [0, 1], "u": rng.normal(size=(9, 2, q)),
         "cluster": cluster, "order": [1, 0, 2, 3, 4],
     }  # fmt: skip
 
