@@ -12,7 +12,7 @@ left to right meets them::
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,12 +90,13 @@ def climb(
     admissible: Admissible,
     ranks: Ranks,
     numbers: NDArray[np.float64],
+    donor: NDArray[np.int32] | None = None,
 ) -> tuple[NDArray[np.uint32], int]:
     """Draw rows from the admissible candidates of their leaf, or of the first node above that has some.
 
     Parameters
     ----------
-    codes, ranks, numbers
+    codes, ranks, numbers, donor
         As in ``ColumnModel.draw``.
     rows : ndarray of shape (n,), dtype=uint32
     words : ndarray of shape (n,), dtype=uint64
@@ -111,7 +112,7 @@ def climb(
         return rows, 0
     if column.blur is not None:
         words = column.blur.secret(words)
-    tree = _Climber(column, column.values)
+    tree = _Climber(column, column.values, donor)
     node = column.values.leaves(codes, rows, words).astype(np.int64)
     todo, lost, n_climbed = np.arange(len(rows)), [np.zeros(0, np.int64)], 0
     while len(todo):
@@ -141,12 +142,14 @@ def climb_kinds(
     admissible: Admissible,
     ranks: Ranks,
     numbers: NDArray[np.float64],
+    donor: NDArray[np.int32] | None = None,
 ) -> NDArray[np.uint32]:
     """The same among the kinds of a column (missing ones, spikes); gives back the rows for which there is none."""
     if column.missing is None:
         return rows
     present = column.first if column.present is None else column.present
-    kinds = ColumnModel(None, column.missing, column.first, tilt=column.tilt_missing)
+    effects = None if column.effects is None else replace(column.effects, numbers=None, classes=column.effects.kinds)
+    kinds = ColumnModel(None, column.missing, column.first, tilt=column.tilt_missing, effects=effects)
 
     def allowed(rows: NDArray[np.uint32], rank: Ranks, number: NDArray[np.float64]) -> NDArray[np.bool_]:
         ok = admissible(rows, np.where(rank != present, rank, 0).astype(ranks.dtype), number)
@@ -154,14 +157,14 @@ def climb_kinds(
         return ok
 
     numbers[rows] = np.nan
-    return climb(kinds, codes, rows, words, allowed, ranks, numbers)[0]
+    return climb(kinds, codes, rows, words, allowed, ranks, numbers, donor)[0]
 
 
 class _Climber:
     """What can be drawn at the nodes of a column's tree of values."""
 
-    def __init__(self, column: ColumnModel, tree: Tree) -> None:
-        self.column = column
+    def __init__(self, column: ColumnModel, tree: Tree, donor: NDArray[np.int32] | None) -> None:
+        self.column, self.donor = column, donor
         self.tree = tree
         self.ascent = Ascent.of(tree, by_leaf=column.tilt is not None)
         if column.tilt is not None:
@@ -193,7 +196,7 @@ class _Climber:
             ranks = self._members(donors, words, of)
             blurred = np.full(len(of), np.nan) if blur is None else blur.of_ranks(ranks, own)
             return of, ranks, blurred, np.ones(len(of))
-        expected = self.column.expected(codes, rows, words)
+        expected = self.column.expected(codes, rows, words, self.donor)
         number = shift.apply(expected[of], donors.view(np.float32), own)
         number = number if blur is None else blur.of_numbers(number, own)
         return of, np.zeros(len(of), np.uint32), number, np.ones(len(of))
@@ -208,6 +211,10 @@ class _Climber:
         if at_leaf.any():
             leaf = np.ascontiguousarray(self.tree.nodes["left"][node[at_leaf]])
             share[at_leaf] = tilt.shares(codes.T, rows[at_leaf], leaf)
+        effects = self.column.effects
+        if effects is not None and effects.classes is not None:
+            assert self.donor is not None
+            share = effects.classes.shares(share, self.donor[rows])
         of, which = np.nonzero(share > 0)
         ranks, blur = self._members(tilt.ranks[which], words, of), self.column.blur
         own = hashed(words[of], np.uint64(0)) + which.astype(np.uint64)

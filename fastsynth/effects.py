@@ -48,7 +48,7 @@ NEWTON_STEPS, LONGEST_STEP = 4, 2.0
 # Information below which a cluster's level is shrunk.
 LEAST_INFORMATION = 1e-3
 # How much steeper slopes of logarithms are given the effects, at most.
-STEEPNESS = (0.8, 8.0)
+STEEPNESS, TARGETS = (0.8, 8.0), (0.75, 1.25)
 # Scores that stand for those of all clusters, for each direction; steps of the scale, and its range; steps of marginal
 # shares; rows times classes times scores that are looked at.
 NODES, SCALE_STEPS, SCALES, MARGINAL_STEPS, MOST_CELLS = 15, 4, (0.2, 5.0), 6, 6_000_000
@@ -388,6 +388,7 @@ def fitted_scales(
     sample: PairSample,
     over_all: Floats,
     shares: Callable[[Floats, float], Floats],
+    classes: NDArray[np.int64] | None = None,
 ) -> tuple[Floats, float]:
     """Loadings and steepness with which draws are what they should be, found in a few steps.
 
@@ -400,18 +401,23 @@ def fitted_scales(
         Shares of the rows of the sample over all clusters.
     shares : callable
         Gives their shares for an effect of zero, given loadings and how much steeper slopes are.
+    classes : ndarray of shape (n,), dtype=int64, optional
+        The rows' own classes: where these go with the means less than one to one, draws do so as well.
     """
     scale, steeper = 1.0, directions.total / (directions.total - directions.tau2)
     wanted = over_all @ directions.basis
     wanted -= wanted.mean(0)
+    spread, target = max(float(np.square(wanted).sum()), 1e-300), 1.0
+    if classes is not None:
+        target = float(np.clip((directions.basis[classes] * wanted).sum() / spread, *TARGETS))
     for _ in range(SCALE_STEPS):
         loadings = scale * directions.loadings
         found, mean = sample.between(directions.basis, nodes, loadings, shares(loadings, steeper))
         if not found > 0:
             break
         scale = float(np.clip(scale * np.sqrt(directions.tau2 / found), *SCALES))
-        along = float((mean * wanted).sum()) / max(float(np.square(wanted).sum()), 1e-300)
-        steeper = float(np.clip(steeper / along, *STEEPNESS)) if along > 0 else steeper
+        along = float((mean * wanted).sum()) / spread
+        steeper = float(np.clip(steeper * target / along, *STEEPNESS)) if along > 0 else steeper
     return _single(scale * directions.loadings), float(np.float32(steeper))
 
 

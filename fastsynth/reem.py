@@ -352,8 +352,9 @@ def _fit_classes(setting: Setting, ranks: Ranks, scores: Floats | None, numeric:
     rows = np.ascontiguousarray(setting.people[sample.rows])
     at = (job.table.codes, rows, replace(job, leaves=rows).leaf_numbers(tree))
     nodes = nodes_of(drawn[directions.size > 0])
+    own = class_ids(used)[0][ranks[rows]]
     loadings, steeper = fitted_scales(
-        directions, nodes, sample, tilt.shares(*at), lambda *scales: given(tilt, nodes, *scales).shares(*at)
+        directions, nodes, sample, tilt.shares(*at), lambda *scales: given(tilt, nodes, *scales).shares(*at), own
     )
     tau2, sigma2 = directions.tau2, directions.total - directions.tau2
     tilt, effects = given(tilt, nodes, loadings, steeper), ClassEffects(drawn, loadings)
