@@ -604,9 +604,7 @@ def _fit_copula(
 ) -> CopulaBlock:
     slots, given = tuple(step.slot for step in steps), steps[0].predictors
     by_name = {step.name: step.slot for step in steps}
-    groups = (
-        [tuple(by_name[name] for name in group) for group in block.interactions] if isinstance(block, Copula) else []
-    )
+    groups = [tuple(by_name[name] for name in group) for group in block.interactions]
     products = _products(groups, learned, executor) if groups else {}
     single = tuple(slot for slot in slots if not any(slot in group for group in groups))
     model = fit_copula(

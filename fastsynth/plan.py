@@ -333,8 +333,8 @@ def make_plan(
             size_slots = sizes if column.predictors is None and not isinstance(own, Sample) else ()
             if column.predictors is not None:
                 _refuse_identifiers(name, column.predictors, patterns)
-                _check_earlier(name, column.predictors, position, "predictor")
                 _check_levels(name, column.predictors, cluster, level == 2, upper)
+                _check_earlier(name, column.predictors, position, "predictor")
                 given = [n for n in column.predictors if n not in strata]
             if isinstance(own, Nested):
                 _check_nested(name, own, names, position, patterns)
