@@ -402,7 +402,7 @@ def _fit_latent(
         entropy=key,
         executor=executor,
         effects=kept,
-    )
+    ).until_converged(block.most_sweeps)
     note = _note(chains)
     return LatentBlock(tuple(fields), tuple(levels), x, x2, chains.model, kept, variables, note), imputed, chains
 

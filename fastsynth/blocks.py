@@ -47,6 +47,9 @@ class LatentNormal:
         Sweeps between posterior draws that are kept (jomo's ``nbetween``, 1000 there).
     chains : int, default 2
         Chains, run side by side; R-hat compares them.
+    most_sweeps : int, default 20,000
+        Chains of which a parameter has not converged (R-hat above 1.05, or an effective sample size below 50) go on,
+        twice as long each time, up to so many sweeps; what has not converged then is named in a warning.
 
     Raises
     ------
@@ -78,6 +81,7 @@ class LatentNormal:
     burn_in: int
     thin: int
     chains: int
+    most_sweeps: int
     name: ClassVar[str] = "joint"
 
     def __init__(
@@ -90,6 +94,7 @@ class LatentNormal:
         burn_in: int = 1000,
         thin: int = 100,
         chains: int = 2,
+        most_sweeps: int = 20_000,
     ) -> None:
         _set_columns(self, columns, interactions)
         given = transform.values() if isinstance(transform, Mapping) else [transform]
@@ -101,7 +106,8 @@ class LatentNormal:
         object.__setattr__(self, "transform", dict(transform) if isinstance(transform, Mapping) else transform)
         object.__setattr__(self, "slopes", tuple(check_column_list("slopes", slopes)) if len(slopes) else ())
         object.__setattr__(self, "model", model)
-        for name, value in (("burn_in", burn_in), ("thin", thin), ("chains", chains)):
+        counts = {"burn_in": burn_in, "thin": thin, "chains": chains, "most_sweeps": most_sweeps}
+        for name, value in counts.items():
             object.__setattr__(self, name, check_count(name, value))
 
     def over(self, columns: Sequence[str]) -> LatentNormal:
@@ -178,6 +184,7 @@ _DEFAULTS: dict[str, Any] = {
     "burn_in": 1000,
     "thin": 100,
     "chains": 2,
+    "most_sweeps": 20_000,
 }
 
 

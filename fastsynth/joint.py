@@ -8,7 +8,7 @@ had never stopped.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ MOST_TRACED = 2_000
 # Rows times sweeps of a task.
 TASK_ROWS = 500_000
 # A parameter has converged with an R-hat of at most, and an effective sample size of at least.
-R_HAT, LEAST_SIZE = 1.05, 100.0
+R_HAT, LEAST_SIZE = 1.05, 50.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Parameter:
 
     @property
     def converged(self) -> bool:
-        """Whether R-hat is at most 1.05 and the effective sample size at least 100."""
+        """Whether R-hat is at most 1.05 and the effective sample size at least 50."""
         return self.r_hat <= R_HAT and self.ess >= LEAST_SIZE
 
 
@@ -190,7 +190,9 @@ class Chains:
     n_draws: int
     burnt: int
 
-    def continued(self, n_more: int, *, discard: bool = False, tick: Tick | None = None) -> Chains:
+    def continued(
+        self, n_more: int, *, discard: bool = False, thin: int | None = None, tick: Tick | None = None
+    ) -> Chains:
         """Go on where the chains stand, for more draws; these chains stay as they are.
 
         Parameters
@@ -199,11 +201,13 @@ class Chains:
             Further posterior draws.
         discard : bool
             Count all sweeps so far as burn-in, and forget their draws: for chains that had not converged.
+        thin : int, optional
+            Sweeps from one further draw of a chain to the next; as before, if left out.
         tick : callable, optional
             Called with numbers of sweeps that were done.
         """
         wanted = check_count("n_more", n_more) + (0 if discard else self.n_draws)
-        schedule = self._schedule
+        schedule = self._schedule if thin is None else replace(self._schedule, thin=check_count("thin", thin))
         states = copy.deepcopy(self._states)
         draws = [[] if discard else list(of_chain) for of_chain in self._draws]
         traces = [[trace] for trace in self._traces]
@@ -225,6 +229,21 @@ class Chains:
             self._executor.map(_advance, (self._problem, schedule, self.data), jobs, done)
         joined = [np.concatenate(parts) for parts in traces]
         return Chains(self.data, self._problem, schedule, self._executor, states, joined, draws, wanted, burnt)
+
+    def until_converged(self, most: int) -> Chains:
+        """These chains if they have converged; else they go on, twice as long each time, all before being burn-in.
+
+        Parameters
+        ----------
+        most : int
+            Sweeps of each chain, beyond which they do not go on.
+        """
+        chains = self
+        while chains.not_converged and 2 * chains._states[0].sweep <= most:
+            # As many sweeps as there were.
+            thin = -(-chains._states[0].sweep * len(chains._states) // chains.n_draws)
+            chains = chains.continued(chains.n_draws, discard=True, thin=thin)
+        return chains
 
     def _kept(self) -> list[_Draw]:
         n = len(self._draws)
@@ -277,7 +296,7 @@ class Chains:
 
     @property
     def not_converged(self) -> list[str]:
-        """Names of parameters whose R-hat is above 1.05, or whose effective sample size is below 100."""
+        """Names of parameters whose R-hat is above 1.05, or whose effective sample size is below 50."""
         return [parameter.name for parameter in self.table if not parameter.converged]
 
     def to_arviz(self) -> Any:

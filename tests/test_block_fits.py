@@ -14,7 +14,7 @@ from fastsynth import draw
 from fastsynth.errors import ConvergenceWarning, DataError, OptionError, PlanError
 
 KEEP = fs.Column(method="keep")
-SHORT = {"burn_in": 200, "thin": 20}
+SHORT = {"burn_in": 200, "thin": 20, "most_sweeps": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +233,12 @@ def test_saved_models_draw_the_same(options: dict, tmp_path) -> None:
 def test_short_chains_say_what_has_not_converged() -> None:
     with pytest.warns(ConvergenceWarning, match=r"beta\[.*raise burn_in"):
         warnings.simplefilter("always", ConvergenceWarning)
-        fs.synthesize(PEOPLE.select("passed", "kind"), m=2, method=fs.LatentNormal(burn_in=1, thin=1), random_state=1)
+        fs.synthesize(
+            PEOPLE.select("passed", "kind"),
+            m=2,
+            method=fs.LatentNormal(burn_in=20, thin=10, most_sweeps=1),
+            random_state=1,
+        )
 
 
 # Copula

@@ -307,7 +307,11 @@ def test_households_saved_proper_and_of_other_k(tmp_path) -> None:
         ({"cluster": "school", "columns": {"school": fs.Column(method="cart")}}, OptionError, "fresh names"),
         ({"cluster": "school", "columns": {"y": fs.Column(predictors=["school"])}}, PlanError, "cannot predict"),
         ({"cluster": "school", "columns": {"funding": fs.Column(predictors=["x"])}}, PlanError, "cannot predict"),
-        ({"cluster": "school", "columns": {"founded": fs.Column(rules=[fs.Rule("x > 1", None)])}}, PlanError, "once for each cluster"),
+        (
+            {"cluster": "school", "columns": {"founded": fs.Column(rules=[fs.Rule("x > 1", None)])}},
+            PlanError,
+            "once for each cluster",
+        ),
         ({"cluster": "school", "columns": {"y": fs.Column(method=fs.Nested("eal"))}}, PlanError, "nothing of clusters"),
         ({"cluster": "eal", "visit_sequence": "table", "columns": {"eal": fs.Column(noise=0.1)}}, OptionError, "fresh"),
         ({"cluster": "school", "proper": True, "fit_rows": 100}, OptionError, "bootstrap sample of whole clusters"),
