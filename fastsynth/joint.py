@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from fastsynth.convergence import effective_size, r_hat
 from fastsynth.errors import FastsynthError, OptionError, check_count, is_whole
 from fastsynth.execute import Executor, Threads, Tick
-from fastsynth.gibbs import Level, LevelState, Problem, State, prepare, start, sweep
-from fastsynth.latents import NUMBER, Codes, Floats, JointData, JointModel, Layout, Values, values_of
+from fastsynth.gibbs import LevelState, State, start, sweep
+from fastsynth.joint_data import JointData, Level, Problem, prepare
+from fastsynth.latents import NUMBER, Codes, Floats, JointModel, Layout, Values, values_of
 
 # Sweeps of a trace that are kept, about.
 MOST_TRACED = 2_000
@@ -140,7 +141,8 @@ def run_chains(
     Examples
     --------
     >>> import numpy as np
-    >>> from fastsynth.latents import JointData, LatentColumn
+    >>> from fastsynth.joint_data import JointData
+    >>> from fastsynth.latents import LatentColumn
     >>> rng = np.random.default_rng(1)
     >>> x = np.column_stack([np.ones(500), rng.normal(size=500)])
     >>> z = x @ [[1.0, 0.2], [0.5, -0.4]] + rng.normal(size=(500, 2))

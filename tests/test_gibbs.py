@@ -9,8 +9,9 @@ import pytest
 from scipy.special import ndtri
 
 from fastsynth import gibbs
-from fastsynth.gibbs import State, Words, draw_covariance, draw_effects, draw_inverse_wishart, prepare, start, sweep
-from fastsynth.latents import JointData, LatentColumn
+from fastsynth.gibbs import State, Words, draw_covariance, draw_effects, draw_inverse_wishart, start, sweep
+from fastsynth.joint_data import JointData, prepare
+from fastsynth.latents import LatentColumn
 
 KINDS = (
     LatentColumn("a", "continuous"),

@@ -11,7 +11,8 @@ import pytest
 from fastsynth.errors import FastsynthError, OptionError
 from fastsynth.execute import Threads
 from fastsynth.joint import run_chains
-from fastsynth.latents import JointData, LatentColumn
+from fastsynth.joint_data import JointData
+from fastsynth.latents import LatentColumn
 from fastsynth.streams import random_words
 
 SERIAL = Threads(1)
