@@ -87,3 +87,40 @@ def test_what_the_caller_gave_stays_as_it_was():
     assert (a == A).all()
     assert (b == B).all()
     assert (x == X).all()
+
+
+def test_predictors_are_standardised_and_the_way_back_is_kept():
+    rng = np.random.default_rng(1)
+    x = np.column_stack([np.ones(N), 50 + 9 * rng.normal(size=N), rng.normal(size=10)[np.arange(N) % 10]])
+    cluster = (np.arange(N) % 10).astype(np.int32)
+    problem = prepare(JointData((NUMBER, CATEGORY), (A, B), x, None, cluster, 10, (1,)))
+    level = problem.one
+    np.testing.assert_allclose(level.x.mean(axis=1), [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(level.x[1:].std(axis=1), 1)
+    np.testing.assert_allclose(x @ level.to_given, level.x.T, atol=1e-12)
+    np.testing.assert_allclose(level.xx, level.x @ level.x.T)
+    np.testing.assert_allclose(level.root @ level.root.T, level.inverse)
+    for j in range(10):
+        mine = level.x[:, cluster == j]
+        np.testing.assert_allclose(problem.by_cluster[j], mine[:2] @ mine.T, atol=1e-12)
+    assert problem.between.tolist() == [0, 2]
+    np.testing.assert_allclose(problem.h[cluster].T, level.x[[0, 2]], atol=1e-12)
+
+
+def test_levels_are_numbered_as_they_occur():
+    b = np.where(np.arange(N) % 3 == 0, 4, np.where(np.arange(N) % 3 == 1, 1, -1)).astype(np.int32)
+    columns = NUMBER, LatentColumn("b", "unordered", 6)
+    level = prepare(JointData(columns, (np.where(A > 1, np.nan, A), b), X)).one
+    assert level.codes[1].tolist() == [{4: 1, 1: 0, -1: -1}[v] for v in b]
+    assert level.codes[0].tolist() == [-int(v > 1) for v in A]
+    assert level.scales[1].levels.tolist() == [1, 4]
+    # Two levels are left, so one latent.
+    assert level.layout.names == ("a", "b")
+
+
+def test_the_starting_power_is_the_likeliest():
+    rng = np.random.default_rng(1)
+    y = (5 + rng.normal(size=2_000)) ** 4
+    level = prepare(JointData((LatentColumn("y", "continuous", transform="boxcox"),), (y,), np.ones((2_000, 1)))).one
+    assert level.shapes[0, 0] == pytest.approx(0.25, abs=0.1)
+    assert level.z[0].std() == pytest.approx(1)
