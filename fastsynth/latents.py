@@ -218,13 +218,13 @@ class Layout:
         return int(np.argmax(self.table[:, 1] == column))
 
     def levels_of(self, column: int, z: Floats, cuts: Floats) -> Codes:
-        """Levels (n,) of a category from its latents, as numbers of the levels that occur; z is (n, q)."""
+        """Levels (n,) of a category from its latents, as numbers of the levels that occur; z is (q, n)."""
         c = self.first_of(column)
         kind, _, first, size = self.table[c]
         if kind == ORDERED:
-            return np.asarray(np.searchsorted(cuts[first + 1 : first + size], z[:, c]), np.int32)
-        block = z[:, c : c + size]
-        return np.asarray(np.where(block.max(axis=1) > 0, block.argmax(axis=1), size), np.int32)
+            return np.asarray(np.searchsorted(cuts[first + 1 : first + size], z[c]), np.int32)
+        block = z[c : c + size]
+        return np.asarray(np.where(block.max(axis=0) > 0, block.argmax(axis=0), size), np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -277,11 +277,11 @@ class Scale:
 def values_of(
     columns: Sequence[LatentColumn], scales: Sequence[Scale], layout: Layout, z: Floats, cuts: Floats, shapes: Floats
 ) -> list[Values]:
-    """Values of all columns of one level from latents z (n, q); shapes is (columns, 3). O(n q)."""
+    """Values of all columns of one level from latents z (q, n); shapes is (columns, 3). O(n q)."""
     out: list[Values] = []
     for i, (column, scale) in enumerate(zip(columns, scales, strict=True)):
         if column.kind == "continuous":
-            out.append(scale.numbers(column, z[:, layout.first_of(i)], shapes[i]))
+            out.append(scale.numbers(column, z[layout.first_of(i)], shapes[i]))
         else:
             out.append(scale.levels[layout.levels_of(i, z, cuts)])
     return out
@@ -384,29 +384,30 @@ class JointModel:
             One a column: float64 or int32, (n,) at level 1, (n_clusters,) at level 2.
         """
         out: list[Values] = [np.zeros(0)] * len(self.columns)
-        z = x @ self.beta[i] + normal(words).T @ np.linalg.cholesky(self.omega_e[i]).T
+        z = self.beta[i].T @ x.T + np.linalg.cholesky(self.omega_e[i]) @ normal(words)
         if self.effects:
             if cluster is None or words2 is None:
                 raise OptionError("The model has clusters: give cluster, n_clusters and words2.")
             h = np.ones((n_clusters, self.alpha.shape[1])) if x2 is None else x2
-            u, w = self._clusters(i, h, normal(words2).T, u)
+            u, w = self._clusters(i, h, normal(words2), u)
             for k, column in enumerate(self.effects):
-                z += x[:, column, None] * u[cluster, k]
+                of_rows = np.take(np.ascontiguousarray(u[:, k].T), cluster, axis=1)
+                z += of_rows if column == 0 else of_rows * x[:, column]
             self._put(out, 2, i, w, self.cuts2[i])
         self._put(out, 1, i, z, self.cuts[i])
         return out
 
     def _clusters(self, i: int, h: Floats, noise: Floats, u: Floats | None) -> tuple[Floats, Floats]:
-        """Effects (n_clusters, e, q), and latents (n_clusters, q2) of level 2."""
+        """Effects (n_clusters, e, q), and latents (q2, n_clusters) of level 2, from noise (e q + q2, n_clusters)."""
         q, e = self.n_words, len(self.effects)
         # The factor of effects stands first, so kept effects and fresh noise of level 2 go through the same factor.
         root = np.linalg.cholesky(self.omega_2[i])
         if u is not None:
             noise = noise.copy()
-            noise[:, : e * q] = np.linalg.solve(root[: e * q, : e * q], u.reshape(len(u), e * q).T).T
-        both = noise @ root.T
-        effects = both[:, : e * q].reshape(-1, e, q) if u is None else u
-        return effects, h @ self.alpha[i] + both[:, e * q :]
+            noise[: e * q] = np.linalg.solve(root[: e * q, : e * q], u.reshape(len(u), e * q).T)
+        both = root @ noise
+        effects = both[: e * q].T.reshape(-1, e, q) if u is None else u
+        return effects, self.alpha[i].T @ h.T + both[e * q :]
 
     def _put(self, out: list[Values], level: int, i: int, z: Floats, cuts: Floats) -> None:
         places, layout = self.of_level(level)

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from fastsynth.errors import FastsynthError, OptionError
+from fastsynth import joint
+from fastsynth.errors import DataError, FastsynthError, OptionError
 from fastsynth.execute import Threads
 from fastsynth.joint import run_chains
 from fastsynth.joint_data import JointData
@@ -39,7 +40,8 @@ def two_level(n=3_000, n_clusters=150, seed=0, missing=0.1, plain=False):
     u = rng.normal(size=(n_clusters, 7)) @ np.linalg.cholesky(between).T
     z = x @ BETA + u[cluster, :6] + rng.normal(size=(n, 6)) @ np.linalg.cholesky(OMEGA_E).T
     values = [
-        z[:, 0], z[:, 1] if plain else np.maximum(1 + 0.5 * (z[:, 1] + 5), 0.01) ** 2, z[:, 2] > 0, np.searchsorted(CUTS, z[:, 3]),
+        z[:, 0], z[:, 1] if plain else np.maximum(1 + 0.5 * (z[:, 1] + 5), 0.01) ** 2, z[:, 2] > 0,
+        np.searchsorted(CUTS, z[:, 3]),
         np.where(z[:, 4:].max(axis=1) > 0, z[:, 4:].argmax(axis=1), 2), u[:, 6] + 2,
     ]  # fmt: skip
     for i, v in enumerate(values):
@@ -321,6 +323,15 @@ def test_perfect_separation_is_reported():
 def test_numbers_that_are_not_allowed(option, value):
     with pytest.raises(OptionError, match=f"{option}={value!r}"):
         run_chains(awkward(), **{"n_draws": 1, "entropy": 1} | {option: value})
+
+
+def test_a_chain_that_breaks_down_says_so(monkeypatch):
+    def singular(*arguments, **options):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(joint, "sweep", singular)
+    with pytest.raises(DataError, match=r"\(a, b\) nearly follow from each other"):
+        run_chains(awkward(), n_draws=1, entropy=1)
 
 
 def test_without_arviz_the_extra_is_named(monkeypatch):

@@ -85,7 +85,7 @@ def test_the_vectors_of_the_maximum_indicant(off, expected):
     omega = np.array([[1, off], [off, 1]])
     if off == 0.5:
         assert (layout.start() == omega).all()
-    z = [0.3, -0.2] + normal(words(2, n, 2)) @ np.linalg.cholesky(omega).T
+    z = np.array([[0.3], [-0.2]]) + np.linalg.cholesky(omega) @ normal(words(2, 2, n))
     shares = np.bincount(layout.levels_of(0, z, np.zeros(0)), minlength=3) / n
     np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / np.sqrt(n))
 
