@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsynth.convergence import effective_size, r_hat
-from fastsynth.errors import FastsynthError, OptionError, check_count, is_whole
+from fastsynth.errors import DataError, FastsynthError, OptionError, check_count, is_whole
 from fastsynth.execute import Executor, Threads, Tick
-from fastsynth.gibbs import Level, LevelState, Problem, State, prepare, start, sweep
-from fastsynth.latents import NUMBER, Codes, Floats, JointData, JointModel, Layout, Values, values_of
+from fastsynth.gibbs import LevelState, State, start, sweep
+from fastsynth.joint_data import JointData, Level, Problem, prepare
+from fastsynth.latents import NUMBER, Codes, Floats, JointModel, Layout, Values, values_of
 
 # Sweeps of a trace that are kept, about.
 MOST_TRACED = 2_000
@@ -140,7 +141,8 @@ def run_chains(
     Examples
     --------
     >>> import numpy as np
-    >>> from fastsynth.latents import JointData, LatentColumn
+    >>> from fastsynth.joint_data import JointData
+    >>> from fastsynth.latents import LatentColumn
     >>> rng = np.random.default_rng(1)
     >>> x = np.column_stack([np.ones(500), rng.normal(size=500)])
     >>> z = x @ [[1.0, 0.2], [0.5, -0.4]] + rng.normal(size=(500, 2))
@@ -317,7 +319,13 @@ def _advance(
     traced: list[Floats] = []
     kept: list[_Draw] = []
     while state.sweep < until:
-        sweep(problem, state, schedule.entropy, adapt=state.sweep < schedule.burn_in)
+        try:
+            sweep(problem, state, schedule.entropy, adapt=state.sweep < schedule.burn_in)
+        except np.linalg.LinAlgError:
+            raise DataError(
+                f"Sweep {state.sweep:,} of a chain found no covariance matrix: columns of the block "
+                f"({', '.join(column.name for column in data.columns)}) nearly follow from each other: leave some out."
+            ) from None
         if state.sweep % schedule.every == 0:
             traced.append(_parameters(problem, state))
         if state.sweep > burnt and (state.sweep - burnt) % schedule.thin == 0:
@@ -350,7 +358,7 @@ def _draw(problem: Problem, state: State, data: JointData, effects: bool) -> _Dr
         shapes[places] = now.shapes
         for i, place in enumerate(places):
             rows = np.flatnonzero(level.codes[i] < 0)
-            filled = values_of(level.columns, level.scales, level.layout, now.z[:, rows].T, now.cuts, now.shapes)
+            filled = values_of(level.columns, level.scales, level.layout, now.z[:, rows], now.cuts, now.shapes)
             imputed[place] = filled[i]
     arrays = {
         "beta": given.beta,

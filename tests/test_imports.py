@@ -58,6 +58,7 @@ FLOORS = {
     "blur": 3.5,
     "copula": 4,
     "gibbs": 4,
+    "joint_data": 4,
     "methods": 4,
     "private": 4,
     "outcome": 4,
