@@ -376,7 +376,7 @@ class Directions:
         if d == 1:
             points = ndtri((np.arange(NODES) + 0.5) / NODES)[:, None]
         else:
-            numbers = np.arange(NODES * d * d, dtype=np.uint64)
+            numbers = np.arange(NODES * d // 2 * d, dtype=np.uint64)
             half = ndtri(np.maximum(unit(hashed(numbers, np.uint64(2))), 1e-12)).reshape(-1, d)
             points = np.concatenate([half, -half])
         return reflate(points, np.ones_like(points), np.ones(len(points)))
@@ -528,7 +528,7 @@ def nodes_of(scores: Floats) -> Floats:
         places = (np.arange(NODES) + 0.5) / NODES * n
         nodes = np.sort(scores, axis=0)[places.astype(np.int64)]
     else:
-        nodes = scores[np.argsort(hashed(np.arange(n, dtype=np.uint64), np.uint64(4)))[: 2 * NODES * d]]
+        nodes = scores[np.argsort(hashed(np.arange(n, dtype=np.uint64), np.uint64(4)))[: NODES * d]]
     return reflate(nodes, np.ones_like(nodes), np.ones(len(nodes)))
 
 
