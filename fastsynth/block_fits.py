@@ -28,7 +28,8 @@ from fastsynth.copula import CopulaModel, fit_copula
 from fastsynth.errors import ConvergenceWarning, DataError
 from fastsynth.execute import Executor
 from fastsynth.joint import Chains, run_chains
-from fastsynth.latents import JointData, JointModel, LatentColumn
+from fastsynth.joint_data import JointData
+from fastsynth.latents import JointModel, LatentColumn
 from fastsynth.learn import Learned, code
 from fastsynth.plan import Plan, Step
 from fastsynth.products import Product
