@@ -51,15 +51,18 @@ def speed(rows: int, sweeps: int = 20) -> dict[str, float]:
     }  # fmt: skip
 
 
-def mixing(sweeps: int = 5_000) -> dict[str, float]:
-    """3,000 rows of five columns in 150 clusters: effective draws of all free parameters."""
+def mixing(sweeps: int = 1_500, chains: int = 8) -> dict[str, float]:
+    """3,000 rows of five columns in 150 clusters: effective draws of all free parameters.
+
+    No sweep of so short chains is left out of the trace.
+    """
     data, _ = two_level(plain=True)
     five = JointData(data.columns[:5], data.values[:5], data.x, None, data.cluster, data.n_clusters)
     begun = time.process_time()
-    chains = run_chains(five, n_draws=2, burn_in=1_000, thin=sweeps, chains=2, entropy=1, executor=Threads(1))
+    ran = run_chains(five, n_draws=chains, burn_in=500, thin=sweeps, chains=chains, entropy=1, executor=Threads(1))
     seconds = time.process_time() - begun
-    done = 2 * (1_000 + sweeps)
-    per_sweep = np.array([parameter.ess for parameter in chains.table]) / (2 * sweeps)
+    done = chains * (500 + sweeps)
+    per_sweep = np.array([parameter.ess for parameter in ran.table]) / (chains * sweeps)
     return {
         "ms per sweep": 1e3 * seconds / done, "parameters": len(per_sweep),
         "effective draws per sweep, least": per_sweep.min(), "median": float(np.median(per_sweep)),

@@ -187,9 +187,10 @@ def sweep(problem: Problem, state: State, entropy: int, adapt: bool) -> None:
     _draw_coefficients(one, now, xz - np.einsum("jkp,jkq->pq", problem.by_cluster, state.u), root_e, words)
     if len(problem.effects):
         _draw_clusters(problem, state, sums, precision, words, gain)
-    squares = _sum_of_squares(problem, state, zz, xz, sums)
+    # The prior of coefficients counts as one row for each of them.
+    squares = _sum_of_squares(problem, state, zz, xz, sums) + RIDGE * now.beta.T @ now.beta
     state.omega_e, state.scales_e = draw_covariance(
-        squares, one.x.shape[1], state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
+        squares, sum(one.x.shape), state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
     )
 
 
