@@ -38,7 +38,9 @@ extensions = [
     for name, headers in (
         ("_tree", ["fastsynth/_tree_kernels.h"]),
         ("_calibrate", ["fastsynth/_calibrate_kernels.h"]),
+        ("_copula", []),
         ("_count", []),
+        ("_latent", ["fastsynth/_latent_kernels.h"]),
     )
 ]
 

@@ -1,6 +1,8 @@
 """fastsynth: multiply imputed synthetic microdata from large tables, and valid inference from them."""
 
 from fastsynth import controls
+from fastsynth.blocks import Copula, LatentNormal
+from fastsynth.clusters import Cluster
 from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import Disclosure, disclosure
@@ -8,11 +10,12 @@ from fastsynth.domains import Bins
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
-from fastsynth.pictures import plot_coefficients, plot_compare
-from fastsynth.plan import Column, Guard, Rule
+from fastsynth.options import Column, Guard, Rule
+from fastsynth.pictures import plot_chains, plot_coefficients, plot_compare
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.private import DpCart
 from fastsynth.protect import Protected, protect
+from fastsynth.regressions import mixed, slopes
 from fastsynth.relations import Relation, Relations, find_relations
 from fastsynth.report import Report, report
 from fastsynth.synthesis import Synthesizer, synthesize
@@ -24,13 +27,16 @@ __all__ = [
     "Bins",
     "Calibrated",
     "Cart",
+    "Cluster",
     "Column",
     "Comparison",
+    "Copula",
     "Disclosure",
     "DpCart",
     "Estimates",
     "Guard",
     "Identifier",
+    "LatentNormal",
     "Nested",
     "Pooled",
     "Protected",
@@ -49,6 +55,8 @@ __all__ = [
     "find_relations",
     "load_boys",
     "mean",
+    "mixed",
+    "plot_chains",
     "plot_coefficients",
     "plot_compare",
     "pool",
@@ -56,6 +64,7 @@ __all__ = [
     "protect",
     "quantile",
     "report",
+    "slopes",
     "std",
     "synthesize",
     "table",

@@ -8,7 +8,9 @@ observed column: who does not know it can tell neither which donor a row had nor
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,8 @@ MARGIN = "margin"
 SIDE, NEAR = 2, 0.1
 # A margin is moved only if its rare values are so many rows, and as many of them are different.
 LEAST_ROWS, MOSTLY = 21, 0.5
+# What a file keeps.
+RECORD, ARRAYS = ("kind", "noise", "mean", "sd", "key"), ("ranks", "numbers", "centres", "reach", "moves")
 # Words of smoothing and of noise beside those that chose donors.
 SMOOTH_WORDS, NOISE_WORDS = np.uint64(0x6A09E667F3BCC909), np.uint64(0xBB67AE8584CAA73B)
 
@@ -102,6 +106,19 @@ class Blur:
         key = _key(values, counts)
         places = ranks.astype(np.uint32)
         return cls(kind, noise, mean, sd, smoothing, grid, places, values, centres, _reach(centres), moves, key)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What ``of_state`` makes the same of: a record for JSON, and arrays by name."""
+        record = {name: getattr(self, name) for name in RECORD}
+        record |= {"smoothing": asdict(self.smoothing), "grid": asdict(self.grid)}
+        return record, {name: getattr(self, name) for name in ARRAYS}
+
+    @classmethod
+    def of_state(cls, record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Blur:
+        """The one that gave this state."""
+        own = {name: record[name] for name in RECORD} | {name: arrays[name] for name in ARRAYS}
+        own |= {"smoothing": Smoothing(**record["smoothing"]), "grid": Grid(**record["grid"])}
+        return cls(**(own | {"key": tuple(record["key"])}))
 
     def secret(self, words: Words) -> Words:
         """The words (n_words, n) or (n,) that the column is drawn with, made of those that everybody may know."""

@@ -30,8 +30,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth import _calibrate, _tree
+from fastsynth.blur import MARGIN, Blur, is_continuous
 from fastsynth.calibration import CLIP, Combination, Features, Floats, Grid, Linear, Rows, Shift, Tilt
 from fastsynth.columns import EncodedTable, Ranks, Variable
+from fastsynth.errors import DataError
 from fastsynth.methods import (
     Cart,
     ColumnModel,
@@ -303,6 +305,35 @@ def exact_to(variable: Variable) -> float | None:
     if pa.types.is_floating(variable.dtype):
         return 2e-3 if pa.types.is_float16(variable.dtype) else 2.4e-7
     return None
+
+
+def find_blur(variable: Variable, held: NDArray[np.int64], kind: str | None, noise: float, margin: int) -> Blur | None:
+    """What is done to the drawn numbers of a column, learned from the people who have each rank (n_ranks,).
+
+    Without smoothing or noise, numbers of a continuous column that fewer than ``margin`` people have are moved among
+    their neighbours; None where there is nothing to do.
+
+    Raises
+    ------
+    DataError
+        Numbers that a float cannot tell apart, but are to be smoothed.
+    """
+    asked = kind is not None or noise > 0
+    if not asked and not (margin and is_continuous(held, margin)):
+        return None
+    numbers = variable.numbers()
+    if is_beyond_floats(variable, numbers):
+        if not asked:
+            return None
+        raise DataError(
+            f"Column {variable.name!r} has whole numbers, or times, beyond 2^53: cast it to smooth it, times to us."
+        )
+    # Of the values that move: those on which a column piles up may lie on a coarser grid.
+    moving = held > 0 if asked else (held > 0) & (held < margin)
+    grid = find_grid(numbers[moving], exact_to(variable), None if asked else held[moving])
+    known = numbers[held > 0]
+    grid = replace(grid, low=float(known.min()), high=float(known.max()))
+    return Blur.of(kind if asked else MARGIN, noise, numbers, held, grid, margin)
 
 
 def count_rows(job: Job) -> NDArray[np.int64]:

@@ -16,15 +16,17 @@ from typing import Any
 import click
 import polars as pl
 
+from fastsynth.blocks import BLOCKS, Block
+from fastsynth.clusters import Cluster
 from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
 from fastsynth.errors import ClusterError, FastsynthError, OptionError, OutputError
 from fastsynth.methods import METHODS, Calibrated, Cart
 from fastsynth.model_file import check_new_file
+from fastsynth.options import Column, Guard, Rule, find_method
 from fastsynth.output import AUDIT, Output, copy_name, part_name
 from fastsynth.pictures import plot_compare
-from fastsynth.plan import Column, Guard, Rule, find_method
 from fastsynth.pooling import format_table, pool
 from fastsynth.report import check_new_report, report
 from fastsynth.run import part_names
@@ -45,6 +47,8 @@ CONFIG_KEYS = (
     "forbid",
     "where",
     "strata",
+    "cluster",
+    "blocks",
     "weights",
     "relations",
     "given",
@@ -69,6 +73,7 @@ FIT_OPTIONS = (
     "visit_sequence",
     "proper",
     "strata",
+    "cluster",
     "weights",
     "relations",
     "fit_rows",
@@ -114,12 +119,15 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     known = {
         "m": click.option("-m", type=int, help="Number of copies (5, or that of the model)."),
         "k": click.option("-k", type=int, help="Rows of each copy (as many as the original)."),
-        "method": click.option("--method", help=f"Of columns without their own: {', '.join(METHODS)} (calibrated)."),
+        "method": click.option(
+            "--method", help=f"Of columns without their own: {', '.join([*METHODS, *BLOCKS])} (calibrated)."
+        ),
         "minbucket": click.option("--minbucket", type=int, help="Fewest rows in a leaf (that of the method)."),
         "visit_sequence": click.option(
             "--visit-sequence", type=click.Choice(["auto", "table"]), help="Columns by kind (auto) or as in the table."
         ),
         "strata": click.option("--strata", multiple=True, metavar="COLUMN", help="Models for each of its values."),
+        "cluster": click.option("--cluster", metavar="COLUMN", help="Rows with the same value belong together."),
         "weights": click.option("--weights", metavar="COLUMN", help="Survey weights: copies represent the population."),
         "relations": click.option(
             "--relations", type=click.Choice(["auto"]), help="Find exact relations and keep them."
@@ -446,9 +454,11 @@ def _read_options(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     options["client"] = _client(options.pop("scheduler", None))
     minbucket = options.pop("minbucket", None)
     if minbucket is not None:
-        method = find_method(options.get("method", "calibrated"))
+        method = options.get("method", "calibrated")
+        joint = isinstance(method, Block) or (isinstance(method, str) and method in BLOCKS)
+        method = method if joint else find_method(method)
         if not isinstance(method, Cart | Calibrated):
-            raise OptionError(f"--minbucket is an option of methods cart and calibrated, not of {method.name}.")
+            raise OptionError(f"--minbucket is an option of methods cart and calibrated, not of {method!r}.")
         options["method"] = replace(method, minbucket=minbucket)
     return options
 
@@ -472,6 +482,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     options["method"] = _method(options.get("method", "calibrated"))
     if "guard" in options:
         options["guard"] = _guard(options["guard"])
+    if isinstance(options.get("cluster"), dict):
+        options["cluster"] = _cluster(options["cluster"])
+    if "blocks" in options:
+        options["blocks"] = _blocks(options["blocks"])
     options["columns"] = {name: _column(name, record) for name, record in columns.items()}
     return options
 
@@ -482,6 +496,22 @@ def _column(name: str, record: Any) -> Column:
     read = {"method": _method, "rules": _rules, "bounds": _bounds, "coding": _bounds}
     read |= {"rare_levels": _rare_levels, "guard": _guard}
     return Column(**{key: read[key](value) if key in read else value for key, value in record.items()})
+
+
+def _cluster(record: dict[str, Any]) -> Cluster:
+    if not {"column"} <= {*record} <= {"column", "structure"}:
+        raise OptionError(f"cluster={record!r}: must be a column, or a table with column and structure.")
+    return Cluster(**record)
+
+
+def _blocks(records: Any) -> list[Block]:
+    """A list of tables with name, columns and further options."""
+    if not isinstance(records, list) or not all(isinstance(r, dict) and r.get("name") in BLOCKS for r in records):
+        raise OptionError(
+            f'blocks={records!r}: must be a list such as [{{name = "joint", columns = ["a", "b"]}}]; names are '
+            f"{', '.join(BLOCKS)}."
+        )
+    return [_method(record) for record in records]
 
 
 def _rules(records: Any) -> list[Rule]:
@@ -522,9 +552,11 @@ def _method(record: Any) -> Any:
     if not isinstance(record, dict):
         return record
     options = {key: value for key, value in record.items() if key != "name"}
-    if record.get("name") not in METHODS:
-        raise OptionError(f"method {record!r}: name must be one of {', '.join(METHODS)}.")
+    if record.get("name") not in [*METHODS, *BLOCKS]:
+        raise OptionError(f"method {record!r}: name must be one of {', '.join([*METHODS, *BLOCKS])}.")
     try:
+        if record["name"] in BLOCKS:
+            return BLOCKS[record["name"]](*options.pop("columns", ()), **options)
         return METHODS[record["name"]](**options)
     except TypeError:
         raise OptionError(f"method {record!r}: unknown option of {record['name']}.") from None

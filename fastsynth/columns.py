@@ -19,8 +19,8 @@ This module knows nothing of models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +39,8 @@ Ranks = NDArray[np.unsignedinteger[Any]]
 
 # Code of a value that the column never had; no tree knows it.
 UNSEEN = MAX_CODES
+# Further variables that hold what the first row of a cluster has.
+FIRST = "first"
 # Text of which at least this share of the rows has a value of its own names people.
 IDENTIFIER_SHARE = 0.9
 
@@ -69,7 +71,8 @@ class Variable:
     calendar : tuple of (int, str), or None
         Of what is no column of the table but a part ("weekday", "month", "hour") of the dates in the column of a slot,
         which later columns are predicted from: this slot, and the part. ``bins`` has the code of each rank of the
-        dates.
+        dates. Likewise "size", the rows of a cluster, and "first", what the first row of a cluster has of a column,
+        whose codes are those of the column.
     """
 
     name: str
@@ -86,7 +89,7 @@ class Variable:
     @property
     def codes_are_ranks(self) -> bool:
         """Whether a code says all that a rank does."""
-        return self.bins is None or self.calendar is not None
+        return self.bins is None or (self.calendar is not None and self.calendar[1] != FIRST)
 
     @property
     def first_code(self) -> int:
@@ -107,6 +110,11 @@ class Variable:
     def rank_dtype(self) -> type[np.uint16] | type[np.uint32]:
         """Smallest type that holds its ranks."""
         return np.uint16 if len(self.values) <= MAX_CODES else np.uint32
+
+    def blank(self) -> Variable:
+        """The column with nothing known of its values."""
+        values = self.values[:1]
+        return replace(self, values=values, first=1, has_nan=False, bins=None, has_missing=True, n_used=0)
 
     def codes(self, ranks: Ranks) -> Codes:
         """Codes of an array of ranks (of the dates, for a part of them)."""
@@ -208,8 +216,9 @@ class Variable:
     def numbers_of_codes(self) -> NDArray[np.float64]:
         """Number of each code, NaN for missing; the mean where a code stands for several values. Only for numbers."""
         numbers = self.numbers()
-        if self.bins is None:
+        if self.codes_are_ranks:
             return numbers
+        assert self.bins is not None
         known = ~np.isnan(numbers)
         size = np.bincount(self.bins[known], minlength=self.n_codes)
         total = np.bincount(self.bins[known], weights=numbers[known], minlength=self.n_codes)
@@ -217,9 +226,15 @@ class Variable:
 
     def numbers_at(self, codes: Codes) -> NDArray[np.float64]:
         """Numbers of some codes, NaN for missing; of a code that stands for several values the lowest."""
-        ranks = codes if self.bins is None else np.searchsorted(self.bins, codes)
-        numbers = numbers_of(self.values.take(pa.array(ranks)))
+        numbers = numbers_of(self.values.take(pa.array(self.lowest_ranks(codes))))
         return np.where(codes < self.first_code, np.nan, numbers)
+
+    def lowest_ranks(self, codes: Codes) -> Ranks:
+        """The rank of some codes, of one that stands for several values the lowest."""
+        if self.codes_are_ranks:
+            return codes
+        assert self.bins is not None
+        return np.searchsorted(self.bins, codes).astype(self.rank_dtype)
 
     def nearest_codes(self, column: pa.Array) -> Codes:
         """Codes of computed values, which need not be among the values seen. O(k log n_ranks).
@@ -284,7 +299,9 @@ class EncodedTable:
         return self._numbers[slot]
 
 
-def encode(table: pa.Table, frame: Frame, cont_na: Mapping[str, Sequence[Any]] | None = None) -> EncodedTable:
+def encode(
+    table: pa.Table, frame: Frame, cont_na: Mapping[str, Sequence[Any]] | None = None, many: str | None = None
+) -> EncodedTable:
     """Code every column. O(n log n) a column at worst; 2 bytes a cell, up to 4 more for NaN or binned codes.
 
     Parameters
@@ -293,6 +310,8 @@ def encode(table: pa.Table, frame: Frame, cont_na: Mapping[str, Sequence[Any]] |
     frame : Frame
     cont_na : dict of str to list, optional
         Values of numeric columns that are kinds of missing.
+    many : str, optional
+        A column whose categories only say which rows belong together: there may be any number.
 
     Raises
     ------
@@ -306,7 +325,8 @@ def encode(table: pa.Table, frame: Frame, cont_na: Mapping[str, Sequence[Any]] |
     for slot, name in enumerate(table.column_names):
         _check_type(name, table.schema.field(name).type)
         missing = missing_codes(name, table.schema.field(name).type, (cont_na or {}).get(name, ()))
-        variable, column_ranks = _encode_column(name, table.column(slot), missing, frame.backend == "pandas")
+        keep_unused = frame.backend == "pandas"
+        variable, column_ranks = _encode_column(name, table.column(slot), missing, keep_unused, name == many)
         codes[slot] = variable.codes(column_ranks)
         variables.append(variable)
         ranks.append(codes[slot] if variable.bins is None else column_ranks)
@@ -325,6 +345,29 @@ def _parts_of(dtype: pa.DataType) -> tuple[str, ...]:
 
 def _part_of(dates: pa.Array, part: str) -> pa.Array:
     return CALENDAR[part](dates).cast(pa.int8())
+
+
+def size_of_cluster(cluster: Variable, slot: int, rows: NDArray[np.int64]) -> list[Variable]:
+    """How many rows a row's cluster has, as a further variable; none where all have as many.
+
+    ``rows`` are those of each rank of the column at ``slot`` that names the clusters.
+    """
+    sizes, code = np.unique(rows[cluster.first :], return_inverse=True)
+    if len(sizes) < 2:
+        return []
+    bins = np.append(np.zeros(cluster.first, np.uint16), code + 1).astype(np.uint16)
+    values = pa.concat_arrays([pa.nulls(1, pa.int64()), pa.array(sizes)])
+    known = (values, pa.int64(), 1, False, bins)
+    return [Variable(f"{cluster.name}.size", "numeric", *known, False, len(sizes), (slot, "size"))]
+
+
+def of_first_row(variables: Sequence[Variable], names: Collection[str]) -> list[Variable]:
+    """What the first row of a row's cluster has, as further variables: one for each of some columns."""
+    return [
+        replace(variable, name=f"{variable.name}.{FIRST}", calendar=(slot, FIRST))
+        for slot, variable in enumerate(variables)
+        if variable.name in names
+    ]
 
 
 def calendars(variables: Sequence[Variable]) -> list[Variable]:
@@ -386,7 +429,9 @@ def missing_codes(name: str, dtype: pa.DataType, given: Sequence[Any]) -> pa.Arr
     return codes.take(pc.sort_indices(codes))
 
 
-def _encode_column(name: str, column: pa.ChunkedArray, missing: pa.Array, keep_unused: bool) -> tuple[Variable, Ranks]:
+def _encode_column(
+    name: str, column: pa.ChunkedArray, missing: pa.Array, keep_unused: bool, many: bool = False
+) -> tuple[Variable, Ranks]:
     if pa.types.is_dictionary(column.type):
         return _encode_dictionary(name, column, keep_unused)
     if pa.types.is_null(column.type):
@@ -405,7 +450,7 @@ def _encode_column(name: str, column: pa.ChunkedArray, missing: pa.Array, keep_u
         ranks = rank_of[ranks]
     rows = np.bincount(ranks, minlength=len(distinct) + 1) if len(distinct) >= MAX_CODES else None
     has_null = bool(storage.null_count)
-    return _plain_variable(name, column.type, distinct, has_nan, n_missing, has_null, rows), ranks
+    return _plain_variable(name, column.type, distinct, has_nan, n_missing, has_null, rows, many), ranks
 
 
 def _missing_first(distinct: pa.Array, missing: pa.Array, has_nan: bool) -> tuple[NDArray[np.int64], int]:
@@ -427,6 +472,7 @@ def _plain_variable(
     n_missing: int,
     has_null: bool,
     rows: NDArray[np.int64] | None,
+    many: bool = False,
 ) -> Variable:
     """Variable of a column that is no dictionary.
 
@@ -438,6 +484,8 @@ def _plain_variable(
         How many of them are missing codes.
     rows : ndarray of shape (len(distinct) + 1,), dtype=int64
         Rows of each rank, null included; only needed where there are more values than codes.
+    many : bool
+        Whether there may be more categories than codes.
     """
     n_values = len(distinct) - has_nan
     first = 1 + has_nan + n_missing
@@ -446,7 +494,7 @@ def _plain_variable(
     bins = None
     if kind == "unordered" and n_values > MAX_CODES - 1:
         assert rows is not None
-        if n_values < IDENTIFIER_SHARE * rows.sum():
+        if n_values < IDENTIFIER_SHARE * rows.sum() and not many:
             raise too_many_levels(name, n_values)
         # It names people: nothing is learned from it, and trees see one code.
         bins = np.zeros(len(values), np.uint16)
@@ -570,8 +618,9 @@ class Tally:
     n_rows, n_null, n_nan, n_infinite : int
     """
 
-    def __init__(self, name: str, dtype: pa.DataType, cont_na: Sequence[Any] = ()) -> None:
+    def __init__(self, name: str, dtype: pa.DataType, cont_na: Sequence[Any] = (), many: bool = False) -> None:
         _check_type(name, dtype)
+        self.many = many
         self.missing = missing_codes(name, dtype, cont_na)
         self.name = name
         self.dtype = dtype
@@ -624,7 +673,8 @@ class Tally:
             self._parts = [_add_up(pa.concat_tables(self._parts))]
         _refuse_infinite(self.name, self.n_infinite)
         n_values = len(self._parts[0]) if self._parts else 0
-        if _kind(self.dtype) == "unordered" and 8 * MAX_CODES < n_values < IDENTIFIER_SHARE * self.n_rows / 2:
+        few = 8 * MAX_CODES < n_values < IDENTIFIER_SHARE * self.n_rows / 2
+        if _kind(self.dtype) == "unordered" and few and not self.many:
             raise too_many_levels(self.name, n_values)
 
     def variable(self, keep_unused: bool) -> tuple[Variable, NDArray[np.int64]]:
@@ -648,7 +698,7 @@ class Tally:
             distinct, rows = distinct.take(pa.array(order)), rows[order]
         rows = np.append(self.n_null, rows)
         kinds = (bool(self.n_nan), n_missing, bool(self.n_null))
-        return _plain_variable(self.name, self.dtype, distinct, *kinds, rows), rows
+        return _plain_variable(self.name, self.dtype, distinct, *kinds, rows, self.many), rows
 
     def _dictionary_variable(
         self, values: pa.Array, rows: NDArray[np.int64], keep_unused: bool

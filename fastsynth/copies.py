@@ -19,6 +19,7 @@ from fastsynth.execute import Executor, Threads
 from fastsynth.model import Model
 from fastsynth.output import AUDIT, MANIFEST, Output, copy_name, read_folder
 from fastsynth.pooling import Analyses
+from fastsynth.regressions import AddedNoise, informed
 from fastsynth.rules import Design
 from fastsynth.run import find_v, fingerprint, part_names, write_table
 from fastsynth.source import FileSource, Frame, Source, TableSource, filesystem, open_source
@@ -183,13 +184,29 @@ class Synthesis(Sequence[Any]):
 
     @property
     def identifiers(self) -> list[str]:
-        """Columns of fresh identifiers, which have nothing to do with those of the original."""
-        return [record["column"] for record in self._records if record["action"] == "identifier"]
+        """Columns of fresh identifiers, or names of clusters, which have nothing to do with those of the original."""
+        return [record["column"] for record in self._records if record["action"] in ("identifier", "cluster")]
 
     @property
     def kept(self) -> list[str]:
         """Columns with the original's values in every row."""
         return [record["column"] for record in self._records if record["action"] == "keep"]
+
+    @property
+    def noise(self) -> AddedNoise:
+        """Noise that was declared (``Column(noise=)``, ``controls.Noise``), for ``fs.slopes(..., corrected=True)``."""
+        noisy = {record["column"]: record["noise"] for record in self._records if record.get("noise")}
+        partly = {record["column"] for record in self._records if record.get("noise") and record["n_spikes"]}
+        after: dict[str, float] = {}
+        for done in self.protection:
+            if done["measure"] == "Noise":
+                name = done["columns"][0]
+                # Twice is more: variances of what is added add up, in units of a variance that is kept.
+                after[name] = ((1 + after.get(name, 0.0) ** 2) * (1 + done["share"] ** 2) - 1) ** 0.5
+                partly |= {name} if done.get("leave") else set()
+        drawn = {name: share for name, share in noisy.items() if name not in partly}
+        turn = {record["column"]: record.get("turn", 0) for record in self._records}
+        return AddedNoise(drawn, turn, {n: share for n, share in after.items() if n not in partly}, partly)
 
     @staticmethod
     def is_folder(path: str | os.PathLike[str]) -> bool:
@@ -268,6 +285,8 @@ class Synthesis(Sequence[Any]):
         """
         if not callable(function):
             raise OptionError(f"analyse needs a function of one copy, for example lambda d: ..., not {function!r}.")
+        if isinstance(function, Analysis):
+            function = informed(function, self.noise)
         if client is None:
             return Analyses([_analyse(copy, self._frame, function) for copy in self._copies], self.design)
         jobs = [(copy, self._frame) for copy in self._copies]

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fastsynth.blocks import Belonging, Block, BlockModel
 from fastsynth.climb import climb, climb_kinds
-from fastsynth.columns import Ranks, taken
+from fastsynth.clusters import Layout
+from fastsynth.columns import Codes, Ranks, taken
 from fastsynth.errors import PlanError
 from fastsynth.exact import Exact, value_hashes
 from fastsynth.identifiers import fresh
@@ -23,7 +27,7 @@ from fastsynth.methods import ColumnModel, people_of_ranks
 from fastsynth.model import Model
 from fastsynth.plan import Step
 from fastsynth.rowwise import evaluate, table_of, under_rules, within_limit
-from fastsynth.streams import DRAW, FRESH, GUARD, IDENTIFIER, STRATUM, random_words, unit
+from fastsynth.streams import CLUSTER, DRAW, FRESH, GUARD, IDENTIFIER, STRATUM, hashed, random_words, unit
 
 # Rows that share a stream of random numbers. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
@@ -53,25 +57,115 @@ def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> t
     """
     counts: Counter[str] = Counter()
     numbers = np.arange(start, stop, dtype=np.int64)
-    arrays, dead = _Draw(model, entropy, copy, numbers, 0, counts).run()
-    n_dead, attempt = len(dead), 0
-    while len(dead):
-        attempt += 1
-        counts[""] += len(dead)
-        again, still = _Draw(model, entropy, copy, numbers[dead], attempt, counts).run()
-        if len(still) and (attempt == WHOLE_TRIES or (len(still) == n_dead >= HOPELESS[1] and attempt == HOPELESS[0])):
-            raise _nothing_admissible(model, len(still), attempt)
-        place = np.arange(len(numbers))
-        place[dead] = len(numbers) + np.arange(len(dead))
-        arrays = [taken(_concat(old, new), place) for old, new in zip(arrays, again, strict=True)]
-        dead = dead[still]
+    upper = None
+    if model.clusters is not None:
+        # Where the first row of a cluster leads, all rows of it are drawn, though some are of other blocks.
+        numbers = _whole_clusters(model, copy, numbers) if model.clusters.led else numbers
+        upper = _draw_clusters(model, entropy, copy, numbers)
+    arrays, _ = _until_alive(
+        lambda some, attempt: _Draw(model, entropy, copy, numbers[some], attempt, counts, 1, _at(upper, some)),
+        len(numbers),
+    )
     if model.exact is not None and model.exact.keep < 1:
-        arrays = _without_copies(model, model.exact, entropy, copy, numbers, arrays)
+        arrays = _without_copies(model, model.exact, entropy, copy, numbers, arrays, upper)
+    arrays = [array.slice(start - numbers[0], stop - start) for array in arrays]
     return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema), counts
 
 
+def _until_alive(make: Callable[[NDArray[np.int64], int], _Draw], n: int) -> tuple[list[Any], Codes]:
+    """Columns and codes of n rows, of which those without admissible values are drawn anew as a whole."""
+    drawn = make(np.arange(n), 0)
+    arrays, dead = drawn.run()
+    codes = drawn.codes
+    n_dead, attempt = len(dead), 0
+    while len(dead):
+        attempt += 1
+        drawn.counts[""] += len(dead)
+        drawn = make(dead, attempt)
+        again, still = drawn.run()
+        if len(still) and (attempt == WHOLE_TRIES or (len(still) == n_dead >= HOPELESS[1] and attempt == HOPELESS[0])):
+            raise _nothing_admissible(drawn.model, len(still), attempt)
+        place = np.arange(n)
+        place[dead] = n + np.arange(len(dead))
+        pairs = zip(arrays, again, strict=True)
+        arrays = [None if old is None else taken(_concat(old, new), place) for old, new in pairs]
+        codes[dead] = drawn.codes
+        dead = dead[still]
+    return arrays, codes
+
+
+# Clusters
+
+
+def _whole_clusters(model: Model, copy: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All rows of the clusters that some successive rows are in."""
+    assert model.clusters is not None
+    layout = model.clusters.layout(model.extent[0], copy, model.extent[2])
+    low, high = layout.of_rows(numbers[[0, -1]])
+    return np.arange(layout.starts[low], layout.starts[high + 1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Upper:
+    """Clusters of some rows of a copy, and what is drawn of them::
+
+        row of the copy        0  1  2  3  4  5      cluster   the cluster of the copy that each row is in
+        cluster                7  7  7  8  8  9      place     its place among the clusters of these rows
+        place                  0  0  0  1  1  2
+        clusters               7     8     9
+        donors, codes, arrays  .     .     .         one entry for each of them
+
+    Any task that has a row of a cluster finds the same of it: its random words come from its number.
+
+    Attributes
+    ----------
+    layout : Layout or None
+        None where clusters are those of the original.
+    """
+
+    layout: Layout | None
+    cluster: NDArray[np.int64]
+    place: NDArray[np.int64]
+    clusters: NDArray[np.int64]
+    donors: NDArray[np.int32]
+    codes: Codes
+    arrays: list[Any]
+
+
+def _at(upper: _Upper | None, rows: NDArray[np.int64]) -> _Upper | None:
+    """The clusters of some of the rows."""
+    return None if upper is None else replace(upper, cluster=upper.cluster[rows], place=upper.place[rows])
+
+
+def _draw_clusters(model: Model, entropy: int, copy: int, numbers: NDArray[np.int64]) -> _Upper:
+    """Draw what is constant within clusters, once for each cluster of some rows."""
+    own = model.clusters
+    assert own is not None
+    layout = None if own.rows is not None else own.layout(model.extent[0], copy, model.extent[2])
+    cluster = own.rows[numbers].astype(np.int64) if own.rows is not None else layout.of_rows(numbers)  # type: ignore
+    clusters, place = np.unique(cluster, return_inverse=True)
+    donors = clusters.astype(np.int32) if layout is None else layout.donors[clusters]
+    blank = np.zeros((len(clusters), len(model.variables)), np.uint16)
+    upper = _Upper(layout, cluster, place, clusters, donors, blank, [])
+    # Counts of clusters would be counted again by each task that has some rows of it.
+    alone = Counter[str]()
+    arrays, codes = _until_alive(
+        lambda some, attempt: _Draw(
+            model, entropy, copy, clusters[some], attempt, alone, 2, replace(upper, donors=donors[some])
+        ),
+        len(clusters),
+    )
+    return replace(upper, arrays=arrays, codes=codes)
+
+
 def _without_copies(
-    model: Model, exact: Exact, entropy: int, copy: int, numbers: NDArray[np.int64], arrays: list[pa.Array]
+    model: Model,
+    exact: Exact,
+    entropy: int,
+    copy: int,
+    numbers: NDArray[np.int64],
+    arrays: list[pa.Array],
+    upper: _Upper | None,
 ) -> list[pa.Array]:
     """Redraw one column of the rows that equal a real row, but for the share that a fresh sample would have.
 
@@ -83,7 +177,7 @@ def _without_copies(
     lost = Counter[str]()
 
     def keeping(rows: NDArray[np.int64], attempt: int) -> _Draw:
-        return _Draw(model, entropy, copy, numbers[rows], attempt, lost)
+        return _Draw(model, entropy, copy, numbers[rows], attempt, lost, 1, _at(upper, rows))
 
     bad = exact.find(model.variables, arrays)
     stays = unit(keeping(bad, 0)._words(FRESH, 0, 1, 0)[0]) < exact.keep if len(bad) else np.zeros(0, bool)
@@ -152,13 +246,25 @@ class _Draw:
     Parameters
     ----------
     numbers : ndarray of shape (n,), dtype=int64
-        Of the rows within the copy.
+        Of the rows within the copy; at level 2, of the clusters.
     attempt : int
         0, or how often these rows were drawn before.
+    level : int
+        2 to draw clusters instead of rows.
+    upper : _Upper or None
+        The rows' clusters; at level 2, those that are drawn.
     """
 
     def __init__(
-        self, model: Model, entropy: int, copy: int, numbers: NDArray[np.int64], attempt: int, counts: Counter[str]
+        self,
+        model: Model,
+        entropy: int,
+        copy: int,
+        numbers: NDArray[np.int64],
+        attempt: int,
+        counts: Counter[str],
+        level: int = 1,
+        upper: _Upper | None = None,
     ) -> None:
         self.model = model
         self.entropy = entropy
@@ -166,16 +272,36 @@ class _Draw:
         self.numbers = numbers
         self.attempt = attempt
         self.counts = counts
-        self.codes = np.zeros((len(numbers), len(model.variables)), np.uint16)
-        self.arrays: list[pa.Array] = [None] * len(model.frame.schema)
+        self.level = level
+        self.upper = upper
+        self.arrays: list[Any] = [None] * len(model.frame.schema)
         self.dead = np.zeros(len(numbers), bool)
+        self.donor: NDArray[np.int32] | None = None
+        if upper is None or level == 2:
+            self.codes = np.zeros((len(numbers), len(model.variables)), np.uint16)
+        else:
+            self.codes = upper.codes[upper.place]
+            self.donor = upper.donors[upper.place]
+        clusters = model.clusters
+        self.leader: NDArray[np.int64] | None = None
+        if clusters is not None and clusters.led and upper is not None and level == 1:
+            # Rows come in whole clusters, so the first of each is its first row.
+            self.leader = np.searchsorted(upper.cluster, upper.cluster)
 
     def run(self) -> tuple[list[pa.Array], NDArray[np.int64]]:
         """The columns, and the places of rows for which no value of some column was admissible."""
-        self.rows_of_strata = [np.arange(len(self.numbers), dtype=np.uint32)]
+        rows = np.arange(len(self.numbers), dtype=np.uint32)
+        self.rows_of_strata = [rows] if self.leader is None else [rows[self.leader == rows], rows[self.leader != rows]]
         strata = self.model.strata
+        if self.level == 2 and self.upper is not None:
+            self._set_sizes(self.upper.donors)
         for step in self.model.plan.steps:
-            if self.model.given is not None and step.name in self.model.given.column_names:
+            if self.level == 2:
+                if step.level == 2 and step.action != "cluster":
+                    self._draw_upper(step)
+            elif step.level == 2 and step.action != "keep":
+                self._take_upper(step)
+            elif self.model.given is not None and step.name in self.model.given.column_names:
                 self._set(step, taken(self.model.given.column(step.name).combine_chunks(), self.numbers))
             elif step.action == "passive":
                 self._compute(step)
@@ -185,17 +311,25 @@ class _Draw:
                 self._set_ranks(step, self.model.kept[step.slot][self.numbers])
             elif step.action == "stratum":
                 self._draw_stratum(step)
+            elif step.action == "structure":
+                self._resample(step)
+            elif step.action == "joint":
+                self._draw_jointly(step)
             else:
                 self._draw(step)
             if strata is not None and step.slot == strata.slots[-1]:
                 self._part_by_stratum()
-        return self.arrays, np.flatnonzero(self.dead)
+        dead = self.dead if self.leader is None else np.bincount(self.leader, self.dead, len(rows))[self.leader] > 0
+        return self.arrays, np.flatnonzero(dead)
 
     def hold(self, arrays: list[pa.Array], rows: NDArray[np.int64]) -> None:
         """Take over rows that were drawn already."""
         self.rows_of_strata = [np.arange(len(rows), dtype=np.uint32)]
         for step in self.model.plan.steps:
-            self._set(step, taken(arrays[step.slot], rows))
+            if step.action == "cluster":
+                self.arrays[step.slot] = taken(arrays[step.slot], rows)
+            else:
+                self._set(step, taken(arrays[step.slot], rows))
         if self.model.strata is not None:
             self._part_by_stratum()
 
@@ -241,12 +375,20 @@ class _Draw:
             if slot != step.slot:
                 # A missing code is no date.
                 self.codes[self.codes[:, step.slot] < self.model.variables[step.slot].first_code, slot] = 0
+        self._lead(step)
 
     def _set_ranks(self, step: Step, ranks: Ranks) -> None:
         variable = self.model.variables[step.slot]
         for slot in self.model.slots_of(step.slot):
             self.codes[:, slot] = self.model.variables[slot].codes(ranks)
         self.arrays[step.slot] = variable.decode(ranks)
+        self._lead(step)
+
+    def _lead(self, step: Step) -> None:
+        """Tell all rows of a cluster what the first one has of a column."""
+        slot = self.model.first_of(step.slot)
+        if slot is not None and self.leader is not None:
+            self.codes[:, slot] = self.codes[self.leader, step.slot]
 
     def _column(self, slot: int) -> pa.Array:
         return self.arrays[slot]
@@ -255,7 +397,13 @@ class _Draw:
         return table_of(slots, self._column, self.model.variables, self.model.frame.schema)
 
     def _words(self, kind: int, slot: int, n_words: int, attempt: int) -> NDArray[np.uint64]:
-        """Random words (n_words, n): each block of rows has a stream of its own, and so has each further attempt."""
+        """Random words (n_words, n): each block of rows has a stream of its own, and so has each further attempt.
+
+        Those of a cluster come from its number, because several tasks may have rows of it; and those of rows from
+        theirs, where tasks draw whole clusters.
+        """
+        if self.level == 2 or self.leader is not None:
+            return self._words_of_clusters(self.numbers, (slot, kind, attempt, self.level), n_words)
         parts, blocks = [], self.numbers // BLOCK_ROWS
         starts = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(blocks)]
         for low, high in itertools.pairwise(starts):
@@ -263,6 +411,133 @@ class _Draw:
             key = (kind, self.copy, slot, block) + ((attempt,) if attempt else ())
             parts.append(random_words(self.entropy, key, n * n_words).reshape(n_words, n))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+    def _words_of_clusters(self, numbers: NDArray[np.int64], key: tuple[int, ...], n_words: int) -> NDArray[np.uint64]:
+        """Random words (n_words, n) from the numbers of clusters, or rows."""
+        keys = random_words(self.entropy, (CLUSTER, self.copy, *key), n_words)
+        return hashed(numbers.astype(np.uint64)[None, :], keys[:, None])
+
+    # Clusters
+
+    def _draw_upper(self, step: Step) -> None:
+        """A column of clusters."""
+        own = self.model.clusters
+        assert own is not None
+        if step.action == "keep":
+            self._set_ranks(step, self.model.kept[step.slot][own.first_rows[self.numbers]])
+        elif step.action == "passive":
+            self._compute(step)
+        elif step.action == "joint":
+            self._draw_jointly(step)
+        else:
+            self._draw(step)
+
+    def _take_upper(self, step: Step) -> None:
+        """A column of clusters, for rows; their codes are there from the start."""
+        upper = self.upper
+        assert upper is not None
+        if step.action != "cluster":
+            self.arrays[step.slot] = taken(upper.arrays[step.slot], upper.place)
+            return
+        assert upper.layout is not None
+        assert step.pattern is not None
+        key = int(random_words(self.model.extent[0], (IDENTIFIER, self.copy, step.slot), 1)[0])
+        start, stop = int(upper.cluster.min()), int(upper.cluster.max()) + 1
+        dtype = self.model.frame.schema.field(step.name).type
+        names = fresh(step.pattern, key, start, stop, upper.layout.n_clusters, dtype)
+        self.arrays[step.slot] = taken(names, upper.cluster - start)
+
+    def _set_sizes(self, donors: NDArray[np.int32]) -> None:
+        """Codes of how many rows the clusters have."""
+        own = self.model.clusters
+        assert own is not None
+        for slot in self.model.slots_of(own.slot)[1:]:
+            known = self.model.variables[slot].numbers()[1:]
+            self.codes[:, slot] = np.searchsorted(known, own.sizes[donors]) + 1
+
+    def _resample(self, step: Step) -> None:
+        """A column that is taken from donor clusters, row by row."""
+        own, upper = self.model.clusters, self.upper
+        assert own is not None
+        assert upper is not None
+        assert upper.layout is not None
+        self._set_ranks(step, own.of_structure(step.slot, upper.layout, self.numbers, upper.cluster))
+
+    # Joint models
+
+    def _draw_jointly(self, step: Step) -> None:
+        """All columns of a joint model that are of this level, when the turn comes to the first of them."""
+        model, plan = self.model, self.model.plan
+        assert isinstance(step.method, Block)
+        steps = [one for one in plan.steps_of(step.method) if one.level == self.level]
+        if step is not steps[0]:
+            return
+        fitted = model.blocks[plan.blocks.index(step.method)]
+        drawn = self._jointly(fitted, steps, np.arange(len(self.numbers)), 0)
+        bad = self._set_jointly(steps, drawn)
+        for attempt in range(1, TRIES + 1):
+            if not len(bad):
+                return
+            again = self._jointly(fitted, steps, bad, attempt)
+            for slot, (ranks, numbers) in again.items():
+                drawn[slot][0][bad] = ranks
+                if len(numbers):
+                    drawn[slot][1][bad] = numbers
+            bad = self._set_jointly(steps, drawn)
+        self.dead[bad] = True
+
+    def _jointly(
+        self, fitted: tuple[BlockModel, ...], steps: list[Step], rows: NDArray[np.int64], attempt: int
+    ) -> dict[int, tuple[Ranks, NDArray[np.float64]]]:
+        """Ranks and numbers of the columns of a joint model for some rows, by slot."""
+        words = self._words(DRAW, steps[0].slot, fitted[0].n_words, attempt + self.attempt * (TRIES + 2))[:, rows]
+        drawn: dict[int, tuple[Ranks, NDArray[np.float64]]] = {}
+        place = np.zeros(len(self.numbers), np.int64)
+        place[rows] = np.arange(len(rows))
+        chosen = np.zeros(len(self.numbers), bool)
+        chosen[rows] = True
+        for block, of_stratum in zip(fitted, self.rows_of_strata, strict=True):
+            here = of_stratum[chosen[of_stratum]]
+            belonging = self._belonging(block, here)
+            own = block.draw(self.copy, self.level, self.codes[here], words[:, place[here]], belonging)
+            for slot, (ranks, numbers) in own.items():
+                if slot not in drawn:
+                    dtype = self.model.variables[slot].rank_dtype
+                    drawn[slot] = np.zeros(len(rows), dtype), np.full(len(rows) if len(numbers) else 0, np.nan)
+                drawn[slot][0][place[here]] = ranks
+                if len(numbers):
+                    drawn[slot][1][place[here]] = numbers
+        return drawn
+
+    def _belonging(self, block: BlockModel, rows: Rows) -> Belonging | None:
+        """Clusters of some rows for a joint model, which draws a row's effects and its cluster's columns together."""
+        upper = self.upper
+        if upper is None:
+            return None
+        key = (block.slots[0], DRAW, 0, 0, 0)
+        if self.level == 2:
+            words = self._words_of_clusters(self.numbers, key, block.n_cluster_words)
+            return Belonging(np.zeros(0, np.int64), upper.donors, self.codes, words)
+        words = self._words_of_clusters(upper.clusters, key, block.n_cluster_words)
+        return Belonging(upper.place[rows], upper.donors, upper.codes, words)
+
+    def _set_jointly(self, steps: list[Step], drawn: dict[int, tuple[Ranks, NDArray[np.float64]]]) -> NDArray[np.int64]:
+        """Set the columns of a joint model, and what rules say of them; the rows that break a limit."""
+        ok = np.ones(len(self.numbers), bool)
+        every = np.arange(len(self.numbers), dtype=np.uint32)
+        for step in steps:
+            ranks, numbers = drawn[step.slot][0].copy(), drawn[step.slot][1].copy()
+            for rank, under in under_rules(step, self._table(_parents(step))) if step.rules else ():
+                ranks[under] = rank
+                if len(numbers):
+                    numbers[under] = np.nan
+            if len(numbers):
+                self._set(step, self.model.variables[step.slot].compose(ranks, numbers))
+            else:
+                self._set_ranks(step, ranks)
+            if step.limits:
+                ok &= self._within_limits(step, every, ranks, numbers if len(numbers) else np.full(len(ranks), np.nan))
+        return np.flatnonzero(~ok)
 
     # Strata
 
@@ -306,7 +581,7 @@ class _Draw:
 
     def _draw(self, step: Step) -> None:
         model, variable = self.model, self.model.variables[step.slot]
-        n, columns = len(self.numbers), model.columns(self.copy, step.slot)
+        n, columns = len(self.numbers), model.columns(self.copy, step.slot)[: len(self.rows_of_strata)]
         where = model.where.get(step.slot)
         replaced = np.ones(n, bool) if where is None else where[self.numbers]
         if where is None:
@@ -314,10 +589,33 @@ class _Draw:
         else:
             ranks = model.kept[step.slot][self.numbers].copy()
         numbers = np.full(n if any(column.has_numbers for column in columns) else 0, np.nan)
+        of_strata = list(zip(columns, self.rows_of_strata, strict=True))
+        # The first row of a cluster is drawn before the others, which are drawn given it.
+        for turn in [of_strata] if self.leader is None else [[one] for one in of_strata]:
+            here = replaced
+            if self.leader is not None:
+                here = np.zeros(n, bool)
+                here[turn[0][1]] = True
+            self._draw_turn(step, turn, ranks, numbers, here)
+            if len(numbers):
+                self._set(step, variable.compose(ranks, numbers))
+            else:
+                self._set_ranks(step, ranks)
+
+    def _draw_turn(
+        self,
+        step: Step,
+        of_strata: list[tuple[ColumnModel, Rows]],
+        ranks: Ranks,
+        numbers: NDArray[np.float64],
+        replaced: NDArray[np.bool_],
+    ) -> None:
+        """Draw the rows of some strata that are replaced."""
+        columns = [column for column, _ in of_strata]
         words = self._words_of(step, columns, 0)
-        for column, rows in zip(columns, self.rows_of_strata, strict=True):
+        for column, rows in of_strata:
             for part in _parts(rows[replaced[rows]]):
-                column.draw(self.codes, part, _of_rows(words, part), ranks, numbers)
+                column.draw(self.codes, part, _of_rows(words, part), ranks, numbers, self.donor)
         free = replaced
         if step.rules:
             free = replaced.copy()
@@ -327,14 +625,9 @@ class _Draw:
                 if len(numbers):
                     numbers[under] = np.nan
         if step.limits:
-            self._admit(step, columns, ranks, numbers, replaced, free)
+            self._admit(step, of_strata, ranks, numbers, replaced, free)
         if step.guard is not None and step.guard.max_copies is not None and not len(numbers):
-            self._spread(step, columns, ranks, free, step.guard.max_copies)
-        array = variable.compose(ranks, numbers) if len(numbers) else variable.decode(ranks)
-        if len(numbers):
-            self._set(step, array)
-        else:
-            self._set_ranks(step, ranks)
+            self._spread(step, of_strata, ranks, free, step.guard.max_copies)
 
     def _words_of(self, step: Step, columns: list[ColumnModel], attempt: int) -> NDArray[np.uint64]:
         n_words = max(column.n_words for column in columns)
@@ -343,10 +636,15 @@ class _Draw:
     # Copies of donors
 
     def _spread(
-        self, step: Step, columns: list[ColumnModel], ranks: Ranks, free: NDArray[np.bool_], max_copies: int
+        self,
+        step: Step,
+        of_strata: list[tuple[ColumnModel, Rows]],
+        ranks: Ranks,
+        free: NDArray[np.bool_],
+        max_copies: int,
     ) -> None:
         """Give rows other donors where a value is drawn too often for the people who have it."""
-        held = people_of_ranks(columns, len(self.model.variables[step.slot].values))
+        held = people_of_ranks([column for column, _ in of_strata], len(self.model.variables[step.slot].values))
         allowed = np.where(held > 0, max_copies * held, len(ranks))
         block = (self.numbers // BLOCK_ROWS - self.numbers[0] // BLOCK_ROWS).astype(np.int64)
         numbers, words = np.full(len(ranks), np.nan), self._words(GUARD, step.slot, SPREADS, self.attempt)
@@ -370,7 +668,7 @@ class _Draw:
                 has_room: NDArray[np.bool_] = room[block[rows] * len(held) + rank] > 0  # noqa: B023
                 return has_room & self._within_limits(step, rows, rank, number)
 
-            for column, rows in zip(columns, self.rows_of_strata, strict=True):
+            for column, rows in of_strata:
                 here = np.intersect1d(over, rows, assume_unique=True)
                 lost, _ = climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers)
                 settled[lost] = True
@@ -381,7 +679,7 @@ class _Draw:
     def _admit(
         self,
         step: Step,
-        columns: list[ColumnModel],
+        of_strata: list[tuple[ColumnModel, Rows]],
         ranks: Ranks,
         numbers: NDArray[np.float64],
         replaced: NDArray[np.bool_],
@@ -403,18 +701,18 @@ class _Draw:
         bad = bad[~admissible(bad, ranks[bad], shifted[bad])]
         if not len(bad):
             return
+        columns = [column for column, _ in of_strata]
         # Words that choose the kind: once it is admissible, or a value, it stays.
         held = self._words_of(step, columns, 0)[0].copy()
-        of_strata = list(zip(columns, self.rows_of_strata, strict=True))
         for attempt in range(1, TRIES + 1):
             words = self._words_of(step, columns, attempt)
             for column, rows in of_strata:
                 here = np.intersect1d(bad, rows, assume_unique=True)
                 again = _of_rows(words, here)
                 if len(again) > 1:
-                    stays = column.has_value(self.codes, here, held[here], ranks.dtype)
+                    stays = column.has_value(self.codes, here, held[here], ranks.dtype, self.donor)
                     again[0] = held[here] = np.where(stays, held[here], again[0])
-                column.draw(self.codes, here, again, ranks, numbers)
+                column.draw(self.codes, here, again, ranks, numbers, self.donor)
             bad = bad[~admissible(bad, ranks[bad], shifted[bad])]
             if not len(bad):
                 return

@@ -20,8 +20,9 @@ This module knows arrays, and no tables, trees or columns.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +103,29 @@ class Effects:
     kinds: ClassEffects | None
     tau2: float
     sigma2: float
+
+    @property
+    def n_clusters(self) -> int:
+        """Clusters of the original."""
+        parts = [self.numbers, *(of.scores for of in (self.classes, self.kinds) if of is not None)]
+        return next((len(of) for of in parts if of is not None), 0)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What ``of_state`` makes the same of: a record for JSON, and arrays by name."""
+        arrays: dict[str, NDArray[Any]] = {} if self.numbers is None else {"numbers": self.numbers}
+        for name, of in (("classes", self.classes), ("kinds", self.kinds)):
+            if of is not None:
+                arrays |= {f"{name}_scores": of.scores, f"{name}_loadings": of.loadings}
+        return {"tau2": self.tau2, "sigma2": self.sigma2}, arrays
+
+    @classmethod
+    def of_state(cls, record: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Effects:
+        """The effects that gave this state."""
+        classes, kinds = (
+            ClassEffects(arrays[f"{name}_scores"], arrays[f"{name}_loadings"]) if f"{name}_scores" in arrays else None
+            for name in ("classes", "kinds")
+        )
+        return cls(arrays.get("numbers"), classes, kinds, record["tau2"], record["sigma2"])
 
     @property
     def icc(self) -> float:

@@ -34,6 +34,10 @@ class DataWarning(UserWarning):
     """Something about the table that the copies do not have, or have otherwise."""
 
 
+class ConvergenceWarning(UserWarning):
+    """The chains of a joint model have not mixed: what is drawn from them is not yet from its posterior."""
+
+
 class PrivacyWarning(UserWarning):
     """Something that takes a guarantee of privacy away."""
 

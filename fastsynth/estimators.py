@@ -125,7 +125,7 @@ class Analysis:
         OptionError
             Unknown columns, columns of a type that the statistic is not for, too many terms.
         """
-        columns, by = (tuple(map(_output_name, part)) for part in (self.columns, self.by))
+        columns, by = (tuple(map(output_name, part)) for part in (self.columns, self.by))
         estimates = self.compute(Rows(_select(copy, self), columns, by))
         if not estimates.terms:
             raise DataError(f"{self}: no group has enough rows with different values that are not missing.")
@@ -134,7 +134,7 @@ class Analysis:
         return estimates
 
     def __repr__(self) -> str:
-        columns, by = (", ".join(map(_output_name, part)) for part in (self.columns, self.by))
+        columns, by = (", ".join(map(output_name, part)) for part in (self.columns, self.by))
         return f"Analysis: {self.statistic} of {columns}" + (f" by {by}" if by else "")
 
 
@@ -175,7 +175,7 @@ def mean(column: ColumnOrExpr, *more: ColumnOrExpr, by: By = None) -> Analysis:
     >>> fs.pool(syn.analyse(fs.mean("hgt", by="reg"))).table["term"].to_list()[:2]
     ['hgt[reg=city]', 'hgt[reg=east]']
     """
-    return _analysis("mean", _means, (column, *more), by)
+    return analysis_of("mean", _means, (column, *more), by)
 
 
 def total(column: ColumnOrExpr, *more: ColumnOrExpr, by: By = None, rows: int | None = None) -> Analysis:
@@ -219,7 +219,7 @@ def total(column: ColumnOrExpr, *more: ColumnOrExpr, by: By = None, rows: int | 
     8430000.0
     """
     rows = None if rows is None else check_count("total: rows", rows)
-    return _analysis("total", partial(_totals, wanted=rows), (column, *more), by)
+    return analysis_of("total", partial(_totals, wanted=rows), (column, *more), by)
 
 
 def proportion(column: ColumnOrExpr, level: Any = None, by: By = None) -> Analysis:
@@ -269,7 +269,7 @@ def proportion(column: ColumnOrExpr, level: Any = None, by: By = None) -> Analys
     ('tall[reg=city]', 'logit')
     """
     levels = None if level is None else list(level) if isinstance(level, list | tuple) else [level]
-    return _analysis("proportion", partial(_proportions, levels=levels), (column,), by)
+    return analysis_of("proportion", partial(_proportions, levels=levels), (column,), by)
 
 
 def table(*columns: ColumnOrExpr) -> Analysis:
@@ -303,7 +303,7 @@ def table(*columns: ColumnOrExpr) -> Analysis:
     """
     if not columns:
         raise OptionError("table: name at least one column.")
-    return _analysis("table", _shares, columns, None)
+    return analysis_of("table", _shares, columns, None)
 
 
 def quantile(column: ColumnOrExpr, probability: float | Sequence[float] = 0.5, by: By = None) -> Analysis:
@@ -352,7 +352,7 @@ def quantile(column: ColumnOrExpr, probability: float | Sequence[float] = 0.5, b
     given = list(probability) if isinstance(probability, Iterable) else [probability]
     if not given or not all(isinstance(p, numbers.Real) and 0 < p < 1 for p in given) or len(set(given)) < len(given):
         raise OptionError(f"quantile: probability={probability!r}: give one between 0 and 1, or different ones.")
-    return _analysis("quantile", partial(_quantiles, wanted=np.array(given, np.float64)), (column,), by)
+    return analysis_of("quantile", partial(_quantiles, wanted=np.array(given, np.float64)), (column,), by)
 
 
 def correlation(x: ColumnOrExpr, y: ColumnOrExpr, *more: ColumnOrExpr, by: By = None) -> Analysis:
@@ -391,7 +391,7 @@ def correlation(x: ColumnOrExpr, y: ColumnOrExpr, *more: ColumnOrExpr, by: By = 
     >>> estimates.terms
     ('hgt~wgt', 'hgt~bmi', 'wgt~bmi')
     """
-    return _analysis("correlation", _correlations, (x, y, *more), by)
+    return analysis_of("correlation", _correlations, (x, y, *more), by)
 
 
 def std(column: ColumnOrExpr, *more: ColumnOrExpr, by: By = None) -> Analysis:
@@ -430,7 +430,7 @@ def std(column: ColumnOrExpr, *more: ColumnOrExpr, by: By = None) -> Analysis:
     >>> np.exp(fs.std("hgt")(boys).estimate).round(6).item() == round(boys["hgt"].std(), 6)
     True
     """
-    return _analysis("std", partial(_spread, power=0.5), (column, *more), by)
+    return analysis_of("std", partial(_spread, power=0.5), (column, *more), by)
 
 
 def variance(column: ColumnOrExpr, *more: ColumnOrExpr, by: By = None) -> Analysis:
@@ -443,13 +443,13 @@ def variance(column: ColumnOrExpr, *more: ColumnOrExpr, by: By = None) -> Analys
     >>> (fs.variance("hgt")(boys).estimate == 2 * fs.std("hgt")(boys).estimate).all().item()
     True
     """
-    return _analysis("variance", partial(_spread, power=1.0), (column, *more), by)
+    return analysis_of("variance", partial(_spread, power=1.0), (column, *more), by)
 
 
 # At the door
 
 
-def _analysis(statistic: str, compute: Callable[[Rows], Estimates], columns: Sequence[Any], by: Any) -> Analysis:
+def analysis_of(statistic: str, compute: Callable[[Rows], Estimates], columns: Sequence[Any], by: Any) -> Analysis:
     """Check what was named, before any copy is there."""
     groups = [] if by is None else list(by) if isinstance(by, list | tuple) else [by]
     for column in (*columns, *groups):
@@ -462,7 +462,7 @@ def _analysis(statistic: str, compute: Callable[[Rows], Estimates], columns: Seq
             f"{statistic}: {len(columns)} columns; at most {MOST_COLUMNS} are possible. Take fewer at a time."
         )
     expressions = [pl.col(column) if isinstance(column, str) else column for column in (*columns, *groups)]
-    names = [_output_name(expression) for expression in expressions]
+    names = [output_name(expression) for expression in expressions]
     for expression, name in zip(expressions, names, strict=True):
         if not expression.meta.root_names():
             raise OptionError(f"{statistic}: expression {name!r} names no column. Compute it from at least one.")
@@ -475,7 +475,8 @@ def _analysis(statistic: str, compute: Callable[[Rows], Estimates], columns: Seq
     return Analysis(statistic, tuple(expressions[: len(columns)]), tuple(expressions[len(columns) :]), compute)
 
 
-def _output_name(expression: pl.Expr) -> str:
+def output_name(expression: pl.Expr) -> str:
+    """Name of a column, or of what an expression gives."""
     try:
         return expression.meta.output_name()
     except pl.exceptions.PolarsError:
@@ -510,7 +511,8 @@ def _schema(frame: pl.LazyFrame) -> pl.Schema:
         return frame.collect_schema()
 
 
-def _collect(frame: pl.LazyFrame) -> pl.DataFrame:
+def collect(frame: pl.LazyFrame) -> pl.DataFrame:
+    """Compute a frame without holding its files as a whole; errors quote no values."""
     with _no_values():
         return frame.collect(engine="streaming")
 
@@ -538,7 +540,7 @@ def _refuse_many(n_terms: int) -> None:
 # From rows to sums
 
 
-def _numbers(rows: Rows) -> Rows:
+def as_numbers(rows: Rows) -> Rows:
     """Columns as floats; refuses those that hold no numbers."""
     schema = _schema(rows.frame)
     for x, name in zip(rows.xs, rows.columns, strict=True):
@@ -550,9 +552,9 @@ def _numbers(rows: Rows) -> Rows:
     return replace(rows, frame=rows.frame.with_columns(pl.col(rows.xs).cast(pl.Float64)))
 
 
-def _aggregate(frame: pl.LazyFrame, keys: list[str], sums: Sequence[pl.Expr]) -> pl.DataFrame:
+def aggregate(frame: pl.LazyFrame, keys: list[str], sums: Sequence[pl.Expr]) -> pl.DataFrame:
     """One row for each group, in their order; a single row without groups."""
-    return _collect(frame.group_by(keys).agg(sums).sort(keys) if keys else frame.select(sums))
+    return collect(frame.group_by(keys).agg(sums).sort(keys) if keys else frame.select(sums))
 
 
 def _labels(groups: pl.DataFrame, rows: Rows) -> list[str]:
@@ -605,7 +607,7 @@ def _moments(rows: Rows, n_terms: int, power: int = 1) -> Moments:
     keys, q = rows.keys, len(rows.columns)
     frame, xs = rows.frame.drop_nulls(keys), [pl.col(x) for x in rows.xs]
     means = [x.mean().alias(f"c{i}") for i, x in enumerate(xs)]
-    first = _aggregate(frame, keys, [*means, *((x.min() < x.max()).alias(f"v{i}") for i, x in enumerate(xs))])
+    first = aggregate(frame, keys, [*means, *((x.min() < x.max()).alias(f"v{i}") for i, x in enumerate(xs))])
     _refuse_many(first.height * n_terms)
     centers = first.select(f"c{i}" for i in range(q))
     if keys:
@@ -615,7 +617,7 @@ def _moments(rows: Rows, n_terms: int, power: int = 1) -> Moments:
     d = [(x - pl.col(f"c{i}")) ** power for i, x in enumerate(xs)]
     has = [x.is_not_null().cast(pl.Float64) for x in xs]
     pairs = itertools.combinations_with_replacement
-    second = _aggregate(frame, keys, [(a * b).sum().alias(f"s{i}") for i, (a, b) in enumerate(pairs(d + has, 2))])
+    second = aggregate(frame, keys, [(a * b).sum().alias(f"s{i}") for i, (a, b) in enumerate(pairs(d + has, 2))])
     sums = np.empty((first.height, 2 * q, 2 * q))
     for i, (a, b) in enumerate(pairs(range(2 * q), 2)):
         sums[:, a, b] = sums[:, b, a] = second[f"s{i}"].to_numpy()
@@ -628,7 +630,7 @@ def _moments(rows: Rows, n_terms: int, power: int = 1) -> Moments:
 
 
 def _means(rows: Rows) -> Estimates:
-    m = _moments(_numbers(rows), len(rows.columns))
+    m = _moments(as_numbers(rows), len(rows.columns))
     with np.errstate(all="ignore"):
         root = np.sqrt(m.n * (m.n - 1))
         covariance = m.products / _outer(root, root)
@@ -638,8 +640,8 @@ def _means(rows: Rows) -> Estimates:
 
 
 def _totals(rows: Rows, wanted: int | None) -> Estimates:
-    rows = _numbers(rows)
-    k = float(_collect(rows.frame.select(pl.len())).item())
+    rows = as_numbers(rows)
+    k = float(collect(rows.frame.select(pl.len())).item())
     if k < 2:
         return _joined([], "identity")
     m = _moments(rows, len(rows.columns))
@@ -661,7 +663,7 @@ def _totals(rows: Rows, wanted: int | None) -> Estimates:
 
 def _spread(rows: Rows, power: float) -> Estimates:
     """Logarithms of s^(2 power); of s^2 first."""
-    m = _moments(_numbers(rows), len(rows.columns), power=2)
+    m = _moments(as_numbers(rows), len(rows.columns), power=2)
     with np.errstate(all="ignore"):
         m2 = _diagonal(m.sums) / m.n
         estimate = np.log(m2 * m.n / (m.n - 1))
@@ -676,7 +678,7 @@ def _spread(rows: Rows, power: float) -> Estimates:
 
 
 def _correlations(rows: Rows) -> Estimates:
-    rows = _numbers(rows)
+    rows = as_numbers(rows)
     pairs = np.array(list(itertools.combinations(range(len(rows.columns)), 2)))
     m = _moments(replace(rows, frame=rows.frame.drop_nulls(rows.xs)), len(pairs))
     blocks = []
@@ -762,7 +764,7 @@ def _counts(rows: Rows, given: pl.Series | None) -> tuple[list[str], list[list[A
     if given is not None:
         # Others are not missing: they count among the rows, as a level null that has no term.
         frame = frame.with_columns(pl.when(pl.col("x0").is_in(given.implode())).then("x0"))
-    counts = _aggregate(frame, [*keys, *xs], [pl.len()])
+    counts = aggregate(frame, [*keys, *xs], [pl.len()])
     levels = [_levels(counts[x]) if given is None else given.to_list() for x in xs]
     groups = counts.select(keys).unique(maintain_order=True)
     _refuse_many(max(len(groups), 1) * math.prod(map(len, levels)))
@@ -794,12 +796,12 @@ def _logits(x: Floats, n: float) -> tuple[Floats, Floats]:
 
 
 def _quantiles(rows: Rows, wanted: Floats) -> Estimates:
-    rows = _numbers(rows)
+    rows = as_numbers(rows)
     keys = rows.keys
     near = pl.col("x0").round_sig_figs(3).alias("near")
     frame = rows.frame.drop_nulls([*keys, "x0"]).with_columns(near)
     # Not in the order of near: rounding to digits can swap neighbours of 1e24 and other powers of ten.
-    runs = _aggregate(frame, [*keys, "near"], [N_ROWS, pl.col("x0").min().alias("low")]).sort(*keys, "low")
+    runs = aggregate(frame, [*keys, "near"], [N_ROWS, pl.col("x0").min().alias("low")]).sort(*keys, "low")
     if runs.is_empty():
         return _joined([], "identity")
     groups = runs.group_by(keys, maintain_order=True).agg(pl.sum("rows")) if keys else runs.select(pl.sum("rows"))
@@ -834,7 +836,7 @@ def _values_at(frame: pl.LazyFrame, keys: list[str], runs: pl.DataFrame, places:
     parts = _split(runs.with_columns(below=before.over(keys or pl.lit(0))), keys)
     needed = pl.concat([part[np.unique(_at(part, place))] for part, place in zip(parts, places, strict=True)])
     frame = frame.join(needed.select(*keys, "near", "below").lazy(), on=[*keys, "near"])
-    values = _aggregate(frame, [*keys, "near", "below", "x0"], [N_ROWS]).sort(*keys, "x0")
+    values = aggregate(frame, [*keys, "near", "below", "x0"], [N_ROWS]).sort(*keys, "x0")
     values = values.with_columns(pl.col("below") + before.over([*keys, "near"]))
     found = []
     for part, place in zip(_split(values, keys), places, strict=True):

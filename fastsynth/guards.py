@@ -22,7 +22,7 @@ from fastsynth.climb import Ascent, Places
 from fastsynth.columns import EncodedTable, Ranks
 from fastsynth.errors import OptionError
 from fastsynth.methods import ColumnModel, Tree, Words, leaves_of
-from fastsynth.plan import Guard
+from fastsynth.options import Guard
 
 Enough = Callable[[Places], NDArray[np.bool_]]
 # Donors of all leaves together, at most: a guard that makes them more asks for too much.

@@ -5,7 +5,7 @@ Files are read twice, piece by piece: once to count the values of each column, o
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth import association
-from fastsynth.columns import Codes, EncodedTable, Ranks, Tally, Variable, calendars, check_size, encode, take
+from fastsynth.columns import (
+    FIRST,
+    Codes,
+    EncodedTable,
+    Ranks,
+    Tally,
+    Variable,
+    calendars,
+    check_size,
+    encode,
+    of_first_row,
+    size_of_cluster,
+    take,
+)
 from fastsynth.execute import Executor, Tick
 from fastsynth.plan import Step
 from fastsynth.rowwise import under_rules
@@ -62,9 +75,15 @@ class Learned:
             table = EncodedTable(variables, ranks, np.take(table.codes, left, axis=0), source.frame)
         return Learned(source, variables, rows, table, self.slopes.without(names))
 
-    def with_calendars(self) -> Learned:
-        """The same with parts of dates as further variables, which later columns are predicted from."""
+    def with_calendars(self, cluster: str | None = None, led: Collection[str] = ()) -> Learned:
+        """The same with parts of dates, sizes of clusters, and what the first row of a cluster has of the columns
+        ``led``, as further variables that others are predicted from.
+        """
         parts = calendars(self.variables)
+        for slot, variable in enumerate(self.variables):
+            if variable.name == cluster:
+                parts += size_of_cluster(variable, slot, self.rows[slot])
+        parts += of_first_row(self.variables, led)
         if not parts:
             return self
         variables, rows = (*self.variables, *parts), (*self.rows, *(np.zeros(len(v.values), np.int64) for v in parts))
@@ -78,7 +97,8 @@ class Learned:
                 codes[:p] = table.codes
             for slot, part in enumerate(parts, p):
                 assert part.calendar is not None
-                codes[slot] = part.codes(table.ranks[part.calendar[0]])
+                # What the first row has is filled in when it is known which one that is.
+                codes[slot] = 0 if part.calendar[1] == FIRST else part.codes(table.ranks[part.calendar[0]])
             table = replace(table, variables=variables, ranks=(*table.ranks, *codes[p:]), codes=codes)
         return replace(self, variables=variables, rows=rows, table=table)
 
@@ -89,8 +109,7 @@ class Learned:
             return self
         variables, rows = list(self.variables), list(self.rows)
         for slot in blank:
-            variables[slot] = replace(variables[slot], values=variables[slot].values[:1], first=1, has_nan=False)
-            variables[slot] = replace(variables[slot], bins=None, has_missing=True, n_used=0)
+            variables[slot] = variables[slot].blank()
             rows[slot] = np.array([self.n_rows])
         table = self.table
         if table is not None:
@@ -104,22 +123,26 @@ class Learned:
 
 
 def learn(
-    source: Source, executor: Executor, tick: Tick, cont_na: Mapping[str, Sequence[Any]] | None = None
+    source: Source,
+    executor: Executor,
+    tick: Tick,
+    cont_na: Mapping[str, Sequence[Any]] | None = None,
+    many: str | None = None,
 ) -> Learned:
     """Learn what every column holds, from all rows: one pass over files; a table in memory is coded at once.
 
-    ``cont_na`` are values that are kinds of missing, by column.
+    ``cont_na`` are values that are kinds of missing, by column; the column ``many`` may have any number of categories.
     """
     cont_na = cont_na or {}
     names = numeric_columns(source.frame.schema, cont_na)
     if isinstance(source, TableSource):
-        table = encode(source.table, source.frame, cont_na)
+        table = encode(source.table, source.frame, cont_na, many)
         tick(source.table.num_rows)
         rows = [np.bincount(r, minlength=len(v.values)) for v, r in zip(table.variables, table.ranks, strict=True)]
         slopes = Slopes.of(source.table, names)
         return Learned(source, table.variables, tuple(rows), table, slopes)
     check_size(source.starts[-1], len(source.frame.schema))
-    tallies = _tallies(source, cont_na)
+    tallies = _tallies(source, cont_na, many)
 
     def merge(i: int, found: tuple[list[Tally], Slopes]) -> Slopes:
         for tally, more in zip(tallies, found[0], strict=True):
@@ -127,23 +150,24 @@ def learn(
         tick(source.starts[i + 1] - source.starts[i])
         return found[1]
 
-    of_pieces = executor.map(tally_piece, (source, cont_na, names), source.jobs(), merge)
+    of_pieces = executor.map(tally_piece, (source, cont_na, names, many), source.jobs(), merge)
     learned = [tally.variable(keep_unused=source.frame.backend == "pandas") for tally in tallies]
     variables, rows_of = zip(*learned, strict=True)
     return Learned(source, variables, rows_of, None, add_up(of_pieces))
 
 
-def _tallies(source: Source, cont_na: Mapping[str, Sequence[Any]]) -> list[Tally]:
-    return [Tally(field.name, field.type, cont_na.get(field.name, ())) for field in source.frame.schema]
+def _tallies(source: Source, cont_na: Mapping[str, Sequence[Any]], many: str | None) -> list[Tally]:
+    fields = source.frame.schema
+    return [Tally(field.name, field.type, cont_na.get(field.name, ()), field.name == many) for field in fields]
 
 
 def tally_piece(
-    shared: tuple[Source, Mapping[str, Sequence[Any]], tuple[str, ...]], piece: int, *held: Any
+    shared: tuple[Source, Mapping[str, Sequence[Any]], tuple[str, ...], str | None], piece: int, *held: Any
 ) -> tuple[list[Tally], Slopes]:
     """Count the values of one piece, and sum up what slopes need; ``held`` is what a cluster holds of it."""
-    source, cont_na, names = shared
+    source, cont_na, names, many = shared
     slopes = [Slopes.of(source.frame.schema.empty_table(), names)]
-    tallies = _tallies(source, cont_na)
+    tallies = _tallies(source, cont_na, many)
     start = source.starts[piece]
     for batch in source.batches(piece, *held):
         for tally, column in zip(tallies, batch.columns, strict=True):
@@ -259,7 +283,7 @@ def code_piece(
         if rows is not None:
             low, high = (int(i) for i in np.searchsorted(rows, [start, stop]))
             batch = take(batch, rows[low:high].astype(np.int64) - start)
-        codes, ranks = np.empty((len(variables), high - low), np.uint16), {}
+        codes, ranks = np.zeros((len(variables), high - low), np.uint16), {}
         for slot, variable in enumerate(variables):
             if variable.calendar is not None:
                 continue
@@ -268,7 +292,7 @@ def code_piece(
             if variable.bins is not None:
                 ranks[slot] = of_rows
         for slot, variable in enumerate(variables):
-            if variable.calendar is not None:
+            if variable.calendar is not None and variable.calendar[1] != FIRST:
                 dates = variable.calendar[0]
                 codes[slot] = variable.codes(ranks.get(dates, codes[dates]))
         ruled = {step.slot: _is_ruled(step, batch) for step in steps}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fastsynth.columns import Ranks, Variable
+from fastsynth.blocks import BlockModel
+from fastsynth.clusters import Clusters
+from fastsynth.columns import FIRST, Ranks, Variable
 from fastsynth.errors import OptionError
 from fastsynth.exact import Exact
 from fastsynth.methods import ColumnModel, Nested
@@ -102,6 +105,11 @@ class Model:
         draws, rows of the copy.
     exact : Exact or None
         What is done with rows that equal a real one.
+    clusters : Clusters or None
+    blocks : tuple of BlockModel
+        Joint models of the plan, in its order, each for all fits; with strata one for each stratum.
+    imputed : bool
+        Whether missing values were filled in while models were fitted.
     """
 
     plan: Plan
@@ -118,10 +126,15 @@ class Model:
     given: pa.Table | None = None
     extent: tuple[int, int, int] = (0, 0, 0)
     exact: Exact | None = None
+    clusters: Clusters | None = None
+    blocks: tuple[tuple[BlockModel, ...], ...] = ()
+    imputed: bool = False
 
     @property
     def n_strata(self) -> int:
-        """Number of strata, 1 without."""
+        """Number of strata, 1 without; 2 where first rows of clusters have models of their own."""
+        if self.clusters is not None and self.clusters.led:
+            return 2
         return 1 if self.strata is None else len(self.strata.rows)
 
     @property
@@ -136,8 +149,17 @@ class Model:
 
     def slots_of(self, slot: int) -> list[int]:
         """The slot of a column, and of parts of its dates."""
-        parts = enumerate(self.variables[len(self.frame.schema) :], len(self.frame.schema))
-        return [slot, *(i for i, v in parts if v.calendar is not None and v.calendar[0] == slot)]
+        return [slot, *(i for i, of, part in self._parts() if of == slot and part != FIRST)]
+
+    def first_of(self, slot: int) -> int | None:
+        """The slot that holds what the first row of a cluster has of a column."""
+        return next((i for i, of, part in self._parts() if of == slot and part == FIRST), None)
+
+    def _parts(self) -> Iterator[tuple[int, int, str]]:
+        """Slots of further variables, the columns that they are parts of, and which."""
+        for i, variable in enumerate(self.variables[len(self.frame.schema) :], len(self.frame.schema)):
+            assert variable.calendar is not None
+            yield i, *variable.calendar
 
     def without_max_copies(self) -> Model:
         """The same model for draws of any size, which nobody gets to see."""

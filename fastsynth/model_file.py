@@ -8,6 +8,7 @@
     exact.arrow             hashes of the rows that occur once, if copies of them are redrawn
     column_0000.arrow       values of the column by rank; kept ranks, if the column is kept
     fit_0000_0003_v.arrow   tree of copy 0, column 3: values (v), missing (m) or means of a calibrated column (a)
+    clusters_sizes.arrow    arrays of clusters, of joint models (block_00_...) and of effects of clusters (effects_...)
 
 Arrow tables can be read anywhere; nothing in the file is code. It holds real values.
 """
@@ -19,7 +20,8 @@ import io
 import json
 import os
 import zipfile
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,25 +31,30 @@ import polars as pl
 import pyarrow as pa
 
 from fastsynth import _calibrate, _tree
+from fastsynth.block_fits import BLOCK_MODELS
+from fastsynth.blocks import BLOCKS, Block, LatentNormal
+from fastsynth.blur import ARRAYS as BLUR_ARRAYS
 from fastsynth.blur import Blur
 from fastsynth.calibrate import find_tails
 from fastsynth.calibration import Combination, Grid, Linear, Shift, Tilt
+from fastsynth.clusters import Clusters
 from fastsynth.columns import Ranks, Variable, storage_of
+from fastsynth.effects import Effects
 from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.exact import POLICIES, Exact
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, ColumnModel, Pools, Tree
 from fastsynth.model import Model, Strata
-from fastsynth.plan import Fixed, Guard, Limit, Plan, Step
+from fastsynth.options import Guard
+from fastsynth.plan import Fixed, Limit, Plan, Step
 from fastsynth.private import FORMAT as PRIVATE_FORMAT
 from fastsynth.private import PrivateModel
-from fastsynth.sdc import Smoothing
 from fastsynth.slopes import Slopes
 from fastsynth.source import Frame
 from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 VARIABLE = ("name", "kind", "first", "has_nan", "has_missing", "n_used", "calendar")
 NODE_FIELDS = ("feature", "threshold", "left")
 # Values and residuals of releasable models are means of so many.
@@ -58,7 +65,6 @@ LINEAR = ("slots", "offset", "index", "value")
 SLOPES = ("rows", "mean", "square", "product")
 POOLS = ("lowest", "offset", "donors")
 EXACT = ("policy", "expected", "slot", "found")
-BLUR, BLUR_ARRAYS = ("kind", "noise", "mean", "sd"), ("ranks", "numbers", "centres", "reach", "moves")
 TILT = ("weights", "counts", "centre", "ranks")
 # Parts of polars' names for expression nodes that call Python functions or native plugins.
 CODE_WORDS = ("Anonymous", "Python", "Ffi", "Plugin")
@@ -87,6 +93,11 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
     exact = model.exact
     if exact is not None:
         parts["exact.arrow"] = _ipc(pa.table({"hashes": exact.hashes}))
+    states: dict[str, Any] = {}
+    for name, of in _with_states(model):
+        record, arrays = of.state()
+        states[name] = {"record": record, "shapes": {key: array.shape for key, array in arrays.items()}}
+        parts |= {f"{name}_{key}.arrow": _ipc(pa.table({"x": array.ravel()})) for key, array in arrays.items()}
     notes: dict[str, Any] = {}
     for copy, fit in enumerate(model.fits):
         for slot, column in sorted(fit.items()):
@@ -109,12 +120,16 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
         "proper": model.plan.proper,
         "n_fits": len(model.fits),
         "strata": model.plan.strata,
+        "cluster": model.plan.cluster,
+        "blocks": [_block_record(block) for block in model.plan.blocks],
+        "imputed": model.imputed,
+        "states": states,
         "effective": model.effective,
         "exact": exact and {name: getattr(exact, name) for name in EXACT},
         "slopes": model.slopes.names,
         "calibration": notes,
         "variables": variables,
-        "steps": [_step_record(step) for step in model.plan.steps],
+        "steps": [_step_record(step, model.plan.blocks) for step in model.plan.steps],
         "sha256": {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()},
     }
     parts["manifest.json"] = json.dumps(manifest, indent=1).encode()
@@ -148,6 +163,9 @@ def releasable(model: Model) -> Model:
         raise OptionError(
             f"releasable=True: copies={model.exact.policy!r} knows every real row again. Fit with copies='keep'."
         )
+    if model.clusters is not None or model.blocks:
+        what = "effects and sizes of real clusters" if model.clusters is not None else "values or quantiles of the data"
+        raise OptionError(f"releasable=True: the model holds {what}. Release copies instead.")
     listed = [model.variables[slot].name for slot in model.kept]
     spikes: dict[int, set[int]] = {}
     for step in model.plan.steps:
@@ -324,7 +342,8 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         dtype = schema.field(slot).type if slot < len(schema) else values.type
         record["calendar"] = record["calendar"] and tuple(record["calendar"])
         variables.append(Variable(**{name: record[name] for name in VARIABLE}, values=values, dtype=dtype, bins=bins))
-    steps = tuple(_read_step(record, len(variables)) for record in manifest["steps"])
+    of_plan = tuple(map(_read_block, manifest["blocks"]))
+    steps = tuple(_read_step(record, len(variables), of_plan) for record in manifest["steps"])
     fits = tuple(
         {
             step.slot: _read_column(parts, manifest, f"fit_{copy:04}_{step.slot:04}", step.slot, variables)
@@ -360,15 +379,81 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
         exact = Exact(hashes=_table(parts["exact.arrow"])["hashes"].to_numpy(), **manifest["exact"])
         if exact.policy not in POLICIES or exact.slot not in fits[0]:
             raise ModelFileError("The column that is redrawn is unknown. The file is damaged; fit it again.")
-    plan = Plan(steps, manifest["proper"], tuple(manifest["strata"]), bool(where))
+    plan = Plan(steps, manifest["proper"], tuple(manifest["strata"]), bool(where), manifest["cluster"], of_plan)
+    n_strata = 1 if strata is None else len(strata.rows)
+    blocks = []
+    for number, block in enumerate(of_plan):
+        numbers = range(n_strata if isinstance(block, LatentNormal) else 1)
+        states = [_read_state(parts, manifest, f"block_{number:02}_{stratum:04}") for stratum in numbers]
+        blocks.append(tuple(BLOCK_MODELS[block.name](record, arrays, variables) for record, arrays in states))
+    clusters = _read_clusters(parts, manifest, variables, fits)
     fit_rows, effective = manifest["fit_rows"], manifest["effective"]
     held = (kept, slopes, strata, where, effective)
-    return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, *held, exact=exact)
+    joint = {"clusters": clusters, "blocks": tuple(blocks), "imputed": manifest["imputed"]}
+    return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, *held, exact=exact, **joint)
 
 
-def _step_record(step: Step) -> dict[str, Any]:
-    method = None
-    if step.method is not None:
+def _read_clusters(
+    parts: dict[str, bytes], manifest: dict[str, Any], variables: list[Variable], fits: tuple[Any, ...]
+) -> Clusters | None:
+    """Clusters, of which every number has to be one of them."""
+    state = _read_state(parts, manifest, "clusters")
+    if state is None:
+        return None
+    clusters, n_rows = Clusters.of_state(*state), manifest["n_rows"]
+    n = clusters.n_clusters
+    sound = bool(n) and clusters.sizes.min() > 0 and clusters.sizes.sum() == n_rows
+    for pool in clusters.pools:
+        sound &= bool(len(pool)) and 0 <= pool.min() <= pool.max() < n
+    for slot, ranks in clusters.structure.items():
+        sound &= len(ranks) == n_rows and 0 <= ranks.min() <= ranks.max() < len(variables[slot].values)
+    if clusters.rows is not None:
+        sound &= len(clusters.rows) == n_rows and 0 <= clusters.rows.min() <= clusters.rows.max() < n
+        sound &= len(clusters.first_rows) == n and 0 <= clusters.first_rows.min() <= clusters.first_rows.max() < n_rows
+    effects = [column.effects for fit in fits for column in fit.values() if column.effects is not None]
+    sound &= all(of.n_clusters == n for of in effects)
+    if not sound:
+        raise ModelFileError("Clusters do not fit the columns. The file is damaged; fit it again.")
+    return clusters
+
+
+def _with_states(model: Model) -> Iterator[tuple[str, Any]]:
+    """Parts of a model that say themselves what has to be kept, by name."""
+    if model.clusters is not None:
+        yield "clusters", model.clusters
+    for number, of_strata in enumerate(model.blocks):
+        for stratum, block in enumerate(of_strata):
+            yield f"block_{number:02}_{stratum:04}", block
+    for copy, fit in enumerate(model.fits):
+        for slot, column in sorted(fit.items()):
+            if column.effects is not None:
+                yield f"effects_{copy:04}_{slot:04}", column.effects
+
+
+def _read_state(parts: dict[str, bytes], manifest: dict[str, Any], name: str) -> Any:
+    """Record and arrays of such a part; None if there is none."""
+    state = manifest["states"].get(name)
+    if state is None:
+        return None
+    shapes = state["shapes"]
+    arrays = {key: _array(parts, f"{name}_{key}.arrow").reshape(shape) for key, shape in shapes.items()}
+    return state["record"], arrays
+
+
+def _block_record(block: Block) -> dict[str, Any]:
+    names = [field.name for field in fields(block) if field.name != "columns"]
+    return {"name": block.name, "columns": block.columns, "options": {name: getattr(block, name) for name in names}}
+
+
+def _read_block(record: dict[str, Any]) -> Block:
+    return BLOCKS[record["name"]](*record["columns"], **record["options"])
+
+
+def _step_record(step: Step, blocks: tuple[Block, ...]) -> dict[str, Any]:
+    method: Any = None
+    if isinstance(step.method, Block):
+        method = blocks.index(step.method)
+    elif step.method is not None:
         options = {name: getattr(step.method, name) for name in step.method.__dataclass_fields__}
         method = {"name": step.method.name, **options}
     return {
@@ -397,12 +482,15 @@ def _step_record(step: Step) -> dict[str, Any]:
         "spikes": step.spikes,
         "groups": step.groups,
         "pattern": None if step.pattern is None else asdict(step.pattern),
+        "level": step.level,
     }
 
 
-def _read_step(record: dict[str, Any], n_slots: int) -> Step:
+def _read_step(record: dict[str, Any], n_slots: int, blocks: tuple[Block, ...]) -> Step:
     method, name = record["method"], record["name"]
-    if method is not None:
+    if isinstance(method, int):
+        method = blocks[method]
+    elif method is not None:
         method = METHODS[method["name"]](**{key: value for key, value in method.items() if key != "name"})
     rules = tuple(
         Fixed(_read_expression(name, rule["expression"]), tuple(rule["parents"]), rule["rank"])
@@ -436,6 +524,7 @@ def _read_step(record: dict[str, Any], n_slots: int) -> Step:
         None if record["guard"] is None else Guard(**record["guard"]),
         record["smoothing"],
         record["noise"],
+        record["level"],
     )
 
 
@@ -525,7 +614,10 @@ def _read_column(
     first, present, note = variables[slot].first, record["present"], record["note"]
     pools = _read_pools(parts, f"{name}_pools", n_ranks)
     blur = _read_blur(parts, name, record["blur"], n_ranks)
-    return ColumnModel(missing, values, first, kinds, tilt, shift, means, present, pools, note, blur)
+    effects = _read_state(parts, manifest, name.replace("fit_", "effects_"))
+    if effects is not None:
+        effects = Effects.of_state(*effects)
+    return ColumnModel(missing, values, first, kinds, tilt, shift, means, present, pools, note, blur, effects)
 
 
 def _read_blur(parts: dict[str, bytes], name: str, record: dict[str, Any] | None, n_ranks: int) -> Blur | None:
@@ -535,9 +627,7 @@ def _read_blur(parts: dict[str, bytes], name: str, record: dict[str, Any] | None
     ranks = arrays["ranks"]
     if len({len(array) for array in arrays.values()}) != 1 or not len(ranks) or ranks.max() >= n_ranks:
         raise _unfit(name)
-    smoothing, grid = Smoothing(**record["smoothing"]), Grid(**record["grid"])
-    options = {key: record[key] for key in BLUR}
-    return Blur(smoothing=smoothing, grid=grid, key=tuple(record["key"]), **arrays, **options)
+    return Blur.of_state(record, arrays)
 
 
 def _calibration_record(column: ColumnModel) -> dict[str, Any]:
@@ -547,13 +637,8 @@ def _calibration_record(column: ColumnModel) -> dict[str, Any]:
         "present": column.present,
         "grid": None if shift is None else asdict(shift.grid),
         "logarithm": shift is not None and shift.logarithm,
-        "blur": None if blur is None else _blur_record(blur),
+        "blur": None if blur is None else blur.state()[0],
     }
-
-
-def _blur_record(blur: Blur) -> dict[str, Any]:
-    options = {key: getattr(blur, key) for key in (*BLUR, "key")}
-    return options | {"smoothing": asdict(blur.smoothing), "grid": asdict(blur.grid)}
 
 
 def _calibration_parts(name: str, column: ColumnModel) -> dict[str, bytes]:
@@ -609,8 +694,10 @@ def _read_tilt(parts: dict[str, bytes], name: str, variables: list[Variable]) ->
     arrays = {key: _array(parts, f"{name}_{key}.arrow") for key in TILT}
     shape = (-1, len(arrays["ranks"]))
     arrays |= {key: np.ascontiguousarray(arrays[key].reshape(shape)) for key in ("weights", "counts", "centre")}
-    whole = len(linear.index) == len(linear.value) == linear.offset[-1] and len(linear.index) > 0
-    whole = whole and -1 <= linear.index.min() <= linear.index.max() < len(arrays["weights"])
+    whole = len(linear.index) == len(linear.value) == linear.offset[-1]
+    # Without predictors, as with effects of clusters alone, there are no features.
+    least, most = linear.index.min(initial=-1), linear.index.max(initial=-1)
+    whole = whole and -1 <= least <= most < max(len(arrays["weights"]), 1 - len(linear.index))
     counts, centre, weights = (arrays[key] for key in ("counts", "centre", "weights"))
     whole = whole and counts.shape == centre.shape and shape[1] <= _calibrate.MOST_CLASSES
     if not whole or not all(np.isfinite(array).all() for array in (counts, centre, weights, linear.value)):

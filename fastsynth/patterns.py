@@ -24,7 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fastsynth.formulas import Floats, Number, simplest
-from fastsynth.plan import Column, Rule
+from fastsynth.options import Column, Rule
 
 Kind = Literal["copy", "function", "sum", "ratio", "order", "rule", "empty"]
 Flags = NDArray[np.bool_]

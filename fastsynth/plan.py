@@ -9,20 +9,23 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from fastsynth._tree import MAX_SLOTS
-from fastsynth.blur import KINDS
-from fastsynth.columns import Variable
-from fastsynth.errors import DataError, OptionError, PlanError, check_count, is_real
+from fastsynth.blocks import BLOCKS, Block, Copula, LatentNormal
+from fastsynth.clusters import Cluster
+from fastsynth.columns import FIRST, Variable
+from fastsynth.errors import DataError, OptionError, PlanError, check_count
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern
-from fastsynth.methods import METHODS, Identifier, Method, Nested, Sample
-from fastsynth.recode import check_rare
+from fastsynth.methods import Calibrated, Identifier, Method, Nested, Sample
+from fastsynth.options import PLAIN, Column, Guard, Rule, check_guard, find_method
 
-Action = Literal["draw", "keep", "passive", "identifier", "stratum"]
+Action = Literal["draw", "keep", "passive", "identifier", "stratum", "cluster", "structure", "joint"]
 Predictors = Literal["auto", "all"]
 # Called with the slots of all columns in visit sequence, those to choose for, and how many predictors for each.
 Strongest = Callable[[Sequence[int], Sequence[int], int], Mapping[int, tuple[int, ...]]]
@@ -30,297 +33,11 @@ Strongest = Callable[[Sequence[int], Sequence[int], int], Mapping[int, tuple[int
 # Tables of more columns than this predict each from so many earlier ones; benchmarks/predictors.py chose the number.
 AUTO_COLUMNS = 60
 AUTO_PREDICTORS = 20
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rule:
-    """Rows of which a column is known (synthpop's ``rules`` and ``rvalues``): they are not drawn, but set.
-
-    Parameters
-    ----------
-    when : polars.Expr or str
-        True for the rows under the rule; text is read as SQL. It may use columns that come earlier in the visit
-        sequence. Missing codes count as the numbers that they are.
-    value : optional
-        What the column has in these rows: a value that occurs in the column, or by default None for missing. It need
-        not be within the column's bounds.
-
-    Raises
-    ------
-    OptionError
-        ``when`` is no expression, or names no column.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> Rule(when=pl.col("age") < 16, value="single").value
-    'single'
-    >>> Rule(when="age < 16", value="single").value
-    'single'
-    """
-
-    when: pl.Expr | str
-    value: Any = None
-
-    def __post_init__(self) -> None:
-        if not self.expression().meta.root_names():
-            raise OptionError("Rule(when=...) names no column. Say which rows are under the rule.")
-
-    def expression(self) -> pl.Expr:
-        """The condition, parsed."""
-        return parse("when", self.when)
-
-    def broken(self, name: str) -> pl.Expr:
-        """True for rows in which the column of this name breaks the rule."""
-        return self.expression() & pl.col(name).ne_missing(pl.lit(self.value))
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """What a leaf must hold before copies draw from it; one with less draws from the first node above that has enough.
-
-    Relations that pure leaves would keep are weakened, and rare values become more frequent, because pure leaves borrow
-    them (an illness of .7 % of the rows had 1.5 to 2.4 % with ``l_diversity=2``): ``utility`` shows by how much. What a
-    category must be (no pregnant men) belongs into a rule or ``forbid``. Nested codes, numbers that calibrated trees
-    move along a regression, and smoothed ones are not concerned.
-
-    Parameters
-    ----------
-    distinct_donors : int, default 1
-        Fewest different people. ``minbucket`` counts rows; bootstrap samples (``proper``) hold people more than once.
-    l_diversity : int, default 1
-        Fewest different values of the column, or all that it has: in a leaf of one value, who knows that somebody
-        belongs to it knows the value (Machanavajjhala et al. 2007).
-    max_copies : int, optional
-        How often a value may be drawn from donors for each person that has it, in every 65,536 rows of a copy (but for
-        rows that are drawn anew). More find another donor, further up the tree if need be; those for which there is
-        none, in their stratum, keep theirs, and count in ``climbed``. Missing values, spikes, and classes with tilted
-        shares have no donors.
-
-    Raises
-    ------
-    OptionError
-        Something that is no positive integer.
-
-    References
-    ----------
-    Machanavajjhala, Kifer, Gehrke and Venkitasubramaniam (2007), l-diversity: Privacy beyond k-anonymity, ACM TKDD 1:3.
-
-    Examples
-    --------
-    >>> Guard(l_diversity=2, max_copies=3)
-    Guard(distinct_donors=1, l_diversity=2, max_copies=3)
-    """
-
-    distinct_donors: int = 1
-    l_diversity: int = 1
-    max_copies: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("distinct_donors", "l_diversity", "max_copies"):
-            value = getattr(self, name)
-            if value is not None or name != "max_copies":
-                object.__setattr__(self, name, check_count(name, value))
-
-    @property
-    def of_leaves(self) -> bool:
-        """Whether anything is asked of leaves."""
-        return self.distinct_donors > 1 or self.l_diversity > 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Column:
-    """What is special about one column.
-
-    Parameters
-    ----------
-    method : str, Calibrated, Cart, Sample, Nested or Identifier, optional
-        "calibrated", "cart", "sample", "identifier", a method object with its own options, or "keep" to leave the
-        column as it is. The default is the method of the whole synthesis.
-    predictors : list of str, optional
-        Columns to predict from; they must come earlier in the visit sequence. The default is what the whole synthesis
-        says.
-    passive : polars.Expr or str, optional
-        The column is computed from synthetic columns, row by row, instead of drawn. Text is read as SQL by polars.
-        As in mice, where it is written ``~ I(wgt / (hgt / 100)^2)``.
-    outcome : bool, default False
-        The visit sequence "auto", the default, draws the column after all that are no outcomes.
-    cont_na : list, default ()
-        Values of a number or date that are no values but kinds of missing, such as -8 (does not apply) and -9 (no
-        answer). They are kept apart, drawn as classes, and told apart by the columns that come later. Null and NaN are
-        kinds without being named; of a category every level is one already.
-    semicont : list, default ()
-        Values of a number on which it piles up, such as 0 of an income: drawn as classes, apart from the rest. With the
-        method "calibrated" values that 5 % of the rows have are found without being named.
-    rules : list of Rule, default ()
-        Rows under a rule are left out of the fit, and set in the draw. Where rules overlap the later one counts.
-    bounds : (low, high) or polars.Expr or str, optional
-        What the column may be: two limits, each a value, an expression, SQL text, or None for no limit; or one
-        expression that has to be true (``pl.col("start") <= pl.col("end")``). Draws outside are replaced by others of
-        the same leaf, not moved to the limit. Missing values, and missing codes, are within all bounds.
-    numtocat : int, optional
-        Draw which of about so many groups of its quantiles a number belongs to, as a class, and then one of the group's
-        observed values (synthpop's ``numtocat`` and ``catgroups``).
-
-    coding : (low, high), optional
-        Top and bottom coding, before anything is learned: values beyond a limit become the limit (None: no limit), but
-        for missing codes. Means and tails of the copies are those of the coded column.
-    rare_levels : (fewer_than, level), optional
-        Levels that fewer rows have become this level, before anything is learned; with None they become null. Where
-        they are too few even together, the next rarest join them. ``recoded_`` of the synthesizer counts the rows.
-
-    guard : Guard, optional
-        What its leaves must hold; the default is what the whole synthesis says.
-    smoothing : {"density", "spline", "rmean"}, optional
-        What becomes of a drawn number, so that no observed value lives on (synthpop's ``smoothing``, but learned from
-        the observed column, and before later columns are drawn): a draw from a normal kernel around it, whose bandwidth
-        is that of Sheather and Jones; or the place of its rank on a smoothing spline or on running means (of 5) of the
-        sorted observed values. It stays on the column's grid (a column of few whole numbers keeps their values) and
-        within its range. A value that more than 70 % have, a top code, and spikes stay as they are. A kernel widens the
-        column by its bandwidth, and weakens relations accordingly.
-    noise : float, optional
-        Normal noise of so many standard deviations of the column, drawn back towards the mean so that the variance
-        stays. Correlations with other columns shrink by sqrt(1 + noise^2): .1 takes half a percent off. Later columns
-        are drawn at the noisy value: a ratio or index of it inherits noise that is large beside small values.
-
-    Raises
-    ------
-    OptionError
-        An unknown method; passive, "keep" or "identifier" together with what they exclude; limits that contradict each
-        other; fewer than 2 groups; something of another type.
-
-    Examples
-    --------
-    >>> import polars as pl
-    >>> bmi = Column(passive=pl.col("wgt") / (pl.col("hgt") / 100) ** 2)
-    >>> job = Column(method="cart", predictors=["age", "sex"])
-    >>> income = Column(cont_na=[-8, -9], semicont=[0], bounds=(0, None))
-    >>> marital = Column(rules=[Rule(when=pl.col("age") < 16, value="single")])
-    """
-
-    method: str | Method | None = None
-    predictors: Sequence[str] | None = None
-    passive: pl.Expr | str | None = None
-    outcome: bool = False
-    cont_na: Sequence[Any] = ()
-    semicont: Sequence[Any] = ()
-    rules: Sequence[Rule] = ()
-    bounds: tuple[Any, Any] | pl.Expr | str | None = None
-    numtocat: int | None = None
-    coding: tuple[Any, Any] | None = None
-    rare_levels: tuple[int, str | None] | None = None
-    guard: Guard | None = None
-    smoothing: str | None = None
-    noise: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.method is not None and self.method != "keep":
-            find_method(self.method)
-        for name in ("predictors", "cont_na", "semicont", "rules"):
-            given = getattr(self, name)
-            if isinstance(given, str | bytes | Rule) or not (given is None or isinstance(given, Sequence)):
-                raise OptionError(f"{name}={given!r}: must be a list.")
-        if not all(isinstance(name, str) for name in self.predictors or ()):
-            raise OptionError(f"predictors={self.predictors!r}: must be a list of column names.")
-        if not all(isinstance(rule, Rule) for rule in self.rules):
-            raise OptionError("rules must be a list of Rule(when=..., value=...).")
-        if not isinstance(self.outcome, bool):
-            raise OptionError(f"outcome={self.outcome!r}: must be True or False.")
-        _check_guard(self.guard)
-        if self.smoothing is not None and self.smoothing not in KINDS:
-            raise OptionError(f"smoothing={self.smoothing!r}: allowed are {', '.join(map(repr, KINDS))}.")
-        if self.noise is not None and not (is_real(self.noise) and 0 < self.noise <= 1):
-            raise OptionError(f"noise={self.noise!r}: must be above 0 and at most 1 standard deviation of the column.")
-        if self.numtocat is not None and check_count("numtocat", self.numtocat) < 2:
-            raise OptionError("numtocat=1: at least 2 groups are needed.")
-        special = self.special()
-        self.limits("")
-        if self.rare_levels is not None:
-            check_rare(self.rare_levels)
-        if self.coding is not None:
-            _check_coding(self.coding)
-        if self.passive is not None:
-            parse("passive", self.passive)
-            given = [n for n in ("method", "coding", "rare_levels") if getattr(self, n) is not None] + special
-            if given:
-                named = ", ".join(given)
-                raise OptionError(
-                    f"A passive column is computed: it takes no {named}. Put rules into its expression "
-                    "(pl.when(...)), and bounds into forbid=[...]."
-                )
-        if self.method == "keep" and special:
-            raise OptionError(f"A kept column is not drawn: it takes no {', '.join(special)}.")
-        if special and self.method is not None and self.method != "keep":
-            _check_alone(find_method(self.method), special)
-
-    def special(self) -> list[str]:
-        """Fields that say how the column is drawn, beside its method, and are set."""
-        lists, others = ("semicont", "rules"), ("predictors", "bounds", "numtocat", "guard", "smoothing", "noise")
-        return [n for n in lists if getattr(self, n)] + [n for n in others if getattr(self, n) is not None]
-
-    def expression(self) -> pl.Expr | None:
-        """The passive expression, parsed."""
-        return None if self.passive is None else parse("passive", self.passive)
-
-    def limits(self, name: str) -> list[pl.Expr]:
-        """Bounds of the column of this name as expressions that have to be true."""
-        if self.bounds is None:
-            return []
-        if isinstance(self.bounds, pl.Expr | str):
-            return [parse("bounds", self.bounds)]
-        if not isinstance(self.bounds, Sequence) or len(self.bounds) != 2:
-            raise OptionError(
-                f"bounds={self.bounds!r}: must be a pair (low, high), or an expression that has to be true."
-            )
-        low, high = (parse("bounds", b) if isinstance(b, str) else b for b in self.bounds)
-        wide = [isinstance(b, pl.Expr) or b is None for b in (low, high)]
-        try:
-            empty = not any(wide) and bool(low > high)
-        except TypeError:
-            empty = True
-        if empty:
-            raise OptionError(f"bounds={self.bounds!r}: the lower limit must not be beyond the upper one.")
-        column = pl.col(name)
-        return [*([] if low is None else [column >= low]), *([] if high is None else [column <= high])]
-
-
-def _check_guard(guard: Any) -> None:
-    if guard is not None and not isinstance(guard, Guard):
-        raise OptionError(f"guard={guard!r}: must be a Guard, for example Guard(l_diversity=2).")
-
-
-def _check_coding(coding: Any) -> None:
-    pair = isinstance(coding, Sequence) and not isinstance(coding, str) and len(coding) == 2
-    try:
-        if pair and any(limit is not None for limit in coding) and (None in coding or coding[0] <= coding[1]):
-            return
-    except TypeError:
-        pass
-    raise OptionError(f"coding={coding!r}: must be a pair (low, high), low not above high, of which one may be None.")
-
-
-PLAIN = Column()
-
-
-def _check_alone(method: Method, special: list[str]) -> None:
-    """Refuse fields that a method has no use for."""
-    if isinstance(method, Identifier):
-        raise OptionError(f"Identifiers are made anew: method='identifier' takes no {', '.join(special)}.")
-    useless = [name for name in special if name in ("semicont", "numtocat", "smoothing", "noise", "guard")]
-    if isinstance(method, Nested) and useless:
-        raise OptionError(f"Nested codes are classes: they take no {', '.join(useless)}.")
-
-
-def find_method(method: Any) -> Method:
-    """A method from its name or itself."""
-    if isinstance(method, Method):
-        return method
-    if method == Nested.name:
-        raise OptionError("method='nested': say within which column, as in Nested(within='occupation1').")
-    if isinstance(method, str) and method in METHODS:
-        return METHODS[method]()
-    allowed = ", ".join(repr(name) for name in [*METHODS, "keep"] if name != Nested.name)
-    raise OptionError(f"method={method!r}: allowed are {allowed}, or a method object such as Calibrated(minbucket=20).")
+# Whose turn comes when: kept columns are there from the start, what is drawn once a cluster comes before what has a
+# value in each row, and joint models before single columns.
+KEPT, STRATA, CLUSTER, JOINT_2, UPPER, STRUCTURE, JOINT, SINGLE = range(8)
+# Each level of an unordered category but one is a latent normal.
+MOST_LATENT_LEVELS = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -372,8 +89,9 @@ class Step:
     slot : int
         Position of the column in the table.
     name : str
-    action : {"draw", "keep", "passive", "identifier", "stratum"}
+    action : {"draw", "keep", "passive", "identifier", "stratum", "cluster", "structure", "joint"}
     method : Cart, Sample, ... or None
+        Of a column that is drawn together with others the block.
     predictors : tuple of int
         Slots to predict from; for a passive column, its parents.
     expression : polars.Expr or None
@@ -390,12 +108,16 @@ class Step:
     guard : Guard or None
     smoothing : str or None
     noise : float
+    level : int
+        2 for what is constant within clusters, and drawn once for each; else 1.
+    first : tuple of int
+        Slots of what the first row of a cluster has, which its other rows are predicted from beside ``predictors``.
     """
 
     slot: int
     name: str
     action: Action
-    method: Method | None = None
+    method: Method | Block | None = None
     predictors: tuple[int, ...] = ()
     expression: pl.Expr | None = None
     rules: tuple[Fixed, ...] = ()
@@ -406,6 +128,8 @@ class Step:
     guard: Guard | None = None
     smoothing: str | None = None
     noise: float = 0.0
+    level: int = 1
+    first: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -420,12 +144,22 @@ class Plan:
         Slots of the columns that tell strata apart; they come first, but for kept ones.
     where : bool
         Whether only some cells are replaced.
+    cluster : int or None
+        Slot of the column that says which rows belong together.
+    blocks : tuple of LatentNormal or Copula
+        Joint models, in the order in which they are drawn.
     """
 
     steps: tuple[Step, ...]
     proper: bool = False
     strata: tuple[int, ...] = ()
     where: bool = False
+    cluster: int | None = None
+    blocks: tuple[Block, ...] = ()
+
+    def steps_of(self, block: Block) -> list[Step]:
+        """The steps of the columns of a block, level 2 first."""
+        return [step for step in self.steps if step.action == "joint" and step.method is block]
 
     @property
     def partial(self) -> bool:
@@ -436,7 +170,7 @@ class Plan:
 def make_plan(
     variables: Sequence[Variable],
     *,
-    method: str | Method = "calibrated",
+    method: str | Method | Block = "calibrated",
     columns: Mapping[str, Column] | None = None,
     visit_sequence: Sequence[str] | str = "auto",
     predictors: Predictors = "auto",
@@ -447,6 +181,9 @@ def make_plan(
     where: Collection[str] | None = None,
     patterns: Mapping[str, Pattern] | None = None,
     guard: Guard | None = None,
+    blocks: Sequence[Block] = (),
+    cluster: Cluster | None = None,
+    level2: Collection[str] = (),
 ) -> Plan:
     """Turn options into a plan.
 
@@ -465,6 +202,11 @@ def make_plan(
         Columns that identify people, and the pattern of fresh identifiers.
     guard : Guard, optional
         Of columns that have none of their own.
+    blocks : list of LatentNormal or Copula, default ()
+        As in ``synthesize``.
+    cluster : Cluster, optional
+    level2 : collection of str, default ()
+        Columns that are constant within all clusters.
 
     Raises
     ------
@@ -474,19 +216,25 @@ def make_plan(
         As in ``synthesize``.
     """
     parts: dict[int, list[int]] = {}
+    first: dict[int, int] = {}
     for place, variable in enumerate(variables):
         if variable.calendar is not None:
-            parts.setdefault(variable.calendar[0], []).append(place)
+            of, part = variable.calendar
+            if part == FIRST:
+                first[of] = place
+            else:
+                parts.setdefault(of, []).append(place)
     n_all, variables = len(variables), [v for v in variables if v.calendar is None]
     names = [v.name for v in variables]
     check_columns(columns, names)
-    _check_guard(guard)
+    check_guard(guard)
     columns, patterns = dict(columns or {}), dict(patterns or {})
     if n_all > MAX_SLOTS:
         raise DataError(f"The table has {len(names):,} columns; at most {MAX_SLOTS:,} are possible.")
     if method == "keep":
         raise OptionError("method='keep' for the whole table would synthesise nothing. Set it for single columns.")
-    default = find_method(method)
+    whole = BLOCKS[method]() if isinstance(method, str) and method in BLOCKS else method
+    default = Calibrated() if isinstance(whole, Block) else find_method(whole)
     if isinstance(default, Nested | Identifier):
         raise OptionError(f"method={default!r} is for single columns: columns={{name: Column(method=...)}}.")
     if not isinstance(predictors, str) or predictors not in ("auto", "all"):
@@ -510,37 +258,82 @@ def make_plan(
     if len(kept) == len(names):
         raise OptionError("All columns are kept: nothing would be synthesised.")
     _check_strata(strata, names, columns, patterns)
+    fixed = {*kept, *patterns, *strata, *expressions}
+    if cluster is not None:
+        cluster_pattern = patterns.pop(cluster.column, None)
+        _check_cluster(cluster, names, columns, patterns, kept, level2, strata, where)
+        fixed |= {cluster.column, *cluster.structure}
+    if isinstance(whole, Block):
+        alone = {name for name, column in columns.items() if column.method is not None}
+        blocks = _of_whole_table(whole, blocks, [name for name in names if name not in fixed | alone])
+    block_of = _check_blocks(blocks, names, fixed, columns, variables, cluster, where is not None)
     needed = {name: [n for n in before if n in slot] for name, before in needs(columns).items()}
-    order = _order(variables, visit_sequence, columns, kept, [name for name in strata if name not in kept], needed)
+    turn = _turns(names, kept, strata, cluster, level2, blocks, expressions)
+    order = _order(variables, visit_sequence, columns, turn, needed)
+    _check_turns(order, turn, block_of)
     position = {name: i for i, name in enumerate(order)}
     _refuse_limits_of(patterns, columns, forbid)
     if where is not None and not isinstance(forbid, str | pl.Expr):
         # What is kept has to fit to what is drawn.
         forbid = [*forbid, *(rule.broken(name) for name in kept for rule in columns.get(name, PLAIN).rules)]
-    free = [name for name in order if name not in {*kept, *patterns, *strata}]
+    free = [name for name in order if name not in fixed or name in expressions]
     limits = _limits(columns, forbid, names, expressions, order, free, where is not None)
+    upper = {name for name in order if turn[name][0] in (JOINT_2, UPPER) or (name in kept and name in level2)}
+    _check_upper(upper & set(free), limits, columns, upper, names)
     narrow = predictors == "auto" and len(names) > AUTO_COLUMNS and strongest is not None
     steps: list[Step] = []
     open_slots = []
     earlier: list[str] = []
+    sizes = () if cluster is None else tuple(parts.pop(slot[cluster.column], ()))
     for name in order:
         column, variable = columns.get(name, PLAIN), variables[slot[name]]
+        level = 2 if name in upper else 1
+        known = [other for other in earlier if level == 1 or other in upper]
         if name in kept:
-            steps.append(Step(slot[name], name, "keep"))
+            steps.append(Step(slot[name], name, "keep", level=level))
         elif name in expressions:
             parents = sorted(set(expressions[name].meta.root_names()), key=names.index)
             _check_earlier(name, parents, position, "passive parent")
-            steps.append(Step(slot[name], name, "passive", None, tuple(slot[p] for p in parents), expressions[name]))
+            of_parents = tuple(slot[p] for p in parents)
+            steps.append(Step(slot[name], name, "passive", None, of_parents, expressions[name], level=level))
         elif name in strata:
             steps.append(Step(slot[name], name, "stratum"))
         elif name in patterns:
             steps.append(Step(slot[name], name, "identifier", Identifier(), pattern=patterns[name]))
+        elif cluster is not None and name == cluster.column:
+            steps.append(Step(slot[name], name, "cluster", pattern=cluster_pattern, level=2))
+        elif cluster is not None and name in cluster.structure:
+            steps.append(Step(slot[name], name, "structure"))
+        elif name in block_of:
+            _check_blur(variable, column)
+            same = [other for other in known if block_of.get(other) is not block_of[name]]
+            steps.append(
+                Step(
+                    slot[name],
+                    name,
+                    "joint",
+                    block_of[name],
+                    tuple(sorted(slot[other] for other in same)),
+                    rules=tuple(_fixed(rule, variable, slot, position) for rule in column.rules),
+                    limits=tuple(limits.get(name, ())),
+                    smoothing=column.smoothing,
+                    noise=float(column.noise or 0),
+                    level=level,
+                )
+            )
         else:
             _check_blur(variable, column)
             own = default if column.method is None else find_method(column.method)
-            given: Sequence[str] = earlier
+            if cluster is not None and isinstance(own, Nested):
+                raise PlanError(
+                    f"Column {name!r}: nested codes know nothing of clusters. Give it another method, or leave out "
+                    "cluster=."
+                )
+            given: Sequence[str] = known
+            size_slots = sizes if column.predictors is None and not isinstance(own, Sample) else ()
             if column.predictors is not None:
                 _refuse_identifiers(name, column.predictors, patterns)
+                _check_levels(name, column.predictors, cluster, level == 2, upper)
                 _check_earlier(name, column.predictors, position, "predictor")
                 given = [n for n in column.predictors if n not in strata]
             if isinstance(own, Nested):
@@ -557,7 +350,7 @@ def make_plan(
                     name,
                     "draw",
                     own,
-                    _with_parts([slot[other] for other in given], parts),
+                    tuple(sorted({*_with_parts([slot[other] for other in given], parts), *size_slots})),
                     rules=tuple(_fixed(rule, variable, slot, position) for rule in column.rules),
                     limits=tuple(limits.get(name, ())),
                     spikes=_spikes(variable, column),
@@ -565,16 +358,242 @@ def make_plan(
                     guard=None if isinstance(own, Nested) else guard if column.guard is None else column.guard,
                     smoothing=column.smoothing,
                     noise=float(column.noise or 0),
+                    level=level,
                 )
             )
-        if name not in patterns and name not in strata:
+        if name not in patterns and name not in strata and (cluster is None or name != cluster.column):
             earlier.append(name)
     if open_slots and strongest is not None:
-        able = [slot[name] for name in order if name not in patterns and name not in strata]
-        chosen = strongest(able, open_slots, AUTO_PREDICTORS)
-        chosen = {of: _with_parts(predictors_of, parts) for of, predictors_of in chosen.items()}
+        chosen: dict[int, tuple[int, ...]] = {}
+        for of_level in (1, 2):
+            # What is drawn once a cluster is predicted from such columns only.
+            able = [slot[name] for name in earlier if of_level == 1 or name in upper]
+            wanted = [step.slot for step in steps if step.slot in open_slots and step.level == of_level]
+            chosen |= strongest(able, wanted, AUTO_PREDICTORS) if wanted else {}
+        chosen = {of: (*_with_parts(predictors_of, parts), *sizes) for of, predictors_of in chosen.items()}
         steps = [_with_predictors(step, chosen, slot) for step in steps]
-    return Plan(tuple(steps), proper, tuple(slot[name] for name in strata), where is not None)
+    if first:
+        steps = [_with_first(step, first) for step in steps]
+    # Posterior draws of a chain differ from copy to copy, so trees beside them have to as well.
+    proper = proper or any(isinstance(block, LatentNormal) for block in blocks)
+    of_cluster = None if cluster is None else slot[cluster.column]
+    return Plan(
+        tuple(steps), proper, tuple(slot[name] for name in strata), where is not None, of_cluster, tuple(blocks)
+    )
+
+
+def _turns(
+    names: Sequence[str],
+    kept: Collection[str],
+    strata: Sequence[str],
+    cluster: Cluster | None,
+    level2: Collection[str],
+    blocks: Sequence[Block],
+    expressions: Mapping[str, pl.Expr],
+) -> dict[str, tuple[int, int]]:
+    """Whose turn comes when, and the place within the turn where that is not the caller's."""
+    block = {name: number for number, of in enumerate(blocks) for name in of.columns}
+    upper = {
+        name
+        for name in level2
+        if name not in kept
+        and (name not in expressions or set(expressions[name].meta.root_names()) <= {*level2, *kept})
+    }
+
+    def turn(name: str) -> tuple[int, int]:
+        if name in kept:
+            return KEPT, 0
+        if name in strata:
+            return STRATA, list(strata).index(name)
+        if cluster is not None and name == cluster.column:
+            return CLUSTER, 0
+        if cluster is not None and name in cluster.structure:
+            return STRUCTURE, 0
+        if name in block:
+            return JOINT_2 if name in upper else JOINT, block[name]
+        return UPPER if name in upper else SINGLE, 0
+
+    return {name: turn(name) for name in names}
+
+
+def _check_turns(order: Sequence[str], turn: Mapping[str, tuple[int, int]], block_of: Mapping[str, Block]) -> None:
+    """Refuse columns that others need before their turn."""
+    for before, name in pairwise(order):
+        if turn[name] < turn[before]:
+            what = "in a joint model" if name in block_of else "once for each cluster, within which it is constant"
+            raise PlanError(
+                f"{name!r} is drawn {what}, before {before!r}, but a rule or a passive expression of it needs columns "
+                "that come later. Leave the rule out, or take the column out of the joint model."
+            )
+
+
+def _check_cluster(
+    cluster: Cluster,
+    names: Sequence[str],
+    columns: Mapping[str, Column],
+    patterns: Mapping[str, Pattern],
+    kept: Collection[str],
+    level2: Collection[str],
+    strata: Sequence[str],
+    where: Collection[str] | None,
+) -> None:
+    """Refuse what does not go together with clusters."""
+    _check_known("cluster", [cluster.column], names)
+    _check_known("structure", cluster.structure, names)
+    own = columns.get(cluster.column, PLAIN)
+    if strata or where is not None:
+        raise OptionError(
+            f"cluster={cluster.column!r} does not go with {'strata' if strata else 'where'}=: rows of a cluster belong "
+            "together. Leave one out."
+        )
+    if own.method not in (None, "keep", "identifier") or own.passive is not None or own.special():
+        raise OptionError(
+            f"Column {cluster.column!r} says which rows belong together: it gets fresh names, or is kept with "
+            "Column(method='keep'). Nothing else can be said of it."
+        )
+    if cluster.column not in kept and kept:
+        raise PlanError(
+            f"{', '.join(map(repr, kept))} are kept, so rows are those of the original, but clusters are drawn anew. "
+            f"Keep {cluster.column!r} as well, with Column(method='keep')."
+        )
+    if cluster.column in kept and cluster.structure:
+        raise OptionError(
+            f"structure: the clusters of {cluster.column!r} are kept, so nothing is resampled. Keep these columns, "
+            "too, or leave them out."
+        )
+    for name in cluster.structure:
+        column = columns.get(name, PLAIN)
+        if name == cluster.column or name in level2 or name in patterns:
+            raise OptionError(
+                f"structure: {name!r} is the same in all rows of a cluster, or an identifier: leave it out."
+            )
+        if column.method is not None or column.passive is not None or column.special():
+            raise OptionError(
+                f"structure: {name!r} is taken from donor clusters as it is, so it takes no method and no rules."
+            )
+
+
+def _of_whole_table(whole: Block, blocks: Sequence[Block], names: list[str]) -> list[Block]:
+    """The joint model of all columns that have no method of their own."""
+    if blocks or whole.columns:
+        raise OptionError(
+            f"method={whole!r} is for all columns: name none, and leave out blocks=. For some columns use blocks=[...]."
+        )
+    if not names:
+        raise OptionError(f"method={whole!r}: all columns are kept, computed, or have methods of their own.")
+    return [whole.over(names)]
+
+
+def _check_blocks(
+    blocks: Sequence[Block],
+    names: Sequence[str],
+    fixed: Collection[str],
+    columns: Mapping[str, Column],
+    variables: Sequence[Variable],
+    cluster: Cluster | None,
+    where: bool,
+) -> dict[str, Block]:
+    """Refuse joint models that cannot be; give back the one of each column."""
+    if isinstance(blocks, Block) or not isinstance(blocks, Sequence) or not all(isinstance(b, Block) for b in blocks):
+        raise OptionError(f"blocks={blocks!r}: must be a list of LatentNormal('a', 'b', ...) or Copula('a', 'b', ...).")
+    if blocks and where:
+        raise OptionError("blocks: with where= single cells are replaced, which a joint model cannot. Leave one out.")
+    by_name = {variable.name: variable for variable in variables}
+    block_of: dict[str, Block] = {}
+    for block in blocks:
+        if not block.columns:
+            raise OptionError(
+                f"{block!r} names no columns. Name those that are drawn together, or say method={block!r}."
+            )
+        _check_known(repr(block), block.columns, names)
+        if isinstance(block, Copula) and cluster is not None:
+            raise OptionError(
+                f"{block!r} takes rows as independent, and with cluster={cluster.column!r} they are not. Use "
+                "LatentNormal, or trees."
+            )
+        for name in block.columns:
+            column, variable = columns.get(name, PLAIN), by_name[name]
+            if name in fixed or name in block_of:
+                why = (
+                    "is in two blocks" if name in block_of else "is kept, computed, an identifier, or tells rows apart"
+                )
+                raise OptionError(f"{block!r}: {name!r} {why}. Leave it out.")
+            taken = [f for f in ("predictors", "numtocat", "guard") if getattr(column, f) is not None]
+            taken += ["semicont"] * bool(column.semicont) + ["method"] * (column.method is not None)
+            if taken:
+                raise OptionError(f"Column {name!r} is drawn jointly with others: it takes no {', '.join(taken)}.")
+            block_of[name] = block
+            if isinstance(block, LatentNormal):
+                _check_latent(name, variable, column)
+        if isinstance(block, LatentNormal):
+            _check_latent_options(block, by_name, cluster)
+    return block_of
+
+
+def _check_latent(name: str, variable: Variable, column: Column) -> None:
+    if column.cont_na:
+        raise OptionError(
+            f"cont_na of {name!r}: a latent normal model fills in what is missing, and has no kinds of it. Leave the "
+            "column out of the block, so that trees draw it."
+        )
+    if column.smoothing is not None:
+        raise OptionError(f"smoothing of {name!r}: its numbers are new ones, drawn from a normal. Leave it out.")
+    if variable.n_used < 2:
+        raise DataError(f"Column {name!r} has fewer than two different values. Leave it out of the joint model.")
+    if variable.kind == "unordered" and variable.n_used > MOST_LATENT_LEVELS:
+        raise DataError(
+            f"Column {name!r} has {variable.n_used} levels without order; a latent normal model takes at most "
+            f"{MOST_LATENT_LEVELS}. Group them (rare_levels=), or leave the column out of the block."
+        )
+
+
+def _check_latent_options(block: LatentNormal, by_name: Mapping[str, Variable], cluster: Cluster | None) -> None:
+    if not isinstance(block.transform, str):
+        _check_known("transform", block.transform, list(block.columns))
+        wrong = [name for name in block.transform if by_name[name].kind != "numeric"]
+        if wrong:
+            raise OptionError(f"transform: {', '.join(map(repr, wrong))} are categories; it is for numbers.")
+    _check_known("slopes", block.slopes, list(by_name))
+    if block.slopes and cluster is None:
+        raise OptionError("slopes: they differ between clusters; say with cluster= which rows belong together.")
+    wrong = [name for name in block.slopes if by_name[name].kind != "numeric" or name in block.columns]
+    if wrong:
+        raise OptionError(
+            f"slopes: {', '.join(map(repr, wrong))} must be numbers that the block is predicted from (kept, or of an "
+            "earlier block)."
+        )
+
+
+def _check_upper(
+    drawn: Collection[str],
+    limits: Mapping[str, Sequence[Limit]],
+    columns: Mapping[str, Column],
+    upper: Collection[str],
+    names: Sequence[str],
+) -> None:
+    """Refuse limits and rules by which a column of clusters would depend on single rows."""
+    for name in drawn:
+        asked = {names[slot] for limit in limits.get(name, ()) for slot in (*limit.parents, *limit.passive)}
+        asked |= {root for rule in columns.get(name, PLAIN).rules for root in rule.expression().meta.root_names()}
+        rows = sorted(asked - set(upper))
+        if rows:
+            raise PlanError(
+                f"{name!r} is the same in all rows of a cluster, but a rule or a limit ties it to "
+                f"{', '.join(map(repr, rows))}, which are not. Leave it out."
+            )
+
+
+def _check_levels(
+    name: str, predictors: Sequence[str], cluster: Cluster | None, of_clusters: bool, upper: Collection[str]
+) -> None:
+    if cluster is None:
+        return
+    wrong = [other for other in predictors if other == cluster.column or (of_clusters and other not in upper)]
+    if wrong:
+        raise PlanError(
+            f"{', '.join(map(repr, wrong))} cannot predict {name!r}: clusters have random effects of their own, and "
+            "what is constant within clusters is predicted from such columns only. Leave them out."
+        )
 
 
 def redrawn_column(plan: Plan, variables: Sequence[Variable]) -> int | None:
@@ -588,8 +607,20 @@ def redrawn_column(plan: Plan, variables: Sequence[Variable]) -> int | None:
         used |= {slot for limit in step.limits for slot in (*limit.parents, *limit.passive) if slot != step.slot}
         if isinstance(step.method, Nested):
             used |= {slot for slot in step.predictors if variables[slot].name == step.method.within}
-    free = [step.slot for step in plan.steps if step.action == "draw" and step.slot not in used]
+    free = [s.slot for s in plan.steps if s.action == "draw" and s.level == 1 and s.slot not in used]
     return max(free, key=lambda slot: (variables[slot].n_used, slot), default=None)
+
+
+def without_clusters(variables: Sequence[Variable], plan: Plan) -> tuple[Variable, ...]:
+    """The columns with nothing known of real clusters, unless they are kept: neither names nor who has which size."""
+    named = [step.slot for step in plan.steps if step.action == "cluster"]
+    found = list(variables)
+    for slot, variable in enumerate(variables):
+        if slot in named:
+            found[slot] = variable.blank()
+        elif variable.calendar is not None and variable.calendar[0] in named:
+            found[slot] = replace(variable, bins=np.zeros(1, np.uint16))
+    return tuple(found)
 
 
 def _with_parts(slots: Iterable[int], parts: Mapping[int, list[int]]) -> tuple[int, ...]:
@@ -603,6 +634,13 @@ def _with_predictors(step: Step, chosen: Mapping[int, tuple[int, ...]], slot: Ma
         return step
     coarse = {slot[step.method.within]} if isinstance(step.method, Nested) else set()
     return replace(step, predictors=tuple(sorted({*chosen[step.slot], *coarse})))
+
+
+def _with_first(step: Step, first: Mapping[int, int]) -> Step:
+    """The step with what the first row of a cluster has of the column and its predictors."""
+    if step.action != "draw" or step.level == 2 or isinstance(step.method, Sample):
+        return step
+    return replace(step, first=tuple(first[slot] for slot in (*step.predictors, step.slot) if slot in first))
 
 
 def _place(variable: Variable, column: Column) -> tuple[bool, bool, int]:
@@ -804,18 +842,17 @@ def _order(
     variables: Sequence[Variable],
     given: Sequence[str] | str,
     columns: Mapping[str, Column],
-    kept: list[str],
-    strata: list[str],
+    turn: Mapping[str, tuple[int, int]],
     needed: dict[str, list[str]],
 ) -> list[str]:
-    """The visit sequence: kept columns first, for they are there from the start; then strata; then the caller's order,
-    or that of "auto" or of the table with each column after those that it needs.
+    """The visit sequence: by turns, and within a turn the caller's order, or that of "auto" or of the table with each
+    column after those that it needs.
     """
     _refuse_cycle(needed)
     names = [v.name for v in variables]
-    first = [*kept, *strata]
+    first = sorted((name for name in names if turn[name][0] <= STRATA), key=turn.__getitem__)
     if isinstance(given, str) and given == "auto":
-        by_kind = sorted(variables, key=lambda v: _place(v, columns.get(v.name, PLAIN)))
+        by_kind = sorted(variables, key=lambda v: (turn[v.name], _place(v, columns.get(v.name, PLAIN))))
         return _after_needed([v.name for v in by_kind if v.name not in first], first, needed)
     outcomes = [name for name in names if columns.get(name, PLAIN).outcome]
     if outcomes:
@@ -824,7 +861,8 @@ def _order(
             "in a sequence of your own put the column last."
         )
     if isinstance(given, str) and given == "table":
-        return _after_needed([name for name in names if name not in first], first, needed)
+        by_turn = sorted((name for name in names if name not in first), key=turn.__getitem__)
+        return _after_needed(by_turn, first, needed)
     if isinstance(given, str) or not isinstance(given, Collection) or not all(isinstance(name, str) for name in given):
         raise OptionError(f"visit_sequence={given!r}: must be a list of column names, 'auto' or 'table'.")
     _check_known("visit_sequence", given, names)
@@ -837,7 +875,7 @@ def _order(
             f"visit_sequence lacks {', '.join(map(repr, absent))}. Name every column; drop it from the table, or set "
             "Column(method='keep') to release its original values."
         )
-    return [*first, *(name for name in given if name not in first)]
+    return [*first, *sorted((name for name in given if name not in first), key=turn.__getitem__)]
 
 
 def _refuse_cycle(needed: dict[str, list[str]]) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fastsynth._tree import MAX_CODES
-from fastsynth.columns import Variable, numbers_of, too_many_levels
+from fastsynth.columns import Ranks, Variable, is_numeric, is_text, numbers_of, too_many_levels
 from fastsynth.errors import DataError, DataWarning, OptionError, PlanError
 from fastsynth.exact import POLICIES, Exact, row_hashes
 from fastsynth.execute import Executor
@@ -22,7 +22,8 @@ from fastsynth.identifiers import Pattern, find_pattern, looks_like_identifier
 from fastsynth.learn import Learned
 from fastsynth.methods import Identifier, Nested
 from fastsynth.model import Model
-from fastsynth.plan import Column, Plan, find_method, redrawn_column
+from fastsynth.options import Column, find_method
+from fastsynth.plan import Plan, redrawn_column, without_clusters
 from fastsynth.rowwise import differing, holds
 from fastsynth.source import Source, read_table
 
@@ -36,12 +37,15 @@ LOSSY = "given: a column holds values that its type in the original cannot hold.
 
 
 def find_identifiers(
-    learned: Learned, columns: Mapping[str, Column], replaced: Collection[str] | None = None
+    learned: Learned,
+    columns: Mapping[str, Column],
+    replaced: Collection[str] | None = None,
+    cluster: str | None = None,
 ) -> tuple[dict[str, Pattern], list[str]]:
     """Columns of identifiers with the pattern of fresh ones, and columns of free text, which are to be left out.
 
     Columns with a method of their own, or passive ones, are what the caller says; where only some are ``replaced`` the
-    others are kept.
+    others are kept. What names a ``cluster`` is neither.
 
     Raises
     ------
@@ -53,6 +57,8 @@ def find_identifiers(
     for variable, rows in zip(learned.variables, learned.rows, strict=True):
         n_missing = int(rows[: variable.first].sum())
         column = columns.get(variable.name, Column())
+        if variable.name == cluster:
+            continue
         if column.passive is not None or (column.method is not None and not _is_identifier(column)):
             if variable.kind == "unordered" and variable.n_used > MAX_CODES - 1 and column.method != "keep":
                 raise too_many_levels(variable.name, variable.n_used)
@@ -99,6 +105,95 @@ def find_identifiers(
 
 def _is_identifier(column: Column) -> bool:
     return column.method != "keep" and isinstance(find_method(column.method), Identifier)
+
+
+# Clusters
+
+
+def cluster_pattern(learned: Learned, name: str, column: Column) -> dict[str, Pattern]:
+    """Pattern of the fresh names of clusters: that of the real ones, or a count; nothing for clusters that are kept.
+
+    Raises
+    ------
+    DataError
+        Rows without a cluster, fewer than two clusters, none of two rows, a type whose values cannot be made up.
+    """
+    slot = next(slot for slot, variable in enumerate(learned.variables) if variable.name == name)
+    variable, rows = learned.variables[slot], learned.rows[slot]
+    nowhere = int(rows[: variable.first].sum())
+    if nowhere:
+        raise DataError(f"cluster: {nowhere} row(s) have no {name!r}. Give each a cluster, if need be one of its own.")
+    n_clusters = int(np.count_nonzero(rows))
+    if n_clusters < 2 or n_clusters == learned.n_rows:
+        what = "all rows are in one" if n_clusters < 2 else "each row is one of its own"
+        raise DataError(f"cluster: by {name!r} {what}. Clusters need at least two rows each; leave out cluster=.")
+    if column.method == "keep":
+        return {}
+    own = variable.dtype.value_type if pa.types.is_dictionary(variable.dtype) else variable.dtype
+    ordered = pa.types.is_dictionary(variable.dtype) and variable.dtype.ordered
+    if not (is_text(own) or is_numeric(own)) or ordered:
+        raise DataError(
+            f"cluster: {name!r} is {variable.dtype}, of which fresh names cannot be made. Cast it to text or integers, "
+            "or keep the clusters with Column(method='keep')."
+        )
+    return {name: find_pattern(variable.values[variable.first :], variable.dtype) or Pattern(start=1)}
+
+
+def find_level2(learned: Learned, name: str, executor: Executor) -> list[str]:
+    """Columns that are constant within all clusters. Two passes over files, the second one over few columns."""
+    slot = next(slot for slot, variable in enumerate(learned.variables) if variable.name == name)
+    others = [s for s, v in enumerate(learned.variables) if s != slot and v.calendar is None and v.n_used]
+    if learned.table is not None:
+        ranks = learned.table.ranks
+        of_rows = ranks[slot]
+        first = np.zeros(len(learned.variables[slot].values), np.int64)
+        # Written backwards, so that the first row of each cluster is what stays.
+        first[of_rows[::-1]] = np.arange(learned.n_rows)[::-1]
+        return [learned.variables[s].name for s in others if np.array_equal(ranks[s][first[of_rows]], ranks[s])]
+    source, variables = learned.source, learned.variables
+    within = executor.map(_constant_in_piece, (source, variables, slot, others), source.jobs(), lambda _, found: found)
+    left = [s for place, s in enumerate(others) if all(of_piece[place] for of_piece in within)]
+    known = {s: np.full(len(variables[slot].values), -1, np.int64) for s in left}
+    same = set(left)
+
+    def merge(_: int, found: list[tuple[NDArray[np.int64], list[Ranks]]]) -> None:
+        for clusters, of_clusters in found:
+            for s, ranks in zip(left, of_clusters, strict=True):
+                before = known[s][clusters]
+                if ((before >= 0) & (before != ranks)).any():
+                    same.discard(s)
+                known[s][clusters] = ranks
+
+    if left:
+        executor.map(_first_of_clusters, (source, variables, slot, left), source.jobs(), merge)
+    return [variables[s].name for s in left if s in same]
+
+
+def _constant_in_piece(
+    shared: tuple[Source, tuple[Variable, ...], int, list[int]], piece: int, *held: Any
+) -> list[bool]:
+    """Whether each column is constant within the clusters of each batch of a piece."""
+    source, variables, slot, others = shared
+    same = [True] * len(others)
+    for batch in source.batches(piece, *held):
+        _, first, cluster = np.unique(variables[slot].rank(batch.column(slot)), return_index=True, return_inverse=True)
+        for place, s in enumerate(others):
+            if same[place]:
+                ranks = variables[s].rank(batch.column(s))
+                same[place] = np.array_equal(ranks[first][cluster], ranks)
+    return same
+
+
+def _first_of_clusters(
+    shared: tuple[Source, tuple[Variable, ...], int, list[int]], piece: int, *held: Any
+) -> list[tuple[NDArray[np.int64], list[Ranks]]]:
+    """For each batch of a piece its clusters, and the ranks of some columns in their first rows."""
+    source, variables, slot, others = shared
+    found = []
+    for batch in source.batches(piece, *held):
+        clusters, first = np.unique(variables[slot].rank(batch.column(slot)), return_index=True)
+        found.append((clusters.astype(np.int64), [variables[s].rank(batch.column(s))[first] for s in others]))
+    return found
 
 
 # Weights
@@ -272,7 +367,7 @@ def find_exact(learned: Learned, plan: Plan, policy: str, executor: Executor) ->
         return None
     if plan.where:
         raise OptionError(f"copies={policy!r}: where= keeps cells, so rows equal real ones on purpose. Leave one out.")
-    columns = learned.variables[: len(learned.source.frame.schema)]
+    columns = without_clusters(learned.variables, plan)[: len(learned.source.frame.schema)]
     if policy == "fresh" and all(v.kind != "numeric" for v in columns if v.n_used):
         # Equal rows of categories alone are what a correct model yields.
         return None

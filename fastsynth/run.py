@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,14 +21,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fastsynth import draw
-from fastsynth.blur import MARGIN, Blur, is_continuous
-from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, exact_to, find_grid, fit_calibrated, is_beyond_floats
-from fastsynth.columns import EncodedTable, Variable
+from fastsynth.block_fits import fit_blocks
+from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, find_blur, fit_calibrated
+from fastsynth.clusters import Clusters
+from fastsynth.columns import FIRST, EncodedTable, Ranks, Variable
 from fastsynth.draw import draw_rows
 from fastsynth.errors import DataError
 from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick
 from fastsynth.guards import guarded, kinds_of
+from fastsynth.joint import Chains
 from fastsynth.learn import Learned, code
 from fastsynth.methods import (
     Calibrated,
@@ -45,8 +47,9 @@ from fastsynth.methods import (
 from fastsynth.model import Model, Strata
 from fastsynth.nested import fit_nested
 from fastsynth.output import Output, Part, part_name, write_part
-from fastsynth.plan import Fixed, Limit, Plan, Step
+from fastsynth.plan import Fixed, Limit, Plan, Step, without_clusters
 from fastsynth.private import PrivateModel
+from fastsynth.reem import fit_clustered
 from fastsynth.slopes import Slopes, add_up, excess_variance
 from fastsynth.source import filesystem
 from fastsynth.streams import BOOTSTRAP, REFILL, SUBSAMPLE, WEIGHT, below, hashed, random_words, unit
@@ -176,23 +179,27 @@ def fit_plan(
     memory: int,
     executor: Executor,
     tick: Tick,
-) -> Model:
+) -> tuple[Model, dict[str, Chains]]:
     """Fit all columns on the observed earlier columns: all fits are independent, the biggest go first.
 
     Simple synthesis fits once for all copies; proper synthesis fits each copy on a bootstrap sample of the rows. With
     ``fit_rows`` trees are grown on so many rows, all copies on the same ones or with ``fresh`` each on its own; columns
-    without predictors are drawn from all rows nevertheless, but for proper synthesis.
+    without predictors are drawn from all rows nevertheless, but for proper synthesis. Chains of joint models are given
+    back beside the model.
     """
     n, strata = learned.n_rows, None
     drawn = [step for step in plan.steps if step.action == "draw"]
     calibrated = any(isinstance(step.method, Calibrated) for step in drawn)
-    # Calibrated leaves and nested codes are learned from all rows, whatever the shape was grown on.
-    whole = calibrated or any(isinstance(step.method, Nested) for step in drawn)
+    # Calibrated leaves, nested codes and effects of clusters come from all rows, whatever the shape was grown on.
+    nested = any(isinstance(step.method, Nested) for step in drawn)
+    whole = calibrated or nested or plan.cluster is not None
     fill = -(-n // (fit_rows or n)) if whole else FILL if any(map(_refills, drawn)) else 1
-    rows = choose_rows(n, fit_rows, plan.proper, fresh, m, entropy, fill)
-    if cells.weights is not None:
+    by_cluster = plan.cluster is not None and plan.proper
+    rows = choose_rows(n, fit_rows, plan.proper and not by_cluster, fresh, m, entropy, fill)
+    if cells.weights is not None and not by_cluster:
         rows = weighted_rows(rows, cells.weights, plan.proper, entropy)
-    kept = {step.slot for step in plan.steps if step.action == "keep"} | cells.where.keys() | set(plan.strata)
+    kept = {step.slot for step in plan.steps if step.action in ("keep", "structure", "cluster")}
+    kept |= cells.where.keys() | set(plan.strata)
     n_coded = n if rows.coded is None else len(rows.coded)
     needed = n_coded * sum(2 + (not v.codes_are_ranks) * v.rank_dtype().itemsize for v in learned.variables)
     mapped = learned.table is None and needed > CODES_SHARE * memory
@@ -207,18 +214,32 @@ def fit_plan(
     with tempfile.TemporaryDirectory(prefix="fastsynth-", ignore_cleanup_errors=True) as folder:
         place = Path(folder) if mapped else None
         table, all_ranks = code(learned, rows.coded, sorted(kept), plan.steps, place, executor, lambda _: None)
+        clusters = None
         if plan.strata:
-            of_strata = [all_ranks[slot] for slot in plan.strata]
-            strata = Strata.of(plan.strata, of_strata)
-            number = strata.numbers(of_strata)
+            of_columns = [all_ranks[slot] for slot in plan.strata]
+            strata = Strata.of(plan.strata, of_columns)
+            number = strata.numbers(of_columns)
             own = number if rows.coded is None else number[rows.coded]
             setting = Setting.of(table, rows, entropy, cells, own, len(strata.rows))
             _refuse_small_strata(setting, drawn)
+        elif plan.cluster is not None:
+            clusters, cluster = find_clusters(plan, plan.cluster, learned, all_ranks, cells.weights, entropy)
+            if by_cluster:
+                rows, clusters = bootstrap_clusters(clusters, cluster, m, entropy)
+                if cells.weights is not None:
+                    rows = weighted_rows(rows, cells.weights, True, entropy)
+            own_cluster = cluster if rows.coded is None else cluster[rows.coded]
+            stratum, turns = None, 1
+            if clusters.led:
+                stratum, turns = _lead(table, own_cluster), 2
+            setting = Setting.of(table, rows, entropy, cells, stratum, turns)
+            setting = replace(setting, cluster=own_cluster, clusters=clusters)
         else:
             setting = Setting.of(table, rows, entropy, cells)
         fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in range(len(rows.shapes) * setting.n_strata))
-        jobs = [(fit, step) for fit in range(len(fits)) for step in drawn]
-        if fit_rows is not None and not plan.proper and cells.weights is None and not plan.strata:
+        # What is constant within clusters is drawn as the first row is.
+        jobs = [(i, step) for i in range(len(fits)) for step in drawn if step.level == 1 or i % setting.n_strata == 0]
+        if fit_rows is not None and not plan.proper and cells.weights is None and strata is None and clusters is None:
             margins = [job for job in jobs if not job[1].predictors and job[1].slot not in setting.free]
             for fit, step in margins:
                 variable, of_ranks = learned.variables[step.slot], learned.rows[step.slot]
@@ -235,17 +256,24 @@ def fit_plan(
             tick(1)
 
         executor.map(fit_step, setting, jobs, done, at_most)
+        for i, of_fit in enumerate(fits):
+            of_fit.update({step.slot: fits[i - i % setting.n_strata][step.slot] for step in drawn if step.level == 2})
+        every = np.arange(table.n_rows, dtype=np.uint32)
+        of_strata = [every] if strata is None else _split(every, own, len(strata.rows))
+        blocks, imputed, chains = fit_blocks(
+            plan, learned, table, of_strata, setting.cluster, clusters, m, entropy, executor
+        )
         del table, setting
     if strata is not None and cells.weights is not None:
         number = strata.numbers([all_ranks[slot] for slot in plan.strata])
         scaled = np.bincount(number, cells.weights, len(strata.rows)) * (2**31 / cells.weights.sum())
         strata = replace(strata, rows=np.maximum(np.rint(scaled), 1).astype(np.int64))
-    not_kept = {step.slot for step in plan.steps if step.action == "stratum"}
+    not_kept = {step.slot for step in plan.steps if step.action in ("stratum", "structure", "cluster")}
     all_ranks = {slot: ranks for slot, ranks in all_ranks.items() if slot not in not_kept}
     slopes = learned.slopes if cells.weights is None else Slopes.of(pa.table({}), ())
-    return Model(
+    model = Model(
         plan,
-        learned.variables,
+        without_clusters(learned.variables, plan),
         learned.source.frame,
         n,
         fit_rows,
@@ -255,7 +283,66 @@ def fit_plan(
         strata,
         cells.where,
         _effective_rows(cells.weights),
+        clusters=clusters,
+        blocks=blocks,
+        imputed=imputed,
     )
+    return model, chains
+
+
+def find_clusters(
+    plan: Plan,
+    slot: int,
+    learned: Learned,
+    ranks: Mapping[int, Ranks],
+    weights: NDArray[np.float64] | None,
+    entropy: int,
+) -> tuple[Clusters, NDArray[np.int32]]:
+    """Clusters of the original, and that of each row (n,); ``ranks`` are of all rows."""
+    first, sizes = learned.variables[slot].first, learned.rows[slot][learned.variables[slot].first :]
+    cluster = ranks[slot].astype(np.int32) - first
+    if not sizes.all():
+        # Categories that no row has are no clusters.
+        cluster, sizes = (np.cumsum(sizes > 0) - 1).astype(np.int32)[cluster], sizes[sizes > 0]
+    order = np.argsort(cluster, kind="stable")
+    structure = {step.slot: ranks[step.slot][order] for step in plan.steps if step.action == "structure"}
+    pools: tuple[NDArray[np.int32], ...] = ()
+    if weights is not None:
+        total = np.bincount(cluster, weights, len(sizes))
+        pools = (np.repeat(np.arange(len(sizes), dtype=np.int32), _times(total / sizes, entropy)),)
+    if any(step.slot == slot and step.action == "keep" for step in plan.steps):
+        return Clusters(slot, sizes, rows=cluster, first_rows=order[np.cumsum(sizes) - sizes]), cluster
+    return Clusters(slot, sizes, structure, pools=pools, led=bool(structure)), cluster
+
+
+def _lead(table: EncodedTable, cluster: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Fill in what the first rows of clusters have, for their other rows; 0 for each first row, 1 for the others."""
+    rows = np.arange(table.n_rows)
+    first = np.zeros(int(cluster.max()) + 1, np.int64)
+    # Written backwards, so that the first row of each cluster is what stays.
+    first[cluster[::-1]] = rows[::-1]
+    for slot, variable in enumerate(table.variables):
+        if variable.calendar is not None and variable.calendar[1] == FIRST:
+            table.codes[slot] = table.codes[variable.calendar[0], first[cluster]]
+    other: NDArray[np.int64] = (first[cluster] != rows).astype(np.int64)
+    return other
+
+
+def bootstrap_clusters(clusters: Clusters, cluster: NDArray[np.int32], m: int, entropy: int) -> tuple[Rows, Clusters]:
+    """Bootstrap samples of whole clusters: their rows, and the clusters that donors are drawn from in each copy."""
+    order = np.argsort(cluster, kind="stable").astype(np.uint32)
+    starts = np.cumsum(clusters.sizes) - clusters.sizes
+    pool = clusters.pools[0] if clusters.pools else np.arange(clusters.n_clusters, dtype=np.int32)
+    samples, pools = [], []
+    for copy in range(m):
+        # Of weighted clusters rows weigh afterwards, so each is as likely.
+        drawn = below(random_words(entropy, (BOOTSTRAP, copy), clusters.n_clusters), clusters.n_clusters)
+        size = clusters.sizes[drawn]
+        within = np.arange(int(size.sum())) - np.repeat(np.cumsum(size) - size, size)
+        samples.append(np.sort(order[np.repeat(starts[drawn], size) + within]))
+        times = np.bincount(drawn, minlength=clusters.n_clusters)
+        pools.append(np.repeat(pool, times[pool]))
+    return Rows(None, samples, None), replace(clusters, pools=tuple(pools))
 
 
 def _effective_rows(weights: NDArray[np.float64] | None) -> float | None:
@@ -268,17 +355,22 @@ def weighted_rows(rows: Rows, weights: NDArray[np.float64], proper: bool, entrop
 
     So a leaf still has ``minbucket`` different rows, and its shares are those of the population.
     """
-    n = len(weights)
-    total = n * max(1, min(WEIGHT_ROWS, MOST_WEIGHT_ROWS // n))
-    start = float(unit(random_words(entropy, (WEIGHT,), 1))[0])
-    ends = np.floor(np.cumsum(weights) * (total / weights.sum()) + start).astype(np.int64)
-    times = np.diff(np.append(0, ends))
+    n, times = len(weights), _times(weights, entropy)
     numbers = np.arange(n) if rows.coded is None else rows.coded
     shapes = [shape[times[numbers[shape]] > 0] for shape in rows.shapes]
     leaves = [np.repeat(own, times[numbers[own]]) for own in rows.leaves or rows.shapes]
     # A bootstrap sample holds rows twice: a tree of it is grown on each once, as of all others.
     shapes = [np.unique(shape) for shape in shapes] if proper else shapes
     return Rows(rows.coded, shapes, leaves, weighted=True)
+
+
+def _times(weights: NDArray[np.float64], entropy: int) -> NDArray[np.int64]:
+    """How often each row is repeated, in proportion to its weight: systematic sampling."""
+    n = len(weights)
+    total = n * max(1, min(WEIGHT_ROWS, MOST_WEIGHT_ROWS // n))
+    start = float(unit(random_words(entropy, (WEIGHT,), 1))[0])
+    ends = np.floor(np.cumsum(weights) * (total / weights.sum()) + start).astype(np.int64)
+    return np.diff(np.append(0, ends))
 
 
 def _free(table: EncodedTable, rows: Rows, cells: Cells) -> dict[int, NDArray[np.bool_]]:
@@ -342,6 +434,9 @@ class Setting:
     n_strata : int
     by_fit : list of tuple
         For each fit, and in it for each stratum, the rows of shapes and those that fill leaves if they are others.
+    cluster : ndarray of shape (n_coded,), dtype=int32, or None
+        That of each row of the table.
+    clusters : Clusters or None
     """
 
     table: EncodedTable
@@ -350,6 +445,8 @@ class Setting:
     free: dict[int, NDArray[np.bool_]]
     n_strata: int
     by_fit: list[tuple[NDArray[np.uint32], NDArray[np.uint32] | None]]
+    cluster: NDArray[np.int32] | None = None
+    clusters: Clusters | None = None
 
     @classmethod
     def of(
@@ -367,6 +464,10 @@ class Setting:
     def chosen(self, fit: int, step: Step) -> tuple[NDArray[np.uint32], NDArray[np.uint32] | None]:
         """Rows that give a column's trees their shape, and those that fill the leaves if they are others."""
         shape, leaves = self.by_fit[fit]
+        if step.level == 2:
+            shape = shape if leaves is None else leaves
+            # First rows are one of each cluster.
+            shape, leaves = shape if self.n_strata == 2 else self._one_a_cluster(shape), None
         if step.slot not in self.free:
             return shape, leaves
         free, least = self.free[step.slot], getattr(step.method, "minbucket", 1)
@@ -375,6 +476,18 @@ class Setting:
             # Too few of the rows that the column is fitted on are among those that give the shape.
             few = np.unique(filling)
         return (few, filling) if len(few) >= least else (shape, leaves)
+
+    def is_alone(self, fit: int, step: Step) -> bool:
+        """Whether there is one row of each cluster, so that effects of clusters cannot be told from what is left."""
+        first = self.clusters is not None and self.clusters.led and fit % self.n_strata == 0
+        return self.clusters is None or step.level == 2 or first
+
+    def _one_a_cluster(self, rows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """One row of each cluster among some rows, as often as it is among them as a whole."""
+        assert self.cluster is not None
+        assert self.clusters is not None
+        found, first, count = np.unique(self.cluster[rows], return_index=True, return_counts=True)
+        return np.repeat(rows[first], np.maximum(count // self.clusters.sizes[found], 1))
 
 
 def fits_at_once(memory: int, one_fit: int) -> int:
@@ -401,6 +514,9 @@ def fit_step(setting: Setting, fit: int, step: Step) -> ColumnModel:
     key = random_words(setting.entropy, (REFILL, fit // setting.n_strata, step.slot), 1)
     words = partial(_row_words, setting.rows.coded, key)
     shape, leaves = setting.chosen(fit, step)
+    led = setting.clusters is not None and setting.clusters.led
+    if led and fit % setting.n_strata:
+        step = replace(step, predictors=tuple(sorted({*step.predictors, *step.first})))
     model = _fit_step(setting, fit, step, shape, leaves, words)
     rows = shape if leaves is None else leaves
     if step.guard is not None:
@@ -429,29 +545,15 @@ def _blurred(model: ColumnModel, step: Step, variable: Variable, rows: NDArray[n
     Calibrated numbers are new values. Where there are no predictors to move them along, those that few people have are
     moved among their neighbours.
     """
-    if not _may_blur(step, variable):
+    if not _may_blur(step, variable) or (_is_margin(step) and model.shift is not None):
         return model
-    margin = _is_margin(step)
     held = rows.copy()
     held[: variable.first] = 0
     held[[rank for rank in kinds_of(model).tolist() if rank < len(held)]] = 0
     if model.values is None or not held.any():
         return model
-    numbers, enough = variable.numbers(), step.method.minbucket if isinstance(step.method, Calibrated) else 0
-    if margin and not is_continuous(held, enough):
-        return model
-    if is_beyond_floats(variable, numbers):
-        if margin:
-            return model
-        raise DataError(
-            f"Column {step.name!r} has whole numbers, or times, beyond 2^53: cast it to smooth it, times to us."
-        )
-    # Of the values that move: those on which a column piles up may lie on a coarser grid.
-    moving = (held > 0) & (held < enough) if margin else held > 0
-    grid = find_grid(numbers[moving], exact_to(variable), held[moving] if margin else None)
-    known = numbers[held > 0]
-    grid = replace(grid, low=float(known.min()), high=float(known.max()))
-    return replace(model, blur=Blur.of(MARGIN if margin else step.smoothing, step.noise, numbers, held, grid, enough))
+    enough = step.method.minbucket if isinstance(step.method, Calibrated) else 0
+    return replace(model, blur=find_blur(variable, held, step.smoothing, step.noise, enough))
 
 
 def _fit_step(
@@ -464,9 +566,14 @@ def _fit_step(
 ) -> ColumnModel:
     table, rows, method = setting.table, setting.rows, step.method
     filling = shape if leaves is None else leaves
-    if isinstance(method, Calibrated):
+    if isinstance(method, Calibrated) or (setting.clusters is not None and not setting.is_alone(fit, step)):
+        minbucket = 1 if isinstance(method, Sample) else method.minbucket  # type: ignore[union-attr]
         special = (step.spikes, step.groups, rows.weighted)
-        return fit_calibrated(Job(table, step.slot, step.predictors, method.minbucket, shape, filling, words, *special))
+        job = Job(table, step.slot, step.predictors, minbucket, shape, filling, words, *special)
+        if setting.clusters is None or setting.cluster is None or setting.is_alone(fit, step):
+            return fit_calibrated(job)
+        assert isinstance(method, Cart | Sample | Calibrated)
+        return fit_clustered(job, setting.cluster, setting.clusters.n_clusters, method)
     if isinstance(method, Nested):
         within = next(slot for slot in step.predictors if table.variables[slot].name == method.within)
         of_copy = fit // setting.n_strata

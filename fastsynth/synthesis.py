@@ -23,24 +23,30 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from fastsynth import model_file
+from fastsynth.blocks import BLOCKS, Block, Copula, LatentNormal
+from fastsynth.clusters import Cluster
 from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, source_of, summary_of
 from fastsynth.draw import BLOCK_ROWS
-from fastsynth.errors import DataWarning, NotFittedError, OptionError, PrivacyWarning, check_count
+from fastsynth.errors import DataWarning, NotFittedError, OptionError, PlanError, PrivacyWarning, check_count
 from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
+from fastsynth.joint import Chains
 from fastsynth.learn import Learned, learn, strongest_predictors
-from fastsynth.methods import Calibrated, Cart, Method, people_of_ranks
+from fastsynth.methods import Calibrated, Cart, ColumnModel, Method, people_of_ranks
 from fastsynth.model import Model
+from fastsynth.options import Column, Guard, Rule
 from fastsynth.output import Output
 from fastsynth.partition import partitions, write_partitions
-from fastsynth.plan import Column, Guard, Plan, Predictors, Rule, Step, check_columns, make_plan
+from fastsynth.plan import Plan, Predictors, Step, check_columns, make_plan
 from fastsynth.private import DpCart, PrivateModel, draw_entropy, fit_private
 from fastsynth.recode import check_rare, coded, find_codings
 from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
     check_cells,
+    cluster_pattern,
     find_exact,
     find_identifiers,
+    find_level2,
     read_given,
     read_weights,
     read_where,
@@ -83,6 +89,8 @@ NOT_PRIVATE = {
     "forbid": "the domains say what there may be",
     "where": "cells that are not replaced are real values",
     "strata": "they are found in the data, and small ones refused",
+    "cluster": "which rows belong together, and how many, is found in the data",
+    "blocks": "joint models have no budget",
     "weights": "a row of large weight would count as many",
     "relations": "they are found in the data",
     "fit_rows": "the budget counts all rows",
@@ -105,14 +113,16 @@ def synthesize(
     *,
     m: int = 5,
     k: int | None = None,
-    method: str | Method | DpCart = "calibrated",
+    method: str | Method | Block | DpCart = "calibrated",
     columns: Mapping[str, Column] | None = None,
     visit_sequence: Sequence[str] | str = "auto",
     predictors: Predictors = "auto",
+    blocks: Sequence[Block] = (),
     proper: bool = False,
     forbid: Sequence[pl.Expr | str] = (),
     where: Any = None,
     strata: Sequence[str] = (),
+    cluster: str | Cluster | None = None,
     weights: str | None = None,
     relations: Relations | str | None = None,
     given: Any = None,
@@ -145,11 +155,12 @@ def synthesize(
         Number of copies (synthpop: 1; mice: 5).
     k : int, optional
         Rows of each copy. The default is the number of rows of ``data``; with ``DpCart`` there is none.
-    method : str or Calibrated or Cart or Sample or DpCart, default "calibrated"
+    method : str or Calibrated or Cart or Sample or LatentNormal or Copula or DpCart, default "calibrated"
         Method of all columns that have none of their own: "calibrated" (trees whose leaves are calibrated, so that
         intervals cover what they say), "cart" (plain leaves, as synthpop's and mice's default; intervals are too
-        short) or "sample". ``DpCart(epsilon, domains)`` is the one that is differentially private: it goes with few of
-        the other options (docs/private.md).
+        short) or "sample"; or all of them drawn together, "joint" (``LatentNormal``) or "copula" (``Copula``).
+        ``DpCart(epsilon, domains)`` is the one that is differentially private: it goes with few of the other options
+        (docs/private.md).
     columns : dict of str to Column, optional
         What is special about single columns: method, predictors, missing codes, spikes, rules, bounds, ...
     visit_sequence : {"auto", "table"} or list of str, default "auto"
@@ -163,8 +174,11 @@ def synthesize(
         earlier ones that are most associated with it (as mice's ``quickpred``; here between groups of values, so that
         categories, missing values and relations that are not monotone count). ``summary`` shows them. Columns that
         have predictors of their own keep those.
+    blocks : list of LatentNormal or Copula, default ()
+        Columns that are drawn together, by a joint model: given the kept columns, and before all others
+        (docs/multilevel.md). With ``LatentNormal`` the synthesis is proper, and missing values are filled in.
     proper : bool, default False
-        Fit each copy to its own bootstrap sample of the rows (as synthpop's ``proper``).
+        Fit each copy to its own bootstrap sample of the rows (as synthpop's ``proper``), or of the clusters.
     forbid : list of polars.Expr or str, default ()
         Combinations that may not occur, each an expression that is true for them; text is read as SQL. While the last
         of its columns is drawn, donors that would make it true are excluded within the leaf; a leaf without others
@@ -177,6 +191,11 @@ def synthesize(
     strata : list of str, default ()
         Columns whose combinations have models of their own. They are drawn together, in proportion to their rows; give
         them ``Column(method="keep")`` to keep the sizes.
+    cluster : str or Cluster, optional
+        Column that says which rows belong together (schools, households, firms). Copies have new clusters, whose sizes,
+        and for trees random effects, are those of donor clusters; with ``Column(method="keep")`` for the column they
+        have those of the original. Columns that are constant within all clusters are drawn once a cluster, others with
+        random effects, so that rows of a cluster have in common what they have in the original (docs/multilevel.md).
     weights : str, optional
         Column of survey weights. Leaves and shares count rows by their weight, so that copies represent the population;
         the column itself is not in them, and ``n`` of the result is the number of rows that the sample is worth (Kish).
@@ -290,10 +309,12 @@ def synthesize(
         columns=columns,
         visit_sequence=visit_sequence,
         predictors=predictors,
+        blocks=blocks,
         proper=proper,
         forbid=forbid,
         where=where,
         strata=strata,
+        cluster=cluster,
         weights=weights,
         relations=relations,
         fit_rows=fit_rows,
@@ -330,6 +351,8 @@ def synthesize(
     whole = {
         "where": where is not None,
         "strata": len(strata) > 0,
+        "cluster": cluster is not None,
+        "blocks": len(blocks) > 0 or isinstance(method, Block) or method in BLOCKS,
         "weights": weights is not None,
         "given": given is not None,
     }
@@ -378,8 +401,8 @@ class Synthesizer:
 
     Parameters
     ----------
-    m, method, columns, visit_sequence, predictors, proper, forbid, where, strata, weights, relations, \
-    fit_rows, fresh_rows, copies, guard, random_state, threads, client, memory_limit, progress
+    m, method, columns, visit_sequence, predictors, blocks, proper, forbid, where, strata, cluster, weights, \
+    relations, fit_rows, fresh_rows, copies, guard, random_state, threads, client, memory_limit, progress
         As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper`` or ``fresh_rows``
         the number of fits. ``random_state`` is the default of ``sample``.
 
@@ -400,6 +423,8 @@ class Synthesizer:
         Those that are kept, beside what ``columns`` and ``forbid`` say.
     dropped_ : list of str
         Columns of free text, which are not in the copies.
+    chains_ : dict of str to Chains
+        Of latent normal models, by their columns: parameters, traces, R-hat. Not kept in files.
     rare_levels_ : dict of str to int
         For each column of categories the number of levels that fewer than 10 rows have: the people in them can be
         found in a copy. Group such levels before the synthesis.
@@ -417,19 +442,22 @@ class Synthesizer:
     recoded_: dict[str, int]
     rare_levels_: dict[str, int]
     dropped_: list[str]
+    chains_: dict[str, Chains]
 
     def __init__(
         self,
         *,
         m: int = 5,
-        method: str | Method | DpCart = "calibrated",
+        method: str | Method | Block | DpCart = "calibrated",
         columns: Mapping[str, Column] | None = None,
         visit_sequence: Sequence[str] | str = "auto",
         predictors: Predictors = "auto",
+        blocks: Sequence[Block] = (),
         proper: bool = False,
         forbid: Sequence[pl.Expr | str] = (),
         where: Any = None,
         strata: Sequence[str] = (),
+        cluster: str | Cluster | None = None,
         weights: str | None = None,
         relations: Relations | str | None = None,
         fit_rows: int | None = None,
@@ -447,10 +475,12 @@ class Synthesizer:
         self.columns = columns
         self.visit_sequence = visit_sequence
         self.predictors = predictors
+        self.blocks = blocks
         self.proper = proper
         self.forbid = forbid
         self.where = where
         self.strata = strata
+        self.cluster = cluster
         self.weights = weights
         self.relations = relations
         self.fit_rows = fit_rows
@@ -508,12 +538,14 @@ class Synthesizer:
             _refuse_beyond_memory(learned.source.frame.schema, m, k or n, memory)
         if fit_rows is not None and fit_rows >= n:
             fit_rows = None
+        _refuse_parts(plan, fit_rows, self.weights, self.copies)
         _refuse_few_rows(fit_rows, plan, share)
         exact = find_exact(learned, plan, self.copies, executor)
         own = plan.proper or (self.fresh_rows and fit_rows is not None)
         n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
         with _progress(self.progress, "fit", n_fits, "column") as tick:
-            model = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+            fitted = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
+            model, self.chains_ = fitted
         self.model_ = with_exact(model, exact, entropy)
         self.n_rows_ = n
         self.random_state_ = entropy
@@ -552,14 +584,27 @@ class Synthesizer:
         names = source.frame.schema.names
         cont_na = check_columns(self.columns, names)
         source = self._coded(source, cont_na, executor)
+        cluster = Cluster.of(self.cluster)
+        of_cluster = None if cluster is None else cluster.column
+        if of_cluster is not None and of_cluster not in names:
+            raise PlanError(f"cluster: no column {of_cluster!r} in the table.")
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
-            learned = learn(source, executor, tick, cont_na)
+            learned = learn(source, executor, tick, cont_na, of_cluster)
         named = None if self.where is None else where_by_name(self.where)
-        patterns, self.dropped_ = find_identifiers(learned, self.columns or {}, named)
-        # Of identifiers, and of text that is left out, nothing is to be kept.
-        self.relations_ = self._relations(source.without([*patterns, *self.dropped_]), executor)
+        patterns, self.dropped_ = find_identifiers(learned, self.columns or {}, named, of_cluster)
+        # Of identifiers, and of text that is left out, nothing is to be kept; clusters are no categories.
+        unrelated = [*patterns, *self.dropped_, *([] if of_cluster is None else [of_cluster])]
+        self.relations_ = self._relations(source.without(unrelated), executor)
         columns, forbid = self._special()
-        learned = learned.without(self.dropped_).without_values(patterns).with_calendars()
+        learned = learned.without(self.dropped_).without_values(patterns)
+        level2: list[str] = []
+        if of_cluster is not None:
+            level2 = find_level2(learned, of_cluster, executor)
+            patterns |= cluster_pattern(learned, of_cluster, columns.get(of_cluster, Column()))
+        led: list[str] = []
+        if cluster is not None and len(cluster.structure):
+            led = [name for name in learned.source.frame.schema.names if name not in {*level2, *patterns}]
+        learned = learned.with_calendars(of_cluster, led)
         where = read_where(learned.source, self.where, executor)
         plan = make_plan(
             learned.variables,
@@ -574,6 +619,9 @@ class Synthesizer:
             where=where,
             patterns=patterns,
             guard=self.guard,
+            blocks=self.blocks,
+            cluster=cluster,
+            level2=level2,
         )
         self.differences_ = check_rows(learned.source, plan, learned.variables, executor)
         self.rare_levels_ = {
@@ -663,6 +711,7 @@ class Synthesizer:
             return self._sample_private(private, m, k, random_state, output, given)
         model = self._fitted()
         if given is not None:
+            _refuse_given_beside(model)
             model = replace(model, given=read_given(given, model))
             k = _rows_of_given(model, k)
             _refuse_given_copies(model)
@@ -674,10 +723,11 @@ class Synthesizer:
         _refuse_other_k(k, self.n_rows_, model.plan)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
         _check_identifiers(model.plan, model.variables, k)
+        _check_cluster_names(model, m, k, entropy)
         _check_max_copies(model, k)
         n = self.n_rows_ if model.effective is None else max(round(model.effective), 2)
         partial = model.plan.partial or model.given is not None
-        design = Design(n, k, m, model.plan.proper, partial, model.learned_rows, fresh)
+        design = Design(n, k, m, model.plan.proper, partial, model.learned_rows, fresh, model.imputed)
         executor = executor_of(self.threads, self.client)
         records = _describe(model, self)
         if output is None:
@@ -746,7 +796,7 @@ class Synthesizer:
         """Few rows would leave v uncertain: then it is taken from a large draw instead of the copies."""
         model, rows = self._fitted(), V_ROWS * self.n_rows_
         too_much = rows > MOST_V_ROWS or rows * len(model.variables) > MOST_V_CELLS
-        fresh = any(step.action == "identifier" for step in model.plan.steps)
+        fresh = any(step.action in ("identifier", "cluster") for step in model.plan.steps)
         if model.plan.partial or model.n_fits > 1 or len(model.slopes.rows) < 2 or too_much or fresh:
             return None
         return [generate(model.without_max_copies(), [m], rows, entropy, executor, lambda _: None)[0]]
@@ -831,7 +881,8 @@ class Synthesizer:
             return cls._of_private(*private, threads=threads, client=client, progress=progress)
         model, state = model_file.load(Path(path))
         plan = model.plan
-        special = {step.name: _column_of(step, model) for step in plan.steps if step.action != "stratum"}
+        unsaid = ("stratum", "cluster", "structure")
+        special = {step.name: _column_of(step, model) for step in plan.steps if step.action not in unsaid}
         self = cls(
             m=state["m"],
             columns=special,
@@ -841,6 +892,8 @@ class Synthesizer:
             fresh_rows=not plan.proper and model.n_fits > 1,
             forbid=[~limit.expression for step in plan.steps for limit in step.limits if not limit.values_only],
             strata=[model.variables[slot].name for slot in plan.strata],
+            cluster=_cluster_of(plan, model),
+            blocks=plan.blocks,
             copies="keep" if model.exact is None else model.exact.policy,
             random_state=state["random_state"],
             threads=threads,
@@ -911,7 +964,11 @@ class Synthesizer:
 def _describe(model: Model, of: Synthesizer) -> list[dict[str, Any]]:
     """One record for each column in visit sequence: names, options and counts, no values."""
     records = []
+    turn, block = 0, None
     for step in model.plan.steps:
+        # Kept columns are there together, and those of a block are drawn together.
+        turn += step.action != "keep" and (step.action != "joint" or step.method is not block)
+        block = step.method if step.action == "joint" else None
         fit = model.fits[0].get(step.slot)
         variable = model.variables[step.slot]
         tree = None if fit is None else fit.values or fit.missing
@@ -928,15 +985,27 @@ def _describe(model: Model, of: Synthesizer) -> list[dict[str, Any]]:
                 "leaf_spread": [
                     None if np.isnan(x) else round(x, 3) for x in (tree.spread if tree is not None else ())
                 ],
-                "decision": None if fit is None else fit.note or None,
+                "decision": _decision(model, step, fit),
                 "n_missing_kinds": variable.first - 1 + (variable.has_missing and not variable.has_nan),
                 "n_spikes": None if fit is None or variable.kind != "numeric" else fit.n_spikes,
                 "n_differ": of.differences_.get(step.name),
                 "n_coded": of.recoded_.get(step.name),
+                "level": step.level,
+                "turn": turn,
+                "noise": step.noise or None,
                 "protection": _protection(step, (of.columns or {}).get(step.name, Column())),
             }
         )
     return records
+
+
+def _decision(model: Model, step: Step, fit: ColumnModel | None) -> str | None:
+    """What was fitted, in words."""
+    if step.action == "joint":
+        return next((of[0].note for of in model.blocks if step.slot in of[0].slots), None)
+    note = fit.note if fit is not None else ""
+    once = "once a cluster" if step.level == 2 and step.action in ("draw", "joint") else ""
+    return "; ".join(words for words in (note, once) if words) or None
 
 
 def _refuse_not_private(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> None:
@@ -1016,8 +1085,16 @@ def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
 
 def _check_identifiers(plan: Plan, variables: Sequence[Any], k: int) -> None:
     for step in plan.steps:
-        if step.pattern is not None:
+        if step.pattern is not None and step.action == "identifier":
             check_space(step.pattern, k, variables[step.slot].dtype, step.name)
+
+
+def _check_cluster_names(model: Model, m: int, k: int, entropy: int) -> None:
+    """Refuse copies of more clusters than there are names of the pattern."""
+    for step in model.plan.steps:
+        if step.action == "cluster" and step.pattern is not None and model.clusters is not None:
+            most = max(model.clusters.layout(entropy, copy, k).n_clusters for copy in range(m))
+            check_space(step.pattern, most, model.frame.schema.field(step.name).type, step.name)
 
 
 def _rows_of_given(model: Model, k: int | None) -> int:
@@ -1026,6 +1103,34 @@ def _rows_of_given(model: Model, k: int | None) -> int:
     if k is not None and k != n:
         raise OptionError(f"k={k}: given has {n} rows, so k must be {n}, or left out.")
     return n
+
+
+def _refuse_given_beside(model: Model) -> None:
+    if model.clusters is not None or model.plan.blocks:
+        what = "clusters" if model.clusters is not None else "columns that are drawn together"
+        raise OptionError(f"given: the model has {what}, which cannot be given in part. Fit without, or keep columns.")
+
+
+def _refuse_parts(plan: Plan, fit_rows: int | None, weights: str | None, copies: str) -> None:
+    """Refuse what joint models, and models of clusters, cannot do."""
+    if any(isinstance(block, Copula) for block in plan.blocks) and (weights is not None or plan.strata):
+        what = "weights" if weights is not None else "strata"
+        raise OptionError(f"{what}: the tables that a Copula counts know nothing of them. Leave {what} out.")
+    if any(step.action == "structure" for step in plan.steps) and copies != "keep":
+        raise OptionError(
+            f"copies={copies!r}: members of a cluster are drawn given its first row, so none can be drawn anew alone. "
+            "Use copies='keep', or leave out structure."
+        )
+    chained = any(isinstance(block, LatentNormal) for block in plan.blocks)
+    if chained and (fit_rows is not None or weights is not None):
+        what = "fit_rows" if fit_rows is not None else "weights"
+        raise OptionError(
+            f"{what}: the chain of a LatentNormal takes every row once. Leave {what} out, or use Copula or trees."
+        )
+    if plan.cluster is not None and plan.proper and fit_rows is not None:
+        raise OptionError(
+            "fit_rows: with proper=True each copy is fitted to a bootstrap sample of whole clusters. Leave one out."
+        )
 
 
 def _refuse_given_copies(model: Model) -> None:
@@ -1067,11 +1172,12 @@ def _column_of(step: Step, model: Model) -> Column:
         return Column(method=step.action, cont_na=cont_na)
     if step.action == "passive":
         return Column(passive=step.expression, cont_na=cont_na)
+    joint = isinstance(step.method, Block)
     names = [model.variables[slot].name for slot in step.predictors if model.variables[slot].calendar is None]
     bounds = [limit.expression for limit in step.limits if limit.values_only]
     return Column(
-        method=step.method,
-        predictors=names or None,
+        method=None if isinstance(step.method, Block) else step.method,
+        predictors=None if joint else names or None,
         cont_na=cont_na,
         semicont=[value(rank) for rank in step.spikes],
         rules=[Rule(rule.expression, value(rule.rank)) for rule in step.rules],
@@ -1081,6 +1187,13 @@ def _column_of(step: Step, model: Model) -> Column:
         smoothing=step.smoothing,
         noise=step.noise or None,
     )
+
+
+def _cluster_of(plan: Plan, model: Model) -> Cluster | None:
+    if plan.cluster is None:
+        return None
+    structure = [step.name for step in plan.steps if step.action == "structure"]
+    return Cluster(model.variables[plan.cluster].name, structure)
 
 
 def _refuse_few_rows(fit_rows: int | None, plan: Plan, share: bool) -> None:

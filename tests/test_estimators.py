@@ -376,7 +376,7 @@ def test_files_are_scanned_and_nothing_falls_back_to_memory(mixed, tmp_path, mon
         plans.append(frame.show_graph(engine="streaming", plan_stage="physical", raw_output=True))
         return frame.collect(engine="streaming")
 
-    monkeypatch.setattr(estimators, "_collect", collect)
+    monkeypatch.setattr(estimators, "collect", collect)
     for analysis in (
         fs.mean("age", "income", by="sex"),
         fs.total("age"),

@@ -14,7 +14,8 @@ from fastsynth.columns import encode
 from fastsynth.errors import OptionError, PlanError
 from fastsynth.execute import Threads
 from fastsynth.expressions import parse
-from fastsynth.plan import Column, Rule, make_plan
+from fastsynth.options import Column, Rule
+from fastsynth.plan import make_plan
 from fastsynth.source import open_source, read_table
 
 FRAME = pl.DataFrame(

@@ -1,0 +1,432 @@
+"""Chains of the latent normal model: run, judged, continued.
+
+A chain burns in, then keeps a posterior draw every ``thin`` sweeps; draws are dealt over the chains. Each sweep has
+random numbers of its own, by chain and number, so a chain is the same on any number of threads, and goes on as if it
+had never stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsynth.convergence import effective_size, r_hat
+from fastsynth.errors import DataError, FastsynthError, OptionError, check_count, is_whole
+from fastsynth.execute import Executor, Threads, Tick
+from fastsynth.gibbs import LevelState, State, start, sweep
+from fastsynth.joint_data import JointData, Level, Problem, prepare
+from fastsynth.latents import NUMBER, Codes, Floats, JointModel, Layout, Values, values_of
+
+# Sweeps of a trace that are kept, about.
+MOST_TRACED = 2_000
+# Rows times sweeps of a task.
+TASK_ROWS = 500_000
+# A parameter has converged with an R-hat of at most, and an effective sample size of at least.
+R_HAT, LEAST_SIZE = 1.05, 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """The posterior distribution of one parameter, and how well the chains know it.
+
+    Attributes
+    ----------
+    name : str
+        ``beta[y, x]``, ``omega_e[y, z]``, ``omega_2[y, z]``, ``threshold[y, 2]`` or ``lambda[y]``.
+    mean, sd, low, high : float
+        The last two are the quantiles .025 and .975. Of columns without transform in the units of the data, else of
+        the latent variables.
+    r_hat : float
+    ess : float
+        Effective sample size of the middle of the distribution.
+    """
+
+    name: str
+    mean: float
+    sd: float
+    low: float
+    high: float
+    r_hat: float
+    ess: float
+
+    @property
+    def converged(self) -> bool:
+        """Whether R-hat is at most 1.05 and the effective sample size at least 50."""
+        return self.r_hat <= R_HAT and self.ess >= LEAST_SIZE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Given:
+    """Parameters of a state for predictors as they were given, numbers standardised."""
+
+    beta: Floats
+    alpha: Floats
+    omega_2: Floats
+    u: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Draw:
+    """A posterior draw: arrays of ``JointModel``, and what was missing of each column."""
+
+    arrays: dict[str, Floats]
+    imputed: list[Values]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Schedule:
+    """At which sweeps draws are kept, and traced."""
+
+    entropy: int
+    burn_in: int
+    thin: int
+    every: int
+    effects: bool
+
+
+def run_chains(
+    data: JointData,
+    *,
+    n_draws: int,
+    burn_in: int = 1_000,
+    thin: int = 100,
+    chains: int = 2,
+    entropy: int,
+    executor: Executor | None = None,
+    tick: Tick | None = None,
+    effects: bool = True,
+) -> Chains:
+    """Draw from the posterior distribution of a latent normal model, missing values being imputed on the way.
+
+    Parameters
+    ----------
+    data : JointData
+    n_draws : int
+        Posterior draws to keep, dealt over the chains.
+    burn_in : int
+        Sweeps before the first, at least 0.
+    thin : int
+        Sweeps from one kept draw of a chain to the next.
+    chains : int
+        They begin at different places and run side by side.
+    entropy : int
+        Of all random numbers.
+    executor : Executor, optional
+        What runs the chains; threads, if left out.
+    tick : callable, optional
+        Called with numbers of sweeps that were done.
+    effects : bool
+        Whether effects of the clusters of the data are kept, for synthetic clusters that take after them.
+
+    Returns
+    -------
+    Chains
+
+    Raises
+    ------
+    DataError
+        If the model cannot be fitted to the data: collinear predictors or columns, too few rows.
+    OptionError
+        If a number is not allowed.
+
+    Notes
+    -----
+    A sweep costs O(n q (p + q)) for n rows, p predictors and q latent variables, and O(n_clusters q^2), or
+    O(n_clusters (e q)^3) with random slopes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastsynth.joint_data import JointData
+    >>> from fastsynth.latents import LatentColumn
+    >>> rng = np.random.default_rng(1)
+    >>> x = np.column_stack([np.ones(500), rng.normal(size=500)])
+    >>> z = x @ [[1.0, 0.2], [0.5, -0.4]] + rng.normal(size=(500, 2))
+    >>> columns = LatentColumn("score", "continuous"), LatentColumn("passed", "binary", 2)
+    >>> data = JointData(columns, (z[:, 0], (z[:, 1] > 0).astype(np.int32)), x, x_names=("1", "age"))
+    >>> chains = run_chains(data, n_draws=2, burn_in=100, thin=200, entropy=1)
+    >>> [p.name for p in chains.table][:4]
+    ['beta[score, 1]', 'beta[passed, 1]', 'beta[score, age]', 'beta[passed, age]']
+    >>> len(chains.model)
+    2
+    """
+    for option, value in (("n_draws", n_draws), ("thin", thin), ("chains", chains)):
+        check_count(option, value)
+    if not is_whole(burn_in) or burn_in < 0:
+        raise OptionError(f"burn_in={burn_in!r}: must be an integer of at least 0.")
+    problem = prepare(data)
+    total = burn_in + thin * -(-n_draws // chains)
+    schedule = _Schedule(entropy, burn_in, thin, -(-total // MOST_TRACED), effects)
+    states = [start(problem, chain, entropy) for chain in range(chains)]
+    empty = np.zeros((0, len(parameter_names(problem, data))))
+    begun = Chains(
+        data, problem, schedule, executor or Threads(), states, [empty] * chains, [[] for _ in states], 0, burn_in
+    )
+    return begun.continued(n_draws, tick=tick)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chains:
+    """Chains of a latent normal model, as ``run_chains`` leaves them.
+
+    Attributes
+    ----------
+    data : JointData
+    n_draws : int
+        Posterior draws that were kept; draw i is of chain i modulo the number of chains.
+    burnt : int
+        Sweeps at the beginning that count as burn-in.
+    """
+
+    data: JointData
+    _problem: Problem
+    _schedule: _Schedule
+    _executor: Executor
+    _states: list[State]
+    _traces: list[Floats]
+    _draws: list[list[_Draw]]
+    n_draws: int
+    burnt: int
+
+    def continued(
+        self, n_more: int, *, discard: bool = False, thin: int | None = None, tick: Tick | None = None
+    ) -> Chains:
+        """Go on where the chains stand, for more draws; these chains stay as they are.
+
+        Parameters
+        ----------
+        n_more : int
+            Further posterior draws.
+        discard : bool
+            Count all sweeps so far as burn-in, and forget their draws: for chains that had not converged.
+        thin : int, optional
+            Sweeps from one further draw of a chain to the next; as before, if left out.
+        tick : callable, optional
+            Called with numbers of sweeps that were done.
+        """
+        wanted = check_count("n_more", n_more) + (0 if discard else self.n_draws)
+        schedule = self._schedule if thin is None else replace(self._schedule, thin=check_count("thin", thin))
+        states = copy.deepcopy(self._states)
+        draws = [[] if discard else list(of_chain) for of_chain in self._draws]
+        traces = [[trace] for trace in self._traces]
+        burnt = max(schedule.burn_in, states[0].sweep) if discard else self.burnt
+        until = burnt + schedule.thin * -(-wanted // len(states))
+        size = max(TASK_ROWS // len(self.data.x), 1)
+
+        def done(i: int, result: tuple[State, Floats, list[_Draw]]) -> int:
+            states[i] = result[0]
+            traces[i].append(result[1])
+            draws[i] += result[2]
+            if tick is not None:
+                tick(stop - at)
+            return 0
+
+        for at in range(states[0].sweep, until, size):
+            stop = min(at + size, until)
+            jobs = [(state, burnt, stop) for state in states]
+            self._executor.map(_advance, (self._problem, schedule, self.data), jobs, done)
+        joined = [np.concatenate(parts) for parts in traces]
+        return Chains(self.data, self._problem, schedule, self._executor, states, joined, draws, wanted, burnt)
+
+    def until_converged(self, most: int) -> Chains:
+        """These chains if they have converged; else they go on, twice as long each time, all before being burn-in.
+
+        Parameters
+        ----------
+        most : int
+            Sweeps of each chain, beyond which they do not go on.
+        """
+        chains = self
+        while chains.not_converged and 2 * chains._states[0].sweep <= most:
+            # As many sweeps as there were.
+            thin = -(-chains._states[0].sweep * len(chains._states) // chains.n_draws)
+            chains = chains.continued(chains.n_draws, discard=True, thin=thin)
+        return chains
+
+    def _kept(self) -> list[_Draw]:
+        n = len(self._draws)
+        return [self._draws[i % n][i // n] for i in range(self.n_draws)]
+
+    @property
+    def model(self) -> JointModel:
+        """The kept draws, from which copies are drawn."""
+        kept = self._kept()
+        arrays = {name: np.stack([draw.arrays[name] for draw in kept]) for name in kept[0].arrays}
+        data = self.data
+        scales = {
+            i: scale
+            for level, places in _levels(self._problem, data)
+            for i, scale in zip(places, level.scales, strict=True)
+        }
+        return JointModel(data.columns, tuple(scales[i] for i in range(len(scales))), data.effects, **arrays)
+
+    def imputed(self, i: int) -> list[Values]:
+        """Columns with what was missing filled in, as at draw i: one array a column."""
+        out: list[Values] = []
+        for values, found in zip(self.data.values, self._kept()[i].imputed, strict=True):
+            values = values.copy()
+            values[_missing(values)] = found
+            out.append(values)
+        return out
+
+    @property
+    def sweeps(self) -> NDArray[np.int64]:
+        """Numbers of the sweeps that were traced."""
+        every = self._schedule.every
+        return np.arange(1, len(self._traces[0]) + 1) * every
+
+    @property
+    def trace(self) -> dict[str, Floats]:
+        """Each parameter by its name: ndarray of shape (chains, traced sweeps), burn-in included."""
+        stacked = np.stack(self._traces)
+        return {name: stacked[:, :, i] for i, name in enumerate(parameter_names(self._problem, self.data))}
+
+    @property
+    def table(self) -> list[Parameter]:
+        """All free parameters, from the traced sweeps after burn-in."""
+        after = np.stack(self._traces)[:, self.sweeps > self.burnt]
+        flat = after.reshape(-1, after.shape[2])
+        sizes = r_hat(after), effective_size(after)
+        low, high = np.quantile(flat, [0.025, 0.975], axis=0)
+        columns = (flat.mean(axis=0), flat.std(axis=0, ddof=1), low, high, *sizes)
+        names = parameter_names(self._problem, self.data)
+        return [Parameter(name, *map(float, row)) for name, row in zip(names, np.column_stack(columns), strict=True)]
+
+    @property
+    def not_converged(self) -> list[str]:
+        """Names of parameters whose R-hat is above 1.05, or whose effective sample size is below 50."""
+        return [parameter.name for parameter in self.table if not parameter.converged]
+
+    def to_arviz(self) -> Any:
+        """The traces after burn-in as an ``arviz.InferenceData``, for its plots."""
+        try:
+            import arviz
+        except ImportError:
+            raise FastsynthError("Plots of chains need ArviZ: pip install 'fastsynth[bayes]'.") from None
+        after = self.sweeps > self.burnt
+        return arviz.from_dict(posterior={name: values[:, after] for name, values in self.trace.items()})
+
+
+def _advance(
+    shared: tuple[Problem, _Schedule, JointData], state: State, burnt: int, until: int
+) -> tuple[State, Floats, list[_Draw]]:
+    """Some sweeps of one chain: where it stands, what was traced, what was kept."""
+    problem, schedule, data = shared
+    traced: list[Floats] = []
+    kept: list[_Draw] = []
+    while state.sweep < until:
+        try:
+            sweep(problem, state, schedule.entropy, adapt=state.sweep < schedule.burn_in)
+        except np.linalg.LinAlgError:
+            raise DataError(
+                f"Sweep {state.sweep:,} of a chain found no covariance matrix: columns of the block "
+                f"({', '.join(column.name for column in data.columns)}) nearly follow from each other: leave some out."
+            ) from None
+        if state.sweep % schedule.every == 0:
+            traced.append(_parameters(problem, state))
+        if state.sweep > burnt and (state.sweep - burnt) % schedule.thin == 0:
+            kept.append(_draw(problem, state, data, schedule.effects))
+    return state, np.array(traced).reshape(len(traced), len(parameter_names(problem, data))), kept
+
+
+def _levels(problem: Problem, data: JointData) -> list[tuple[Level, list[int]]]:
+    return [(problem.one, data.of_level(1)), (problem.two, data.of_level(2))]
+
+
+def _given(problem: Problem, state: State) -> _Given:
+    effects = problem.one.to_given[np.ix_(problem.effects, problem.effects)]
+    q, q2 = problem.one.layout.q, problem.two.layout.q
+    turn = np.eye(len(effects) * q + q2)
+    turn[: len(effects) * q, : len(effects) * q] = np.kron(effects, np.eye(q))
+    return _Given(
+        problem.one.to_given @ state.one.beta,
+        problem.two.to_given @ state.two.beta,
+        turn @ state.omega_2 @ turn.T,
+        effects @ state.u,
+    )
+
+
+def _draw(problem: Problem, state: State, data: JointData, effects: bool) -> _Draw:
+    given = _given(problem, state)
+    shapes = np.empty((len(data.columns), 3))
+    imputed: list[Values] = [np.zeros(0)] * len(data.columns)
+    for (level, places), now in zip(_levels(problem, data), (state.one, state.two), strict=True):
+        shapes[places] = now.shapes
+        for i, place in enumerate(places):
+            rows = np.flatnonzero(level.codes[i] < 0)
+            filled = values_of(level.columns, level.scales, level.layout, now.z[:, rows], now.cuts, now.shapes)
+            imputed[place] = filled[i]
+    arrays = {
+        "beta": given.beta,
+        "alpha": given.alpha,
+        "omega_e": state.omega_e,
+        "omega_2": given.omega_2,
+        "cuts": state.one.cuts.copy(),
+        "cuts2": state.two.cuts.copy(),
+        "shapes": shapes,
+        "cluster_effects": given.u if effects else given.u[:0],
+    }
+    return _Draw(arrays, imputed)
+
+
+def _missing(values: Values) -> NDArray[np.bool_]:
+    return np.isnan(values) if values.dtype == np.float64 else values < 0
+
+
+# ----------------------------------------------------------------------------------------------------------- parameters
+
+
+def parameter_names(problem: Problem, data: JointData) -> list[str]:
+    """Names of the free parameters, in the order of ``_parameters``."""
+    one, two = problem.one, problem.two
+    names = [f"beta[{z}, {x}]" for x in data.x_names for z in one.layout.names]
+    names += [f"beta[{w}, {h}]" for h in data.x2_names for w in two.layout.names]
+    names += [f"omega_e[{one.layout.names[j]}, {one.layout.names[k]}]" for j, k in _free(one.layout, 0)]
+    of_effects = [z if a == 0 else f"{z}:{data.x_names[a]}" for a in data.effects for z in one.layout.names]
+    both = [*of_effects, *two.layout.names]
+    names += [f"omega_2[{both[j]}, {both[k]}]" for j, k in _free(two.layout, len(of_effects))] if both else []
+    for level in (one, two):
+        for c in level.thresholds:
+            names += [f"threshold[{level.layout.names[c.latent]}, {k}]" for k in range(2, c.size)]
+        names += [f"lambda[{level.columns[power.column].name}]" for power in level.powers]
+    return names
+
+
+def _free(layout: Layout, before: int) -> Codes:
+    """Free elements (m, 2) of a covariance matrix, after so many rows that are free."""
+    n = before + layout.q
+    free = np.ones((n, n), bool)
+    column = layout.table[:, 1]
+    free[before:, before:] = (column[:, None] != column) | ~layout.constrained
+    return np.argwhere(np.tril(free)).astype(np.int32)
+
+
+def _units(level: Level, now: LevelState) -> tuple[Floats, Floats]:
+    """Mean and standard deviation by which numbers without transform were standardised; 0 and 1 for other latents."""
+    location, scale = np.zeros(level.layout.q), np.ones(level.layout.q)
+    for c, (kind, i, _, _) in enumerate(level.layout.table):
+        if kind == NUMBER and level.columns[i].transform == "none":
+            location[c], scale[c] = now.shapes[i, 1:]
+    return location, scale
+
+
+def _parameters(problem: Problem, state: State) -> Floats:
+    """All free parameters in the units of the data."""
+    given, e = _given(problem, state), len(problem.effects)
+    (location, scale), (location2, scale2) = _units(problem.one, state.one), _units(problem.two, state.two)
+    beta, alpha = given.beta * scale, given.alpha * scale2
+    beta[0] += location
+    alpha[0] += location2
+    both = np.concatenate([*[scale] * e, scale2])
+    j, k = _free(problem.one.layout, 0).T
+    j2, k2 = _free(problem.two.layout, e * len(scale)).T
+    parts = [beta.ravel(), alpha.ravel(), (state.omega_e * np.outer(scale, scale))[j, k]]
+    parts.append((given.omega_2 * np.outer(both, both))[j2, k2])
+    for level, now in ((problem.one, state.one), (problem.two, state.two)):
+        parts += [now.cuts[c.first + 2 : c.first + c.size] for c in level.thresholds]
+        parts.append(now.shapes[[power.column for power in level.powers], 0])
+    return np.concatenate(parts)
