@@ -136,7 +136,7 @@ class Setting:
     @classmethod
     def of(cls, job: Job, cluster: NDArray[np.int32], n_clusters: int, method: Cart | Calibrated | Sample) -> Setting:
         """Parts are dealt by a hash of the cluster's number."""
-        people = np.unique(job.leaves)
+        people = _once(job.leaves, job.table.n_rows)
         seen = np.flatnonzero(np.bincount(cluster[people], minlength=n_clusters))
         part = np.zeros(n_clusters, np.int64)
         part[seen[np.argsort(hashed(seen.astype(np.uint64), np.uint64(1)))]] = np.arange(len(seen)) % PARTS
@@ -150,14 +150,21 @@ class Setting:
     def others(self, part: int) -> Job:
         """The job of the clusters of all other parts, with leaves of many clusters' rows."""
         of_shape = self.part[self.cluster[self.job.shape]]
-        shape = np.unique(self.job.shape[of_shape != part])
-        n_clusters = max(len(np.unique(self.cluster[shape])), 1)
+        shape = _once(self.job.shape[of_shape != part], self.job.table.n_rows)
+        n_clusters = max(int(np.count_nonzero(np.bincount(self.cluster[shape]))), 1)
         several = max(LEAF_ROWS, LEAF_CLUSTERS * len(shape) // n_clusters)
         minbucket = max(LEAF_ROWS, min(several, int(LEAF_SHARE * len(shape))))
         # The first predictors of clusters that their number allows for.
         few = [slot for slot in self.job.predictors if slot in self.level2][: n_clusters // CLUSTERS_A_PREDICTOR]
         predictors = tuple(slot for slot in self.job.predictors if slot not in self.level2 or slot in few)
         return replace(self.job, predictors=predictors, shape=shape, leaves=shape, minbucket=minbucket)
+
+
+def _once(rows: Rows, n_rows: int) -> Rows:
+    """Each of some rows of a table once, ascending."""
+    there = np.zeros(n_rows, bool)
+    there[rows] = True
+    return np.flatnonzero(there).astype(np.uint32)
 
 
 def _is_constant(job: Job, slot: int, cluster: NDArray[np.int32], n_clusters: int, people: Rows) -> bool:
@@ -194,8 +201,12 @@ def fit_clustered(
 
     Notes
     -----
-    About four times the time of a fit without clusters. O(n p depth) for n rows and p predictors, and O(n K d) for K
-    classes in d <= 6 directions; memory O(n + J K) for J clusters.
+    O(n p depth) for n rows and p predictors, and O(n K d) for K classes in d <= 6 directions; memory O(n + J (b + d d))
+    for J clusters, with b = 1 for classes with an order and K, at most 40, for others. On one core a number of 10^6
+    rows in 10^5 clusters with five predictors takes 4 s, two classes 7 s.
+
+    Effects of several columns belong together: a synthetic cluster that has the effects of one donor in all of them
+    has them as they go together in the original, but for what their own noise hides in small clusters.
     """
     variable = job.table.variables[job.target]
     if len(cluster) != job.table.n_rows or (len(cluster) and not 0 <= cluster.min() <= cluster.max() < n_clusters):
