@@ -362,7 +362,7 @@ class _Draw:
         words = self._words_of(step, columns, 0)[-1]
         for column, of_stratum in zip(columns, self.rows_of_strata, strict=True):
             here = of_stratum[new[of_stratum]]
-            lost, _ = climb(column, self.codes, here, words[here], admissible, ranks, numbers)
+            lost, _ = climb(column, self.codes, here, words[here], admissible, ranks, numbers, self.donor)
             new[lost] = False
         drawn = variable.compose(ranks, numbers) if np.isfinite(numbers).any() else variable.decode(ranks)
         place = np.arange(len(arrays[step.slot]))
@@ -688,7 +688,7 @@ class _Draw:
 
             for column, rows in of_strata:
                 here = np.intersect1d(over, rows, assume_unique=True)
-                lost, _ = climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers)
+                lost, _ = climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers, self.donor)
                 settled[lost] = True
                 self.counts[step.name] += len(lost)
 
@@ -738,10 +738,10 @@ class _Draw:
         for column, rows in of_strata:
             here = np.intersect1d(bad, rows, assume_unique=True)
             own = _of_rows(words, here)[-1]
-            lost, climbed = climb(column, self.codes, here, own, admissible, ranks, shifted)
+            lost, climbed = climb(column, self.codes, here, own, admissible, ranks, shifted, self.donor)
             if len(lost):
                 # Where no value will do, what is missing or piles up may.
-                lost = climb_kinds(column, self.codes, lost, words[-1][lost], admissible, ranks, shifted)
+                lost = climb_kinds(column, self.codes, lost, words[-1][lost], admissible, ranks, shifted, self.donor)
             self.counts[step.name] += climbed
             self.dead[lost] = True
 

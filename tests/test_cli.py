@@ -260,6 +260,7 @@ def test_warnings_are_one_line(tmp_path, mixed):
     assert "DataWarning" not in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore::fastsynth.errors.ConvergenceWarning")
 def test_clusters_and_joint_models_on_the_command_line(tmp_path):
     rng = np.random.default_rng(1)
     of = np.repeat(np.arange(40), 5)
