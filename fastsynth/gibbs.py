@@ -321,7 +321,7 @@ def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floa
     uu, ur, rr = state.omega_2[:d, :d], state.omega_2[:d, d:], state.omega_2[d:, d:]
     slope = np.linalg.solve(rr, ur.T)
     mean, given = (now.z.T - two.x.T @ now.beta) @ slope, uu - ur @ slope
-    left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
+    left = sums - problem.by_cluster @ state.one.beta
     flat = (left @ precision).reshape(n, d) + mean @ _inverse(given)
     crossed = problem.by_cluster[:, :, problem.effects]
     state.u = draw_effects(crossed, precision, given, flat, words).reshape(n, e, q)
@@ -416,17 +416,19 @@ def _rescale(problem: Problem, state: State, sums: Floats, precision: Floats, wo
     """
     _, e, q = state.u.shape
     d = e * q
-    left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
+    left = sums - problem.by_cluster @ state.one.beta
     noise, factors = words.normal(d), np.ones(d)
     # Sums over rows of an effect times its predictor, with residuals before effects, and with what each effect adds.
-    target = np.array([[state.u[:, k, c] @ left[:, k] for c in range(q)] for k in range(e)]).reshape(d, q)
-    added = np.empty((d, e, q))
+    target, added = np.empty((d, q)), np.empty((d, e, q))
     for k in range(e):
-        crossed = problem.by_cluster[:, k, problem.effects]
-        added[k * q : (k + 1) * q] = np.einsum("jc,jl,jlb->clb", state.u[:, k], crossed, state.u, optimize=True)
+        mine = slice(k * q, (k + 1) * q)
+        target[mine] = state.u[:, k].T @ left[:, k]
+        for other, column in enumerate(problem.effects):
+            added[mine, other] = (state.u[:, k] * problem.by_cluster[:, k, column, None]).T @ state.u[:, other]
     for a in range(d):
         k, c = divmod(a, q)
-        others = np.einsum("lb,lb->b", added[a], factors.reshape(e, q)) - added[a, k] * np.eye(q)[c]
+        others = (added[a] * factors.reshape(e, q)).sum(axis=0)
+        others[c] -= added[a, k, c]
         weight = precision[c, c] * added[a, k, c] + 2 * state.scales_2[a] / A**2
         factors[a] = precision[c] @ (target[a] - others) / weight + noise[a] / np.sqrt(weight)
     state.u = state.u * factors.reshape(e, q)
@@ -441,8 +443,8 @@ def _sum_of_squares(problem: Problem, state: State, zz: Floats, xz: Floats, sums
     cross = beta.T @ xz
     out = zz - cross - cross.T + beta.T @ problem.one.xx @ beta
     if len(problem.effects):
-        left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, beta)
-        fitted = np.einsum("jkl,jlq->jkq", problem.by_cluster[:, :, problem.effects], state.u)
+        left = sums - problem.by_cluster @ beta
+        fitted = problem.by_cluster[:, :, problem.effects] @ state.u
         # z - x beta - u: twice the products of effects with what they are to explain, less those with what they do.
         n = state.u.shape[0] * state.u.shape[1]
         cross = state.u.reshape(n, -1).T @ left.reshape(n, -1)
