@@ -26,7 +26,7 @@ from fastsynth.clusters import Clusters
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.copula import CopulaModel, fit_copula
 from fastsynth.errors import ConvergenceWarning, DataError
-from fastsynth.execute import Executor
+from fastsynth.execute import Executor, Threads
 from fastsynth.joint import Chains, run_chains
 from fastsynth.joint_data import JointData
 from fastsynth.latents import JointModel, LatentColumn
@@ -401,7 +401,8 @@ def _fit_latent(
         thin=block.thin,
         chains=min(block.chains, m),
         entropy=key,
-        executor=executor,
+        # Here, whoever does the rest: what a chain adds up would end in other digits elsewhere.
+        executor=executor if isinstance(executor, Threads) else Threads(),
         effects=kept,
     ).until_converged(block.most_sweeps)
     note = _note(chains)
