@@ -5,6 +5,7 @@ Pure: no randomness, no rows. Every check of options is made here; after ``make_
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -380,6 +381,10 @@ class _Setting:
     guard : Guard or None
     narrow : bool
         Whether predictors are chosen afterwards, where the caller names none.
+    slot, position : dict of str to int
+        Places in the table and in the visit sequence.
+    able : dict of int to list of str
+        By level, columns that others can be predicted from, in visit sequence.
     """
 
     variables: Sequence[Variable]
@@ -401,23 +406,23 @@ class _Setting:
     narrow: bool
     slot: dict[str, int] = field(init=False)
     position: dict[str, int] = field(init=False)
+    able: dict[int, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slot", {variable.name: i for i, variable in enumerate(self.variables)})
         object.__setattr__(self, "position", {name: i for i, name in enumerate(self.order)})
+        silent = {*self.patterns, *self.strata} | (set() if self.cluster is None else {self.cluster.column})
+        able = [name for name in self.order if name not in silent]
+        object.__setattr__(self, "able", {1: able, 2: [name for name in able if name in self.upper]})
 
     def level(self, name: str) -> int:
         """2 for what is constant within clusters."""
         return 2 if name in self.upper else 1
 
-    def able(self, level: int) -> list[str]:
-        """Columns that others of a level can be predicted from, in visit sequence."""
-        silent = {*self.patterns, *self.strata} | (set() if self.cluster is None else {self.cluster.column})
-        return [name for name in self.order if name not in silent and (level == 1 or name in self.upper)]
-
     def earlier(self, name: str) -> list[str]:
         """Columns that a column can be predicted from."""
-        return [other for other in self.able(self.level(name)) if self.position[other] < self.position[name]]
+        able, position = self.able[self.level(name)], self.position
+        return able[: bisect_left(able, position[name], key=position.__getitem__)]
 
     def fixed(self, name: str) -> tuple[Fixed, ...]:
         """Rules of a column."""
@@ -514,7 +519,7 @@ def _with_strongest(setting: _Setting, steps: list[Step], strongest: Strongest) 
         wanted = [step.slot for step in free if step.level == level]
         if wanted:
             # What is drawn once a cluster is predicted from such columns only.
-            chosen |= strongest([setting.slot[name] for name in setting.able(level)], wanted, AUTO_PREDICTORS)
+            chosen |= strongest([setting.slot[name] for name in setting.able[level]], wanted, AUTO_PREDICTORS)
     chosen = {slot: (*_with_parts(found, setting.parts), *setting.sizes) for slot, found in chosen.items()}
     return [_with_predictors(step, chosen, setting.slot) for step in steps]
 
