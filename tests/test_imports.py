@@ -79,6 +79,7 @@ FLOORS = {
     "patterns": 6,
     "rowwise": 6,
     "draw": 7,
+    "draw_rows": 7.3,
     "learn": 7,
     "block_fits": 7.5,
     "rows": 8,
