@@ -95,7 +95,6 @@ class JointData:
     Parameters
     ----------
     columns : tuple of LatentColumn
-        At least one of level 1.
     values : tuple of ndarray of shape (n,), or (n_clusters,) at level 2
         Numbers as float64, NaN where missing; levels as int32 from 0, -1 where missing.
     x : ndarray of shape (n, p), dtype=float64
@@ -139,8 +138,6 @@ class JointData:
         names = [column.name for column in self.columns]
         if len(set(names)) < len(names) or len(names) != len(self.values):
             raise OptionError("columns, values: one array for each column is needed, and every column once.")
-        if not self.of_level(1):
-            raise OptionError("columns: at least one column has to vary within clusters (level=1).")
         for column, values in zip(self.columns, self.values, strict=True):
             _check_values(column, values, len(self.x) if column.level == 1 else self.n_clusters)
 
