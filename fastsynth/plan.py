@@ -24,6 +24,7 @@ from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import Calibrated, Identifier, Method, Nested, Sample
 from fastsynth.options import PLAIN, Column, Guard, Rule, check_guard, find_method
+from fastsynth.terms import Terms
 
 Action = Literal["draw", "keep", "passive", "identifier", "stratum", "cluster", "structure", "joint"]
 Predictors = Literal["auto", "all"]
@@ -374,6 +375,7 @@ def make_plan(
         steps = [_with_predictors(step, chosen, slot) for step in steps]
     if first:
         steps = [_with_first(step, first) for step in steps]
+    _check_covariates(steps, blocks, slot)
     # Posterior draws of a chain differ from copy to copy, so trees beside them have to as well.
     proper = proper or any(isinstance(block, LatentNormal) for block in blocks)
     of_cluster = None if cluster is None else slot[cluster.column]
@@ -562,6 +564,59 @@ def _check_latent_options(block: LatentNormal, by_name: Mapping[str, Variable], 
             f"slopes: {', '.join(map(repr, wrong))} must be numbers that the block is predicted from (kept, or of an "
             "earlier block)."
         )
+    if block.model is not None:
+        _check_model(block, Terms.parse(block.model), by_name, cluster)
+
+
+def _check_model(
+    block: LatentNormal, terms: Terms, by_name: Mapping[str, Variable], cluster: Cluster | None
+) -> None:
+    """Refuse an analyst's model that does not fit to its block; ``_check_covariates`` does the rest."""
+    _check_known("model", [terms.outcome, *terms.covariates], list(by_name))
+    if terms.outcome not in block.columns:
+        raise OptionError(f"model={block.model!r}: the outcome {terms.outcome!r} has to be a column of the block.")
+    variable = by_name[terms.outcome]
+    if variable.kind == "unordered" and variable.n_used > 2:
+        raise DataError(
+            f"model: column {terms.outcome!r} is a category of {variable.n_used} levels without order. Outcomes are "
+            "numbers, categories of two levels, or ordered ones: declare the order, or take the model of another column."
+        )
+    if isinstance(block.transform, Mapping) and terms.outcome in block.transform:
+        raise OptionError(f"transform: {terms.outcome!r} is the outcome of model=, which is of the column as it is.")
+    used = {terms.outcome, *terms.covariates}
+    both = [name for group in block.interactions for name in group if name in used]
+    if both:
+        raise OptionError(
+            f"interactions: {', '.join(map(repr, both))} are columns of model=, which says itself what they interact "
+            "with. Leave them out of interactions=."
+        )
+    if terms.cluster is not None and (cluster is None or cluster.column != terms.cluster):
+        found = "rows have no clusters" if cluster is None else f"cluster={cluster.column!r}"
+        raise OptionError(
+            f"model={block.model!r}: effects are of {terms.cluster!r}, but {found}. Name the column that cluster= names."
+        )
+
+
+def _check_covariates(steps: Sequence[Step], blocks: Sequence[Block], slot: Mapping[str, int]) -> None:
+    """Refuse an analyst's model whose covariates are drawn after it, or whose outcome belongs to clusters."""
+    by_name = {step.name: step for step in steps}
+    for block in blocks:
+        if not isinstance(block, LatentNormal) or block.model is None:
+            continue
+        terms = Terms.parse(block.model)
+        outcome = by_name[terms.outcome]
+        if outcome.level == 2:
+            raise OptionError(
+                f"model={block.model!r}: the outcome {terms.outcome!r} is constant within clusters. Models are of "
+                "columns of rows: synthesise a table of clusters on its own, or leave model= out."
+            )
+        late = [n for n in terms.covariates if n not in block.columns and slot[n] not in outcome.predictors]
+        if late:
+            raise OptionError(
+                f"model={block.model!r}: {', '.join(map(repr, late))} are drawn after the block. Covariates are "
+                "columns of the block, kept ones, or those of earlier blocks: put them into one of these."
+            )
+
 
 
 def _check_upper(
