@@ -487,7 +487,8 @@ def _fit_latent(
         of_clusters |= {"x2": x2.matrix(table.codes[:, one].T), "x2_names": ("1", *x2.names)}
     matrix = x.matrix(table.codes[:, rows].T)
     data = JointData(tuple(columns), tuple(values), matrix, x_names=("1", *x.names), **of_clusters)
-    outcome, of_outcome, given = None, None, {}
+    outcome, of_outcome = None, None
+    given: dict[str, tuple[int, NDArray[Any]]] = {}
     if terms is not None and last is not None:
         of_outcome, kind, y, missing = _single_field(last, table, rows)
         imputed |= missing

@@ -628,9 +628,7 @@ class Rows:
         return ratio
 
 
-def _draw_level(
-    rows: Rows, words: Words, adapt: float, sums: Floats, review: Review | None
-) -> tuple[Floats, Floats]:
+def _draw_level(rows: Rows, words: Words, adapt: float, sums: Floats, review: Review | None) -> tuple[Floats, Floats]:
     """Powers, thresholds and latents of one level; z'z and x'z, and sums by cluster in ``sums``."""
     level, now = rows.level, rows.now
     for i, power in enumerate(level.powers):

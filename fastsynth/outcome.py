@@ -210,7 +210,7 @@ class Companion:
             every[:, self.clusters] = z
             proposed = replace(state.two, z=every, cuts=cuts, shapes=shapes)
             density = self._density(own, self.inside, _of_rows(state.one, self.inside), proposed)
-            return np.bincount(self.places, density, len(self.clusters))
+            return np.asarray(np.bincount(self.places, density, len(self.clusters)), np.float64)
 
         return (
             Review(self.rows, of_rows) if len(self.rows) else None,
@@ -218,7 +218,7 @@ class Companion:
         )
 
     def sweep(self, state: State, own: OutcomeState, entropy: int) -> None:
-        """New parameters of the outcome, given the covariates that the sweep of the joint chain left. O(n p (p + q))."""
+        """New parameters of the outcome, given covariates as the joint chain left them. O(n p (p + q))."""
         changed = np.union1d(self.rows, self.inside)
         if len(changed):
             own.x[changed] = self.covariates.matrix(changed, _of_rows(state.one, changed), state.two)

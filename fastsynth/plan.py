@@ -568,9 +568,7 @@ def _check_latent_options(block: LatentNormal, by_name: Mapping[str, Variable], 
         _check_model(block, Terms.parse(block.model), by_name, cluster)
 
 
-def _check_model(
-    block: LatentNormal, terms: Terms, by_name: Mapping[str, Variable], cluster: Cluster | None
-) -> None:
+def _check_model(block: LatentNormal, terms: Terms, by_name: Mapping[str, Variable], cluster: Cluster | None) -> None:
     """Refuse an analyst's model that does not fit to its block; ``_check_covariates`` does the rest."""
     _check_known("model", [terms.outcome, *terms.covariates], list(by_name))
     if terms.outcome not in block.columns:
@@ -579,7 +577,7 @@ def _check_model(
     if variable.kind == "unordered" and variable.n_used > 2:
         raise DataError(
             f"model: column {terms.outcome!r} is a category of {variable.n_used} levels without order. Outcomes are "
-            "numbers, categories of two levels, or ordered ones: declare the order, or take the model of another column."
+            "numbers, categories of two levels, or ordered ones: declare the order, or model another column."
         )
     if isinstance(block.transform, Mapping) and terms.outcome in block.transform:
         raise OptionError(f"transform: {terms.outcome!r} is the outcome of model=, which is of the column as it is.")
@@ -593,7 +591,7 @@ def _check_model(
     if terms.cluster is not None and (cluster is None or cluster.column != terms.cluster):
         found = "rows have no clusters" if cluster is None else f"cluster={cluster.column!r}"
         raise OptionError(
-            f"model={block.model!r}: effects are of {terms.cluster!r}, but {found}. Name the column that cluster= names."
+            f"model={block.model!r}: effects are of {terms.cluster!r}, but {found}. Name the column of cluster=."
         )
 
 
@@ -616,7 +614,6 @@ def _check_covariates(steps: Sequence[Step], blocks: Sequence[Block], slot: Mapp
                 f"model={block.model!r}: {', '.join(map(repr, late))} are drawn after the block. Covariates are "
                 "columns of the block, kept ones, or those of earlier blocks: put them into one of these."
             )
-
 
 
 def _check_upper(

@@ -321,6 +321,11 @@ def test_numbers_that_are_not_allowed(option, value):
         run_chains(awkward(), **{"n_draws": 1, "entropy": 1} | {option: value})
 
 
+def test_a_column_of_rows_is_needed_without_an_outcome():
+    with pytest.raises(OptionError, match="at least one column"):
+        run_chains(JointData((), (), np.ones((9, 1))), n_draws=1, entropy=1)
+
+
 def test_without_arviz_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "arviz", None)
     with pytest.raises(FastsynthError, match="fastsynth\\[bayes\\]"):
