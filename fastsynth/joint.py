@@ -111,7 +111,11 @@ class _Models:
         if self.companion is None or place.outcome is None:
             sweep(self.problem, place.joint, entropy, adapt)
             return
-        sweep(self.problem, place.joint, entropy, adapt, self.companion.reviews(place.joint, place.outcome))
+        if self.data.columns:
+            sweep(self.problem, place.joint, entropy, adapt, self.companion.reviews(place.joint, place.outcome))
+        else:
+            # The outcome is alone.
+            place.joint.sweep += 1
         self.companion.sweep(place.joint, place.outcome, entropy)
 
     def parameters(self, place: _Place) -> Floats:

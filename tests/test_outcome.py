@@ -133,24 +133,24 @@ def test_a_model_without_clusters_and_one_without_covariates():
 
 @pytest.mark.parametrize("kind", ["continuous", "binary"])
 def test_the_truth_lies_within_two_posterior_standard_deviations(kind):
-    """In 95 % of 20 tables times 5 parameters, less 4 standard errors of tables whose parameters go together."""
+    """In 95 % of 12 tables times 5 parameters, less 4 standard errors of tables whose parameters go together."""
     truth = TRUTH | {"tau2[intercept, intercept]": TAU2}
     if kind == "binary":
         truth = truth | {"beta[intercept]": 0.3 - 4.0}
     inside = []
-    for seed in range(20):
+    for seed in range(12):
         values, y, cluster, _ = data(kind, seed=seed)
-        trace = after(fit(kind, values, y, cluster, n_draws=10, thin=50, chains=1, seed=seed))
+        trace = after(fit(kind, values, y, cluster, n_draws=1, thin=300, chains=1, seed=seed))
         inside.append([abs(trace[name].mean() - value) < 2 * trace[name].std() for name, value in truth.items()])
     share = np.mean(inside, axis=1)
-    assert abs(share.mean() - 0.954) < max(4 * share.std(ddof=1) / math.sqrt(20), 0.06)
+    assert abs(share.mean() - 0.954) < max(4 * share.std(ddof=1) / math.sqrt(12), 0.08)
 
 
 def test_an_interaction_survives_in_copies_and_is_lost_in_a_joint_normal_model():
-    """Copies of 8 tables, covariates from a normal model of the latents: mean slopes against their standard errors."""
+    """Copies of 6 tables, covariates from a normal model of the latents: mean slopes against their standard errors."""
     rng = np.random.default_rng(7)
     ways = {"model": [], "joint": []}
-    for seed in range(8):
+    for seed in range(6):
         values, y, cluster, latents = data("continuous", 1_500, seed=seed)
         fitted = fit("continuous", values, y, cluster, n_draws=2, seed=seed).outcome
         words, words2 = random_words(seed, (1,), 1_500)[None], random_words(seed, (2,), 60)[None]
@@ -161,7 +161,7 @@ def test_an_interaction_survives_in_copies_and_is_lost_in_a_joint_normal_model()
             ways[way].append([trace[name].mean() for name in TRUTH])
     truth = np.array(list(TRUTH.values()))
     model, joint = (np.array(ways[way]) for way in ("model", "joint"))
-    assert (np.abs(model.mean(0) - truth) < 4.5 * model.std(0, ddof=1) / math.sqrt(8)).all()
+    assert (np.abs(model.mean(0) - truth) < 4.5 * model.std(0, ddof=1) / math.sqrt(6)).all()
     assert abs(joint.mean(0)[3]) < 0.1
     assert joint.mean(0)[1] > 0.5 + 0.1
 
@@ -170,39 +170,35 @@ def test_an_interaction_survives_in_copies_and_is_lost_in_a_joint_normal_model()
 
 
 def test_missing_covariates_have_their_distribution_given_the_outcome():
-    """x ~ N(0, 1) is missing for 2,000 rows with y = 1.5, y ~ N(x^3, 1): filled in, it has the density of both.
+    """x and the latent of g are filled in for rows with y = 1 with the density of both models, parameters being known.
 
-    The cube stands for a model that is no normal one; parameters stay, and only latents are drawn.
+    y ~ N(s x^3, 1/4), s = -1 or 1 saying what g is. Were latents drawn in one direction only, shares would miss.
     """
-    n, y = 4_000, 1.5
+    n, y, r = 20_000, 1.0, 0.9
     rng = np.random.default_rng(1)
-    x = holes(rng.normal(size=n), np.arange(n) < 2_000)
-    g = holes((rng.random(n) < 0.4).astype(np.int32), np.arange(n) % 2 < 1)
+    x = holes(rng.normal(size=n), np.arange(n) % 2 < 1)
+    g = holes((rng.random(n) < 0.4).astype(np.int32), np.arange(n) % 4 < 2)
     problem = prepare(JointData(COLUMNS, (x, g), np.ones((n, 1))))
     state = start(problem, 0, 1)
-    # x ~ N(0, 1), g is 1 where a latent of mean -.25 is positive; both go together.
-    omega = np.array([[1, 0.5], [0.5, 1]])
     now = replace(state.one, beta=np.array([[0.0, -0.25]]))
-    now.shapes[0, 1:] = 0, 1
-    rows = gibbs.Rows(
-        problem.one, now, np.linalg.inv(omega), None, gibbs.NO_CODES, gibbs.NO_CODES, np.zeros((0, 0, 2))
-    )
-    at = np.flatnonzero(np.isnan(x))
+    precision = np.linalg.inv([[1, r], [r, 1]])
+    rows = gibbs.Rows(problem.one, now, precision, None, gibbs.NO_CODES, gibbs.NO_CODES, np.zeros((0, 0, 2)))
+    at = np.flatnonzero(np.isnan(x) | (g < 0))
 
     def density(z, cuts, shapes):
-        return -0.5 * (y - z[0] ** 3 * np.where(z[1] > 0, 1, -1)) ** 2
+        return -2 * (y - z[0] ** 3 * np.where(z[1] > 0, 1, -1)) ** 2
 
     for sweep in range(40):
         words = Words(1, 0, sweep, 200)
         zz, xz = gibbs._draw_level(rows, words, 0.0, np.zeros((0, 0, 2)), Review(at, density))
     np.testing.assert_allclose(zz, now.z @ now.z.T, rtol=1e-9)
     np.testing.assert_allclose(xz, problem.one.x @ now.z.T, rtol=1e-9)
-    # The density of x and g of rows of which both are missing, on a grid.
+    # Rows of which both are missing; x and g on a grid.
     grid = np.linspace(-6, 6, 20_001)
-    tail = norm.cdf((-0.25 + 0.5 * grid) / math.sqrt(0.75))
-    of_both = [norm.pdf(grid) * p * norm.pdf(y - s * grid**3) for p, s in ((1 - tail, -1), (tail, 1))]
+    tail = norm.cdf((-0.25 + r * grid) / math.sqrt(1 - r * r))
+    of_both = [norm.pdf(grid) * p * np.exp(-2 * (y - s * grid**3) ** 2) for p, s in ((1 - tail, -1), (tail, 1))]
     total = sum(of.sum() for of in of_both)
-    drawn = now.z[:, at[at % 2 < 1]]
+    drawn = now.z[:, np.arange(n) % 4 < 1]
     share = of_both[1].sum() / total
     assert abs((drawn[1] > 0).mean() - share) < 4.5 * math.sqrt(share * (1 - share) / drawn.shape[1])
     for power in (1, 2):
@@ -237,15 +233,15 @@ def wide(seed, n=900, clusters=60):
 
 
 def test_the_truth_is_found_with_missing_covariates_of_all_kinds():
-    """Deviations from the truth in posterior standard deviations, over 6 tables: no bias, no more than 1 of spread."""
+    """Deviations from the truth in posterior standard deviations, over 4 tables: no bias, no more than 1 of spread."""
     away = []
-    for seed in range(6):
+    for seed in range(4):
         joint, outcome, truth = wide(seed)
-        chains = run_chains(joint, outcome, n_draws=1, burn_in=150, thin=350, chains=1, entropy=seed)
+        chains = run_chains(joint, outcome, n_draws=1, burn_in=100, thin=200, chains=1, entropy=seed)
         trace = after(chains)
         away.append([(trace[name].mean() - value) / trace[name].std() for name, value in truth.items()])
     away = np.array(away)
-    assert (np.abs(away.mean(axis=0)) < 4.5 / math.sqrt(6)).all()
+    assert (np.abs(away.mean(axis=0)) < 4.5 / math.sqrt(4)).all()
     assert away.std() < 1.5
     filled = chains.imputed(0)
     assert len(filled) == 6
