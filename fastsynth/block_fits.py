@@ -511,7 +511,7 @@ def _fit_latent(
     if of_outcome is not None and terms is not None and drawn is not None:
         places = {column.name: i for i, column in enumerate(columns) if column.name in terms.covariates}
         by_model = OutcomeBlock(of_outcome, drawn, places, given)
-    note = _note(chains)
+    note = _note(chains) + ("" if terms is None else f"; {terms.outcome} by {block.model}")
     fitted = LatentBlock(tuple(fields), tuple(levels), x, x2, chains.model, by_model, kept, variables, note)
     return fitted, imputed, chains
 
