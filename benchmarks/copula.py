@@ -1,8 +1,8 @@
 """A Gaussian copula for very many rows: seconds and peak memory of its parts, Parquet to Parquet.
 
     python benchmarks/copula.py make 10_000_000 FOLDER       write the table of 50 columns, a file for each million rows
-    python benchmarks/copula.py run FOLDER [pieces]          learn, fit and draw one copy on two threads; prints a JSON
-                                                             line. pieces: never the whole table in memory
+    python benchmarks/copula.py run FOLDER [MEMORY]          fit and draw one copy on two threads; prints a JSON line.
+                                                             MEMORY is a limit such as "4 GB": the table in pieces
     python benchmarks/copula.py pairs TABLE.parquet          how well two-way tables are kept, against trees
 
 Of the 50 columns 20 are numbers (amounts with cents, counts, zero-heavy ones; three have missing values), 5 ordered
@@ -21,17 +21,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 import fastsynth as fs
-from fastsynth.copula import CopulaModel, fit_copula
-from fastsynth.execute import Threads
-from fastsynth.learn import Learned, learn
-from fastsynth.source import open_source
-from fastsynth.streams import DRAW, random_words
 
-FILE_ROWS, BLOCK_ROWS, FACTORS = 1_000_000, 65_536, 6
+FILE_ROWS, FACTORS = 1_000_000, 6
 LEVELS = (3, 3, 4, 4, 5, 5, 6, 8, 8, 10, 12, 17, 25)
 
 
@@ -76,41 +69,19 @@ def make(n: int, folder: Path) -> None:
         pl.concat(blocks).write_parquet(folder / f"rows_{i:04}.parquet")
 
 
-def write_rows(shared: tuple[Learned, CopulaModel, Path], start: int, stop: int) -> int:
-    """Draw and write some rows of copy 0, a row group for each block."""
-    learned, model, folder = shared
-    schema = learned.source.frame.schema
-    with pq.ParquetWriter(folder / f"{start:012}.parquet", schema, compression="zstd") as file:
-        for low in range(start, stop, BLOCK_ROWS):
-            n = min(BLOCK_ROWS, stop - low)
-            words = random_words(1, (DRAW, 0, low // BLOCK_ROWS), model.n_words * n).reshape(model.n_words, n)
-            ranks = model.draw(0, words)
-            arrays = [variable.decode(ranks[slot]) for slot, variable in enumerate(learned.variables)]
-            file.write_table(pa.Table.from_arrays(arrays, schema=schema))
-    return stop - start
-
-
-def run(folder: Path, pieces: bool) -> dict[str, object]:
-    """Seconds of each part."""
-    executor, seconds = Threads(2), {}
+def run(folder: Path, memory_limit: str | None) -> dict[str, object]:
+    """Seconds of the fit and of one copy, from files to files."""
+    options = {"m": 1, "method": "copula", "random_state": 1, "threads": 2, "progress": False}
     start = time.perf_counter()
-    learned = learn(open_source(folder, 1 if pieces else None), executor, lambda _: None)
-    seconds["learn"] = time.perf_counter() - start
-    start = time.perf_counter()
-    slots = range(len(learned.variables))
-    model = fit_copula(learned.source, learned.variables, learned.rows, learned.table, slots, executor)
-    seconds["fit"] = time.perf_counter() - start
-    n, size = learned.n_rows, 8 * BLOCK_ROWS
+    synthesizer = fs.Synthesizer(**options, memory_limit=memory_limit).fit(folder)
+    seconds = {"fit": time.perf_counter() - start}
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent) as out:
         start = time.perf_counter()
-        jobs = [(low, min(low + size, n)) for low in range(0, n, size)]
-        executor.map(write_rows, (learned, model, Path(out)), jobs, lambda _, rows: rows)
+        synthesizer.sample(out=Path(out) / "copies")
         seconds["draw and write"] = time.perf_counter() - start
     return {
-        "rows": n,
-        "columns": len(slots),
-        "latents": model.n_words,
-        "in memory": learned.table is not None,
+        "rows": synthesizer.n_rows_,
+        "columns": len(synthesizer.summary()),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "total": round(sum(seconds.values()), 1),
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
@@ -120,17 +91,8 @@ def run(folder: Path, pieces: bool) -> dict[str, object]:
 def pairs(path: Path) -> dict[str, object]:
     """Mean and median S_pMSE over all two-way tables of a copy by the copula and by trees."""
     frame, found = pl.read_parquet(path), {}
-    learned = learn(open_source(frame), Threads(), lambda _: None)
-    slots = range(frame.width)
-    model = fit_copula(learned.source, learned.variables, learned.rows, learned.table, slots)
-    words = random_words(1, (DRAW, 0), model.n_words * frame.height).reshape(model.n_words, frame.height)
-    ranks = model.draw(0, words)
-    arrays = [variable.decode(ranks[slot]) for slot, variable in enumerate(learned.variables)]
-    copies = {"copula": pl.DataFrame(pa.Table.from_arrays(arrays, schema=learned.source.frame.schema))}
-    for method in ("cart", "calibrated"):
-        synthesis = fs.synthesize(frame, m=1, method=method, random_state=1, progress=False)
-        copies[method] = synthesis[0]
-    for method, copy in copies.items():
+    for method in ("copula", "cart", "calibrated"):
+        copy = fs.synthesize(frame, m=1, method=method, random_state=1, progress=False)
         two_way = fs.utility(frame, copy).twoway["S_pMSE"]
         found[method] = {"mean": round(float(two_way.mean()), 2), "median": round(float(two_way.median()), 2)}
     return found
@@ -140,7 +102,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["make"] and len(sys.argv) == 4:
         make(int(sys.argv[2]), Path(sys.argv[3]))
     elif sys.argv[1:2] == ["run"] and len(sys.argv) in (3, 4):
-        print(json.dumps(run(Path(sys.argv[2]), sys.argv[3:] == ["pieces"])))
+        print(json.dumps(run(Path(sys.argv[2]), sys.argv[3] if len(sys.argv) == 4 else None)))
     elif sys.argv[1:2] == ["pairs"] and len(sys.argv) == 3:
         print(json.dumps(pairs(Path(sys.argv[2]))))
     else:

@@ -28,7 +28,7 @@ import fastsynth as fs
 from fastsynth.errors import ConvergenceWarning
 from fastsynth.execute import Threads
 from fastsynth.joint import run_chains
-from fastsynth.latents import JointData
+from fastsynth.joint_data import JointData
 from fastsynth.outcome import Outcome
 from fastsynth.terms import Terms
 

@@ -11,7 +11,7 @@ from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
 from fastsynth.options import Column, Guard, Rule
-from fastsynth.pictures import plot_coefficients, plot_compare
+from fastsynth.pictures import plot_chains, plot_coefficients, plot_compare
 from fastsynth.pooling import Analyses, Comparison, Pooled, pool
 from fastsynth.private import DpCart
 from fastsynth.protect import Protected, protect
@@ -56,6 +56,7 @@ __all__ = [
     "load_boys",
     "mean",
     "mixed",
+    "plot_chains",
     "plot_coefficients",
     "plot_compare",
     "pool",

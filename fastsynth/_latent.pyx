@@ -102,6 +102,7 @@ def draw_latents(
     cdef double[TILE] high
     cdef double[TILE] centre
     cdef double[TILE] new
+    cdef double[TILE] old
     cdef bint summing = sums.shape[0] > 0
     with nogil:
         for tile in range((z.shape[1] + TILE - 1) // TILE):
@@ -152,9 +153,9 @@ def draw_latents(
                     bounds_of_cuts(code, &cuts[first], n, low, high)
                 else:
                     bounds_of_others(code, &z[first, i], stride, size, wanted - first, n, low, high)
-                fs_masses(low, high, centre, sd[wanted], n, normals, centre)
+                fs_masses(low, high, centre, sd[wanted], n, normals, old)
                 for t in range(n):
-                    product *= new[t] / centre[t]
+                    product *= new[t] / old[t]
                     # One logarithm for many rows; a factor alone cannot leave the range of a double.
                     if not 1e-10 < product < 1e10:
                         total += log(product)

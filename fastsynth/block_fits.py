@@ -26,9 +26,10 @@ from fastsynth.clusters import Clusters
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.copula import CopulaModel, fit_copula
 from fastsynth.errors import ConvergenceWarning, DataError
-from fastsynth.execute import Executor
+from fastsynth.execute import Executor, Threads
 from fastsynth.joint import Chains, run_chains
-from fastsynth.latents import JointData, JointModel, LatentColumn
+from fastsynth.joint_data import JointData
+from fastsynth.latents import JointModel, LatentColumn
 from fastsynth.learn import Learned, code
 from fastsynth.outcome import Outcome, OutcomeModel
 from fastsynth.plan import Plan, Step
@@ -504,7 +505,8 @@ def _fit_latent(
         thin=block.thin,
         chains=min(block.chains, m),
         entropy=key,
-        executor=executor,
+        # Here, whoever does the rest: what a chain adds up would end in other digits elsewhere.
+        executor=executor if isinstance(executor, Threads) else Threads(),
         effects=kept,
     ).until_converged(block.most_sweeps)
     by_model, drawn = None, chains.outcome

@@ -534,10 +534,12 @@ def harm_of(
     the rows of the shape; ``order`` is theirs by leaf.
     """
     # Every row of the shape once with what is left of the next, which is of its leaf but for the last one of each.
-    drawn = fitted[order] + np.roll(r_shape[order], 1)
-    chance = UNLIKE_CHANCE
+    left, chance = r_shape, UNLIKE_CHANCE
     if job.clusters is not None:
         cluster = job.clusters.of_row[job.shape]
+        left = left * job.clusters.stretch[cluster]
+    drawn = fitted[order] + np.roll(left[order], 1)
+    if job.clusters is not None:
         y = y + job.clusters.effect[cluster]
         drawn += job.clusters.drawn[cluster[order]]
         # Rows of a cluster are alike, so chance does more.

@@ -184,8 +184,8 @@ class Synthesis(Sequence[Any]):
 
     @property
     def identifiers(self) -> list[str]:
-        """Columns of fresh identifiers, which have nothing to do with those of the original."""
-        return [record["column"] for record in self._records if record["action"] == "identifier"]
+        """Columns of fresh identifiers, or names of clusters, which have nothing to do with those of the original."""
+        return [record["column"] for record in self._records if record["action"] in ("identifier", "cluster")]
 
     @property
     def kept(self) -> list[str]:

@@ -276,6 +276,7 @@ class _Draw:
         self.upper = upper
         self.arrays: list[Any] = [None] * len(model.frame.schema)
         self.dead = np.zeros(len(numbers), bool)
+        self.predictors = {slot for step in model.plan.steps for slot in step.predictors}
         self.donor: NDArray[np.int32] | None = None
         if upper is None or level == 2:
             self.codes = np.zeros((len(numbers), len(model.variables)), np.uint16)
@@ -361,7 +362,7 @@ class _Draw:
         words = self._words_of(step, columns, 0)[-1]
         for column, of_stratum in zip(columns, self.rows_of_strata, strict=True):
             here = of_stratum[new[of_stratum]]
-            lost, _ = climb(column, self.codes, here, words[here], admissible, ranks, numbers)
+            lost, _ = climb(column, self.codes, here, words[here], admissible, ranks, numbers, self.donor)
             new[lost] = False
         drawn = variable.compose(ranks, numbers) if np.isfinite(numbers).any() else variable.decode(ranks)
         place = np.arange(len(arrays[step.slot]))
@@ -370,16 +371,21 @@ class _Draw:
 
     def _set(self, step: Step, array: pa.Array) -> None:
         self.arrays[step.slot] = array
-        for slot in self.model.slots_of(step.slot):
+        for slot in self._used(step):
             self.codes[:, slot] = self.model.variables[slot].nearest_codes(array)
             if slot != step.slot:
                 # A missing code is no date.
                 self.codes[self.codes[:, step.slot] < self.model.variables[step.slot].first_code, slot] = 0
         self._lead(step)
 
+    def _used(self, step: Step) -> list[int]:
+        """The slot of a column and of parts of its dates, if some column is predicted from it: others have no codes."""
+        slots = self.model.slots_of(step.slot)
+        return slots if self.predictors.intersection(slots) or self.leader is not None else []
+
     def _set_ranks(self, step: Step, ranks: Ranks) -> None:
         variable = self.model.variables[step.slot]
-        for slot in self.model.slots_of(step.slot):
+        for slot in self._used(step):
             self.codes[:, slot] = self.model.variables[slot].codes(ranks)
         self.arrays[step.slot] = variable.decode(ranks)
         self._lead(step)
@@ -396,15 +402,16 @@ class _Draw:
     def _table(self, slots: tuple[int, ...]) -> pa.Table:
         return table_of(slots, self._column, self.model.variables, self.model.frame.schema)
 
-    def _words(self, kind: int, slot: int, n_words: int, attempt: int) -> NDArray[np.uint64]:
+    def _words(self, kind: int, slot: int, n_words: int, attempt: int, some: slice = slice(None)) -> NDArray[np.uint64]:
         """Random words (n_words, n): each block of rows has a stream of its own, and so has each further attempt.
+        ``some`` are all rows of some blocks.
 
         Those of a cluster come from its number, because several tasks may have rows of it; and those of rows from
         theirs, where tasks draw whole clusters.
         """
         if self.level == 2 or self.leader is not None:
-            return self._words_of_clusters(self.numbers, (slot, kind, attempt, self.level), n_words)
-        parts, blocks = [], self.numbers // BLOCK_ROWS
+            return self._words_of_clusters(self.numbers[some], (slot, kind, attempt, self.level), n_words)
+        parts, blocks = [], self.numbers[some] // BLOCK_ROWS
         starts = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(blocks)]
         for low, high in itertools.pairwise(starts):
             n, block = high - low, int(blocks[low])
@@ -490,23 +497,34 @@ class _Draw:
         self, fitted: tuple[BlockModel, ...], steps: list[Step], rows: NDArray[np.int64], attempt: int
     ) -> dict[int, tuple[Ranks, NDArray[np.float64]]]:
         """Ranks and numbers of the columns of a joint model for some rows, by slot."""
-        words = self._words(DRAW, steps[0].slot, fitted[0].n_words, attempt + self.attempt * (TRIES + 2))[:, rows]
         drawn: dict[int, tuple[Ranks, NDArray[np.float64]]] = {}
-        place = np.zeros(len(self.numbers), np.int64)
-        place[rows] = np.arange(len(rows))
-        chosen = np.zeros(len(self.numbers), bool)
-        chosen[rows] = True
-        for block, of_stratum in zip(fitted, self.rows_of_strata, strict=True):
-            here = of_stratum[chosen[of_stratum]]
-            belonging = self._belonging(block, here)
-            own = block.draw(self.copy, self.level, self.codes[here], words[:, place[here]], belonging)
-            for slot, (ranks, numbers) in own.items():
-                if slot not in drawn:
-                    dtype = self.model.variables[slot].rank_dtype
-                    drawn[slot] = np.zeros(len(rows), dtype), np.full(len(rows) if len(numbers) else 0, np.nan)
-                drawn[slot][0][place[here]] = ranks
-                if len(numbers):
-                    drawn[slot][1][place[here]] = numbers
+        stratum = np.zeros(len(self.numbers), np.int64)
+        for number, of_stratum in enumerate(self.rows_of_strata):
+            stratum[of_stratum] = number
+        times = attempt + self.attempt * (TRIES + 2)
+        # Many words a row: those of one block of rows are in memory at a time.
+        starts = np.flatnonzero(np.diff(self.numbers // BLOCK_ROWS, prepend=-1))
+        for low, high in itertools.pairwise([*starts.tolist(), len(self.numbers)]):
+            words = self._words(DRAW, steps[0].slot, fitted[0].n_words, times, slice(low, high))
+            first, last = np.searchsorted(rows, [low, high])
+            for number, block in enumerate(fitted):
+                place = first + np.flatnonzero(stratum[rows[first:last]] == number)
+                here = rows[place]
+                whole = len(here) == high - low
+                own = block.draw(
+                    self.copy,
+                    self.level,
+                    self.codes[low:high] if whole else self.codes[here],
+                    words if whole else words[:, here - low],
+                    self._belonging(block, here),
+                )
+                for slot, (ranks, numbers) in own.items():
+                    if slot not in drawn:
+                        dtype = self.model.variables[slot].rank_dtype
+                        drawn[slot] = np.zeros(len(rows), dtype), np.full(len(rows) if len(numbers) else 0, np.nan)
+                    drawn[slot][0][place] = ranks
+                    if len(numbers):
+                        drawn[slot][1][place] = numbers
         return drawn
 
     def _belonging(self, block: BlockModel, rows: Rows) -> Belonging | None:
@@ -670,7 +688,7 @@ class _Draw:
 
             for column, rows in of_strata:
                 here = np.intersect1d(over, rows, assume_unique=True)
-                lost, _ = climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers)
+                lost, _ = climb(column, self.codes, here, words[turn][here], admissible, ranks, numbers, self.donor)
                 settled[lost] = True
                 self.counts[step.name] += len(lost)
 
@@ -720,10 +738,10 @@ class _Draw:
         for column, rows in of_strata:
             here = np.intersect1d(bad, rows, assume_unique=True)
             own = _of_rows(words, here)[-1]
-            lost, climbed = climb(column, self.codes, here, own, admissible, ranks, shifted)
+            lost, climbed = climb(column, self.codes, here, own, admissible, ranks, shifted, self.donor)
             if len(lost):
                 # Where no value will do, what is missing or piles up may.
-                lost = climb_kinds(column, self.codes, lost, words[-1][lost], admissible, ranks, shifted)
+                lost = climb_kinds(column, self.codes, lost, words[-1][lost], admissible, ranks, shifted, self.donor)
             self.counts[step.name] += climbed
             self.dead[lost] = True
 

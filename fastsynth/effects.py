@@ -19,6 +19,7 @@ This module knows arrays, and no tables, trees or columns.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,8 @@ LEAST_SHARE, MOST_SHARE = 1e-4, 0.98
 PAIR_ICC = 0.1
 # Steps of the scores of clusters, and how long they are at most, in standard deviations.
 NEWTON_STEPS, LONGEST_STEP = 4, 2.0
+# Classes become rarer by no more than this, as a logarithm.
+LOWEST_SHIFT = -600.0
 # Information below which a cluster's level is shrunk.
 LEAST_INFORMATION = 1e-3
 # How much steeper slopes of logarithms are given the effects, at most.
@@ -136,10 +139,11 @@ def tilted(shares: Floats, scores: Floats, loadings: Floats) -> Floats:
     shift = np.zeros(shares.shape)
     for k in range(loadings.shape[1]):
         shift += scores[:, k, None] * loadings[:, k]
-    shift -= np.where(shares > 0, shift, -np.inf).max(axis=1, keepdims=True)
-    out: Floats = np.exp(np.minimum(shift, 0.0, out=shift), out=shift)
+    # Class by class: numpy is slow along short rows.
+    shift -= functools.reduce(np.maximum, shift.T)[:, None]
+    out: Floats = np.exp(np.maximum(shift, LOWEST_SHIFT, out=shift), out=shift)
     out *= shares
-    out /= out.sum(axis=1, keepdims=True)
+    out /= functools.reduce(np.add, out.T)[:, None]
     return out
 
 
@@ -376,7 +380,7 @@ class Directions:
         if d == 1:
             points = ndtri((np.arange(NODES) + 0.5) / NODES)[:, None]
         else:
-            numbers = np.arange(NODES * d * d, dtype=np.uint64)
+            numbers = np.arange(NODES * d // 2 * d, dtype=np.uint64)
             half = ndtri(np.maximum(unit(hashed(numbers, np.uint64(2))), 1e-12)).reshape(-1, d)
             points = np.concatenate([half, -half])
         return reflate(points, np.ones_like(points), np.ones(len(points)))
@@ -528,7 +532,7 @@ def nodes_of(scores: Floats) -> Floats:
         places = (np.arange(NODES) + 0.5) / NODES * n
         nodes = np.sort(scores, axis=0)[places.astype(np.int64)]
     else:
-        nodes = scores[np.argsort(hashed(np.arange(n, dtype=np.uint64), np.uint64(4)))[: 2 * NODES * d]]
+        nodes = scores[np.argsort(hashed(np.arange(n, dtype=np.uint64), np.uint64(4)))[: NODES * d]]
     return reflate(nodes, np.ones_like(nodes), np.ones(len(nodes)))
 
 
@@ -580,7 +584,7 @@ class PairSample:
             moved = np.ascontiguousarray((mean - centre).T)
             sums = np.zeros((len(self.weight), len(moved)))
             _calibrate.add_by_leaf(moved, self.cluster, sums)
-            own = float((np.square(moved).sum(0) * self.weight[self.cluster]).sum())
+            own = float(np.square(moved).sum(0) @ self.weight[self.cluster])
             total += float((np.square(sums).sum(1) * self.weight).sum()) - own
         return total / (len(nodes) * self.pairs), centre
 

@@ -1,4 +1,4 @@
-"""One sweep of the Gibbs sampler of the latent normal model, and what it needs of the data.
+"""One sweep of the Gibbs sampler of the latent normal model.
 
 Rows are visited once a sweep, and once more for each column with thresholds or a power to estimate; everything else
 comes from sums: z'z, x'z, and sums of x z by cluster. A sweep
@@ -31,8 +31,7 @@ interactions and non-linear terms, JRSS A 177.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,42 +39,29 @@ from numpy.typing import NDArray
 from scipy.special import gammaincinv, ndtr, ndtri
 
 from fastsynth import _latent
-from fastsynth.errors import DataError
+from fastsynth.joint_data import NO_CODES, POWERS, RIDGE, Level, Power, Problem, Thresholds, shares_of
 from fastsynth.latents import (
-    NUMBER,
     ORDERED,
     UNORDERED,
     Codes,
     Floats,
-    JointData,
-    LatentColumn,
-    Layout,
-    Scale,
-    Values,
     box_cox,
-    box_cox_likelihood,
-    normal_scores,
 )
 from fastsynth.sdc import normal
 from fastsynth.streams import CHAIN, hashed, random_words, unit
 
 # Rows whose sums are made at a time.
 BLOCK = 4_096
-# Precision of coefficients before the data, in rows; and of covariances of latents with fixed variance.
-RIDGE, LITTLE = 0.01, 0.1
 # Degrees of freedom and scale of the half-t prior of standard deviations.
 NU, A = 2.0, 2.0
-POWERS = (-3.0, 3.0)
+# Precision of covariances of latents with fixed variance, in rows.
+LITTLE = 0.1
 # Share of proposals that are to be accepted.
 ACCEPTED = 0.3
-# Levels of a smaller share are rare.
-RARE = 0.1
-# Numbers of a batch of small matrices.
-BATCH = 1 << 20
-TILE = 256
+# Numbers of a batch of small matrices; rows of a tile of the kernel.
+BATCH, TILE = 1 << 20, 256
 EMPTY = np.zeros(0)
 NOTHING = np.zeros((0, 0, 0))
-NO_CODES = np.zeros(0, np.int32)
 
 
 @functools.cache
@@ -113,73 +99,6 @@ class Words:
         return out
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Power:
-    """A Box-Cox column: its latent, its place among the columns, the rows that have it, and centred logarithms."""
-
-    latent: int
-    column: int
-    rows: NDArray[np.intp]
-    logs: Floats
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Thresholds:
-    """A latent whose cuts and intercept are proposed together: its first cut, its levels, and a factor of proposals.
-
-    Latents of columns of two levels, and of unordered columns, have no cuts to estimate; of those with a rare level the
-    intercept is proposed, because it would hardly move with so few latents on one side.
-    """
-
-    latent: int
-    first: int
-    size: int
-    root: Floats
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Level:
-    """What does not change about the columns of one level.
-
-    Attributes
-    ----------
-    columns, scales
-    layout : Layout
-    codes : ndarray of shape (n_columns, n), dtype=int32
-        Levels that occur, numbered; numbers 0; -1 where missing.
-    x : ndarray of shape (p, n)
-        Predictors, standardised but for the ones.
-    to_given : ndarray of shape (p, p)
-        Standardised predictors are the given ones times this.
-    xx, inverse, root : ndarray of shape (p, p)
-        x'x; the inverse of x'x and the prior; a factor of the inverse.
-    z : ndarray of shape (q, n)
-        Latents of numbers, 0 where missing and for categories.
-    shapes : ndarray of shape (n_columns, 3)
-        Power, location and scale of numbers at the start.
-    latents : ndarray, dtype=int32
-        Latents that are drawn in the main pass: not those of numbers that are never missing.
-    pairs : ndarray of shape (m, 2), dtype=int32
-        Free covariances among the latents whose variance is fixed, numbered among these.
-    """
-
-    columns: tuple[LatentColumn, ...]
-    scales: tuple[Scale, ...]
-    layout: Layout
-    codes: Codes
-    x: Floats
-    to_given: Floats
-    xx: Floats
-    inverse: Floats
-    root: Floats
-    z: Floats
-    shapes: Floats
-    latents: Codes
-    thresholds: tuple[Thresholds, ...]
-    powers: tuple[Power, ...]
-    pairs: Codes
-
-
 @dataclass(slots=True, eq=False)
 class LevelState:
     """What changes about the columns of one level: latents (q, n), coefficients (p, q), cuts, shapes, step sizes."""
@@ -189,43 +108,6 @@ class LevelState:
     cuts: Floats
     shapes: Floats
     steps: Floats
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Problem:
-    """What does not change about a model.
-
-    Attributes
-    ----------
-    one, two : Level
-    cluster : ndarray of shape (n,), dtype=int32
-    effects : ndarray of shape (e,), dtype=int32
-        Columns of x with effects.
-    xz : ndarray of shape (n_clusters, e, p)
-        Sums by cluster of products of predictors with effects and all predictors.
-    between : ndarray, dtype=int64
-        Predictors that are constant within clusters, the intercept first.
-    h : ndarray of shape (n_clusters, len(between))
-        Their values.
-    """
-
-    one: Level
-    two: Level
-    cluster: Codes
-    n_clusters: int
-    effects: Codes
-    by_cluster: Floats
-    between: NDArray[np.int64]
-    h: Floats
-
-    @property
-    def n_words(self) -> int:
-        """Random words that a sweep needs at most."""
-        q, q2, e = self.one.layout.q, self.two.layout.q, len(self.effects)
-        d = e * q + q2
-        small = 2 * d * d + 2 * q * q + (len(self.one.x) + e * (len(self.between) + 2)) * q + 10 * (d + q)
-        cuts = self.one.layout.n_cuts + self.two.layout.n_cuts
-        return int(self.n_clusters * d + small + len(self.two.x) * q2 + 4 * (cuts + d + q) + 80)
 
 
 @dataclass(slots=True, eq=False)
@@ -268,230 +150,6 @@ class Review:
     density: Callable[[Floats, Floats, Floats], Floats]
 
 
-# ---------------------------------------------------------------------------------------------------------- preparation
-
-
-def prepare(data: JointData) -> Problem:
-    """What a chain needs of the data; refuses what cannot be fitted. O(n p (p + e))."""
-    assert data.x2 is not None
-    one = _level(data, 1, data.x, data.x_names)
-    two = _level(data, 2, data.x2, data.x2_names)
-    _check_rows(one, "rows")
-    _check_collinear(one)
-    if two.layout.q:
-        _check_rows(two, "clusters")
-        _check_collinear(two)
-    if data.cluster is None:
-        none = np.zeros(0, np.int64)
-        return Problem(one, two, NO_CODES, 0, NO_CODES, np.zeros((0, 0, data.x.shape[1])), none, np.zeros((0, 0)))
-    effects = np.array(data.effects, np.int32)
-    cluster = np.ascontiguousarray(data.cluster, np.int32)
-    by_cluster = _sums_by_cluster(one.x, effects, cluster, data.n_clusters)
-    between, h = _between(one.x, cluster, by_cluster[:, 0])
-    return Problem(one, two, cluster, data.n_clusters, effects, by_cluster, between, h)
-
-
-def _level(data: JointData, level: int, x: Floats, names: Sequence[str]) -> Level:
-    places = data.of_level(level)
-    columns = tuple(data.columns[i] for i in places)
-    values = [data.values[i] for i in places]
-    scales = tuple(Scale.of(column, v) for column, v in zip(columns, values, strict=True))
-    layout = Layout.of(columns, [scale.levels for scale in scales])
-    codes = np.zeros((len(columns), len(x)), np.int32)
-    for i, (column, v, scale) in enumerate(zip(columns, values, scales, strict=True)):
-        codes[i] = -np.isnan(v).astype(np.int32) if column.kind == "continuous" else _renumbered(v, scale.levels)
-    standard, to_given = _standardised(x)
-    xx = standard @ standard.T
-    if columns:
-        _check_predictors(xx, len(x), names)
-    root = _inverse(_factor(xx + RIDGE * np.eye(len(xx)))).T
-    thresholds = tuple(_thresholds(layout, codes, c) for c in range(layout.q) if _has_thresholds(layout, codes, c))
-    powers = tuple(_power(layout, i, values[i]) for i, column in enumerate(columns) if column.transform == "boxcox")
-    known = (layout.table[:, 0] == NUMBER) & np.array((codes >= 0).all(axis=1))[layout.table[:, 1]]
-    moved = {t.latent for t in thresholds}
-    later = [c for c in range(layout.q) if not known[c] and c not in moved]
-    z, shapes = _latent_numbers(columns, values, layout, len(x))
-    return Level(
-        columns=columns,
-        scales=scales,
-        layout=layout,
-        codes=codes,
-        x=standard,
-        to_given=to_given,
-        xx=xx,
-        inverse=root @ root.T,
-        root=root,
-        z=z,
-        shapes=shapes,
-        latents=np.array(later, np.int32),
-        thresholds=thresholds,
-        powers=powers,
-        pairs=_free_pairs(layout),
-    )
-
-
-def _latent_numbers(
-    columns: Sequence[LatentColumn], values: Sequence[Values], layout: Layout, n: int
-) -> tuple[Floats, Floats]:
-    """Latents of numbers, 0 where missing and for categories, and shapes: the likeliest powers, means, deviations."""
-    z = np.zeros((layout.q, n))
-    shapes = np.tile([1.0, 0.0, 1.0], (len(columns), 1))
-    for i, (column, v) in enumerate(zip(columns, values, strict=True)):
-        if column.kind != "continuous":
-            continue
-        rows = np.flatnonzero(~np.isnan(v))
-        known = v[rows].astype(np.float64)
-        if column.transform == "scores":
-            z[layout.first_of(i), rows] = normal_scores(known)
-            continue
-        if column.transform == "boxcox":
-            logs = np.log(known)
-            logs -= logs.mean()
-            some = logs[:: len(logs) // 10_000 + 1]
-            shapes[i, 0] = max(np.linspace(*POWERS, 121), key=lambda power: box_cox_likelihood(some, power))
-            known = box_cox(logs, shapes[i, 0])
-        shapes[i, 1:] = known.mean(), known.std()
-        z[layout.first_of(i), rows] = (known - shapes[i, 1]) / shapes[i, 2]
-    return z, shapes
-
-
-def _renumbered(values: Values, levels: Codes) -> Codes:
-    return np.where(values < 0, -1, np.searchsorted(levels, values)).astype(np.int32)
-
-
-def _standardised(x: Floats) -> tuple[Floats, Floats]:
-    """Predictors (p, n) with mean 0 and standard deviation 1 behind the ones, and the matrix that makes them."""
-    to_given = np.eye(x.shape[1])
-    if not len(x):
-        return np.ascontiguousarray(x.T), to_given
-    mean, sd = x.mean(axis=0), x.std(axis=0)
-    mean[0], sd[0] = 0, 1
-    sd[sd == 0] = 1
-    to_given[0] -= mean / sd
-    np.fill_diagonal(to_given, 1 / sd)
-    return np.ascontiguousarray(((x - mean) / sd).T), to_given
-
-
-def _check_predictors(xx: Floats, n: int, names: Sequence[str]) -> None:
-    if n <= len(xx):
-        raise DataError(f"{n:,} rows are too few for {len(xx)} predictors: name fewer, or give more rows.")
-    given: list[int] = []
-    left = xx.copy()
-    for j in range(len(xx)):
-        # What earlier predictors leave of this one: a step of Cholesky's elimination.
-        if left[j, j] > 1e-9 * n:
-            left -= np.outer(left[:, j], left[j]) / left[j, j]
-        else:
-            given.append(j)
-    if given:
-        which = ", ".join(names[j] for j in given)
-        raise DataError(
-            f"{len(given)} of {len(xx)} predictors are constant or follow from earlier ones ({which}): leave them out."
-        )
-
-
-def _check_rows(level: Level, what: str) -> None:
-    p, n = level.x.shape
-    if n <= level.layout.q + p:
-        raise DataError(
-            f"{n:,} {what} are too few for {level.layout.q} latent variables and {p} "
-            "predictors: put fewer columns into the block."
-        )
-
-
-def _check_collinear(level: Level) -> None:
-    """Refuse numbers that follow from others, rows without missing numbers being looked at, and categories twice."""
-    _check_same(level)
-    numbers = [i for i, column in enumerate(level.columns) if column.kind == "continuous"]
-    rows = np.flatnonzero((level.codes[numbers] >= 0).all(axis=0))
-    if len(numbers) < 2 or len(rows) <= len(numbers) + len(level.x):
-        return
-    z = level.z[[level.layout.first_of(i) for i in numbers]][:, rows].T
-    x = level.x[:, rows].T
-    z -= x @ np.linalg.lstsq(x, z, rcond=None)[0]
-    left = z.T @ z
-    for at, j in enumerate(numbers):
-        if left[at, at] <= 1e-9 * len(rows):
-            raise DataError(
-                f"Column {level.columns[j].name!r} follows from other columns and predictors of the block "
-                f"({', '.join(level.columns[i].name for i in numbers if i != j)}): leave one of them out."
-            )
-        left -= np.outer(left[:, at], left[at]) / left[at, at]
-
-
-def _check_same(level: Level) -> None:
-    """Refuse categories whose levels go one by one with those of another."""
-    sizes = [len(scale.levels) for scale in level.scales]
-    for j, k in itertools.combinations([i for i, size in enumerate(sizes) if size], 2):
-        first, second = level.codes[j], level.codes[k]
-        both = (first >= 0) & (second >= 0)
-        pairs = np.bincount(first[both] * sizes[k] + second[both], minlength=sizes[j] * sizes[k])
-        if sizes[j] == sizes[k] == np.count_nonzero(pairs):
-            raise DataError(
-                f"Columns {level.columns[j].name!r} and {level.columns[k].name!r} have the same levels under other "
-                "names: leave one of them out."
-            )
-
-
-def _has_thresholds(layout: Layout, codes: Codes, c: int) -> bool:
-    kind, _, first, size = layout.table[c]
-    if kind == NUMBER or (kind == ORDERED and size > 2):
-        return bool(kind == ORDERED)
-    shares = _shares(layout, codes, c)
-    return bool(min(shares) < RARE if kind == ORDERED else shares[c - first] < RARE)
-
-
-def _shares(layout: Layout, codes: Codes, c: int) -> Floats:
-    of_column = codes[layout.table[c, 1]]
-    counts = np.bincount(of_column[of_column >= 0])
-    shares: Floats = counts / counts.sum()
-    return shares
-
-
-def _thresholds(layout: Layout, codes: Codes, c: int) -> Thresholds:
-    """Proposals go as the normal quantiles of cumulated shares do from sample to sample."""
-    kind, column, first, size = map(int, layout.table[c])
-    shares = _shares(layout, codes, c)
-    below = np.cumsum(shares)[:-1] if kind == ORDERED else shares[[c - first]]
-    density = np.exp(-(ndtri(below) ** 2) / 2) / np.sqrt(2 * np.pi)
-    n = int((codes[column] >= 0).sum())
-    spread = (np.minimum.outer(below, below) - np.outer(below, below)) / np.outer(density, density) / n
-    root = _factor(spread) * 2.4 / np.sqrt(len(below))
-    return Thresholds(c, first, size if kind == ORDERED else 2, root)
-
-
-def _power(layout: Layout, column: int, values: Values) -> Power:
-    rows = np.flatnonzero(~np.isnan(values))
-    logs = np.log(values[rows])
-    return Power(layout.first_of(column), column, rows, logs - logs.mean())
-
-
-def _free_pairs(layout: Layout) -> Codes:
-    """Pairs of latents with fixed variance whose covariance is free, as places among such latents."""
-    column = layout.table[layout.constrained, 1]
-    j, k = np.nonzero(column[:, None] > column)
-    return np.ascontiguousarray(np.column_stack([j, k]), np.int32)
-
-
-def _sums_by_cluster(x: Floats, effects: Codes, cluster: Codes, n_clusters: int) -> Floats:
-    out = np.empty((n_clusters, len(effects), len(x)))
-    for k, a in enumerate(effects):
-        for b in range(len(x)):
-            out[:, k, b] = np.bincount(cluster, weights=x[a] * x[b], minlength=n_clusters)
-    return out
-
-
-def _between(x: Floats, cluster: Codes, sums: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Predictors that are constant within clusters, and their values by cluster."""
-    means = sums / np.maximum(sums[:, :1], 1)
-    constant = [j for j in range(len(x)) if np.allclose(x[j], means[cluster, j], atol=1e-9)]
-    h = np.ascontiguousarray(means[:, constant])
-    h[:, 0] = 1
-    if np.linalg.matrix_rank(h) < len(constant):
-        constant, h = [0], np.ones((len(h), 1))
-    return np.array(constant, np.int64), h
-
-
 # ---------------------------------------------------------------------------------------------------------------- start
 
 
@@ -516,7 +174,7 @@ def _start_level(level: Level, words: Words) -> LevelState:
     cuts = np.zeros(layout.n_cuts)
     for c, (kind, i, first, size) in enumerate(layout.table):
         if kind == ORDERED:
-            at = ndtri(np.cumsum(_shares(layout, level.codes, c))[:-1])
+            at = ndtri(np.cumsum(shares_of(layout, level.codes, c))[:-1])
             beta[0, c] -= at[0]
             cuts[first : first + size + 1] = [-np.inf, *(at - at[0]), np.inf]
             # Between the cuts; half a unit beyond the outer ones.
@@ -559,9 +217,10 @@ def sweep(
     _draw_coefficients(one, now, xz - np.einsum("jkp,jkq->pq", problem.by_cluster, state.u), root_e, words)
     if len(problem.effects):
         _draw_clusters(problem, state, sums, precision, words, gain, reviews[1])
-    squares = _sum_of_squares(problem, state, zz, xz, sums)
+    # The prior of coefficients counts as one row for each of them.
+    squares = _sum_of_squares(problem, state, zz, xz, sums) + RIDGE * now.beta.T @ now.beta
     state.omega_e, state.scales_e = draw_covariance(
-        squares, one.x.shape[1], state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
+        squares, sum(one.x.shape), state.omega_e, state.scales_e, one.layout.constrained, one.pairs, words
     )
 
 
@@ -595,7 +254,7 @@ class Rows:
         codes, layout = self.level.codes.copy(), self.level.layout
         for i in np.unique(layout.table[layout.constrained, 1]):
             at = np.flatnonzero(codes[i] < 0)
-            codes[i, at] = layout.levels_of(i, self.now.z[:, at].T, self.now.cuts)
+            codes[i, at] = layout.levels_of(i, self.now.z[:, at], self.now.cuts)
         return replace(self, level=replace(self.level, codes=codes))
 
     def visit(
@@ -752,7 +411,7 @@ def _draw_clusters(
     uu, ur, rr = state.omega_2[:d, :d], state.omega_2[:d, d:], state.omega_2[d:, d:]
     slope = np.linalg.solve(rr, ur.T)
     mean, given = (now.z.T - two.x.T @ now.beta) @ slope, uu - ur @ slope
-    left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
+    left = sums - problem.by_cluster @ state.one.beta
     flat = (left @ precision).reshape(n, d) + mean @ _inverse(given)
     crossed = problem.by_cluster[:, :, problem.effects]
     state.u = draw_effects(crossed, precision, given, flat, words).reshape(n, e, q)
@@ -847,17 +506,19 @@ def _rescale(problem: Problem, state: State, sums: Floats, precision: Floats, wo
     """
     _, e, q = state.u.shape
     d = e * q
-    left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
+    left = sums - problem.by_cluster @ state.one.beta
     noise, factors = words.normal(d), np.ones(d)
     # Sums over rows of an effect times its predictor, with residuals before effects, and with what each effect adds.
-    target = np.array([[state.u[:, k, c] @ left[:, k] for c in range(q)] for k in range(e)]).reshape(d, q)
-    added = np.empty((d, e, q))
+    target, added = np.empty((d, q)), np.empty((d, e, q))
     for k in range(e):
-        crossed = problem.by_cluster[:, k, problem.effects]
-        added[k * q : (k + 1) * q] = np.einsum("jc,jl,jlb->clb", state.u[:, k], crossed, state.u, optimize=True)
+        mine = slice(k * q, (k + 1) * q)
+        target[mine] = state.u[:, k].T @ left[:, k]
+        for other, column in enumerate(problem.effects):
+            added[mine, other] = (state.u[:, k] * problem.by_cluster[:, k, column, None]).T @ state.u[:, other]
     for a in range(d):
         k, c = divmod(a, q)
-        others = np.einsum("lb,lb->b", added[a], factors.reshape(e, q)) - added[a, k] * np.eye(q)[c]
+        others = (added[a] * factors.reshape(e, q)).sum(axis=0)
+        others[c] -= added[a, k, c]
         weight = precision[c, c] * added[a, k, c] + 2 * state.scales_2[a] / A**2
         factors[a] = precision[c] @ (target[a] - others) / weight + noise[a] / np.sqrt(weight)
     state.u = state.u * factors.reshape(e, q)
@@ -872,8 +533,8 @@ def _sum_of_squares(problem: Problem, state: State, zz: Floats, xz: Floats, sums
     cross = beta.T @ xz
     out = zz - cross - cross.T + beta.T @ problem.one.xx @ beta
     if len(problem.effects):
-        left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, beta)
-        fitted = np.einsum("jkl,jlq->jkq", problem.by_cluster[:, :, problem.effects], state.u)
+        left = sums - problem.by_cluster @ beta
+        fitted = problem.by_cluster[:, :, problem.effects] @ state.u
         # z - x beta - u: twice the products of effects with what they are to explain, less those with what they do.
         n = state.u.shape[0] * state.u.shape[1]
         cross = state.u.reshape(n, -1).T @ left.reshape(n, -1)

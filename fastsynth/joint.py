@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsynth.convergence import effective_size, r_hat
-from fastsynth.errors import FastsynthError, OptionError, check_count, is_whole
+from fastsynth.errors import DataError, FastsynthError, OptionError, check_count, is_whole
 from fastsynth.execute import Executor, Threads, Tick
-from fastsynth.gibbs import Level, LevelState, Problem, State, prepare, start, sweep
-from fastsynth.latents import NUMBER, Codes, Floats, JointData, JointModel, Layout, Values, values_of
+from fastsynth.gibbs import LevelState, State, start, sweep
+from fastsynth.joint_data import JointData, Level, Problem, prepare
+from fastsynth.latents import NUMBER, Codes, Floats, JointModel, Layout, Values, values_of
 from fastsynth.outcome import Companion, Outcome, OutcomeModel, OutcomeState
 from fastsynth.substantive import Parameters
 
@@ -207,7 +208,8 @@ def run_chains(
     Examples
     --------
     >>> import numpy as np
-    >>> from fastsynth.latents import JointData, LatentColumn
+    >>> from fastsynth.joint_data import JointData
+    >>> from fastsynth.latents import LatentColumn
     >>> rng = np.random.default_rng(1)
     >>> x = np.column_stack([np.ones(500), rng.normal(size=500)])
     >>> z = x @ [[1.0, 0.2], [0.5, -0.4]] + rng.normal(size=(500, 2))
@@ -396,7 +398,15 @@ def _advance(
     traced: list[Floats] = []
     kept: list[_Draw] = []
     for at in range(place.joint.sweep + 1, until + 1):
-        models.sweep(place, schedule.entropy, adapt=at <= schedule.burn_in)
+        try:
+            models.sweep(place, schedule.entropy, adapt=at <= schedule.burn_in)
+        except np.linalg.LinAlgError:
+            names = [column.name for column in models.data.columns]
+            names += [] if models.companion is None else [models.companion.name]
+            raise DataError(
+                f"Sweep {at:,} of a chain found no covariance matrix: columns of the block ({', '.join(names)}) nearly "
+                "follow from each other: leave some out."
+            ) from None
         if at % schedule.every == 0:
             traced.append(models.parameters(place))
         if at > burnt and (at - burnt) % schedule.thin == 0:
@@ -429,7 +439,7 @@ def _draw(problem: Problem, state: State, data: JointData, effects: bool) -> _Dr
         shapes[places] = now.shapes
         for i, place in enumerate(places):
             rows = np.flatnonzero(level.codes[i] < 0)
-            filled = values_of(level.columns, level.scales, level.layout, now.z[:, rows].T, now.cuts, now.shapes)
+            filled = values_of(level.columns, level.scales, level.layout, now.z[:, rows], now.cuts, now.shapes)
             imputed[place] = filled[i]
     arrays = {
         "beta": given.beta,

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from fastsynth.errors import DataError, OptionError
+from fastsynth.errors import OptionError
 from fastsynth.sdc import normal
 from fastsynth.streams import Words
 
@@ -86,127 +86,6 @@ class LatentColumn:
         if self.n_levels < 2 or (self.kind == "binary" and self.n_levels != 2):
             wanted = "2" if self.kind == "binary" else "at least 2"
             raise OptionError(f"Column {self.name!r}: n_levels={self.n_levels!r}: must be {wanted}.")
-
-
-@dataclass(eq=False)
-class JointData:
-    """Columns of a joint model as arrays.
-
-    Parameters
-    ----------
-    columns : tuple of LatentColumn
-    values : tuple of ndarray of shape (n,), or (n_clusters,) at level 2
-        Numbers as float64, NaN where missing; levels as int32 from 0, -1 where missing.
-    x : ndarray of shape (n, p), dtype=float64
-        Predictors, the first column ones. Nothing is missing.
-    x2 : ndarray of shape (n_clusters, p2), dtype=float64, optional
-        Predictors of columns of level 2; ones, if left out.
-    cluster : ndarray of shape (n,), dtype=int32, optional
-        From 0 to n_clusters - 1.
-    n_clusters : int
-    slopes : tuple of int
-        Columns of x whose slopes vary between clusters, beside the intercept, which always does.
-    x_names, x2_names : tuple of str, optional
-        For the names of parameters; ``1, x1, x2, ...``, if left out.
-
-    Raises
-    ------
-    OptionError
-        If arrays do not fit together.
-    DataError
-        If a column of the model cannot be fitted: constant, all missing, not positive for Box-Cox, collinear.
-    """
-
-    columns: tuple[LatentColumn, ...]
-    values: tuple[Values, ...]
-    x: Floats
-    x2: Floats | None = None
-    cluster: Codes | None = None
-    n_clusters: int = 0
-    slopes: tuple[int, ...] = ()
-    x_names: tuple[str, ...] = ()
-    x2_names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check what does not need the rows twice; fill in what was left out."""
-        if self.x2 is None:
-            self.x2 = np.ones((self.n_clusters, 1))
-        self.x_names = self.x_names or _numbered(self.x)
-        self.x2_names = self.x2_names or _numbered(self.x2)
-        _check_design("x", self.x, self.x_names)
-        self._check_clusters()
-        names = [column.name for column in self.columns]
-        if len(set(names)) < len(names) or len(names) != len(self.values):
-            raise OptionError("columns, values: one array for each column is needed, and every column once.")
-        for column, values in zip(self.columns, self.values, strict=True):
-            _check_values(column, values, len(self.x) if column.level == 1 else self.n_clusters)
-
-    def _check_clusters(self) -> None:
-        if self.cluster is None:
-            if self.slopes or self.of_level(2):
-                raise OptionError("Random slopes and columns of level 2 need clusters: give cluster and n_clusters.")
-            return
-        inside = len(self.cluster) == 0 or (self.cluster.min() >= 0 and self.cluster.max() < self.n_clusters)
-        if self.cluster.shape != (len(self.x),) or not inside:
-            raise OptionError(f"cluster: must hold a number from 0 to n_clusters - 1 for each of {len(self.x):,} rows.")
-        allowed = range(1, self.x.shape[1])
-        if len(set(self.slopes)) < len(self.slopes) or any(s not in allowed for s in self.slopes):
-            raise OptionError(
-                f"slopes={self.slopes!r}: must be different columns of x from 1 to {self.x.shape[1] - 1}."
-            )
-        if self.of_level(2):
-            assert self.x2 is not None
-            _check_design("x2", self.x2, self.x2_names)
-            if len(self.x2) != self.n_clusters:
-                raise OptionError(
-                    f"x2 has {len(self.x2):,} rows: must have one for each of {self.n_clusters:,} clusters."
-                )
-
-    def of_level(self, level: int) -> list[int]:
-        """Places of the columns of a level."""
-        return [i for i, column in enumerate(self.columns) if column.level == level]
-
-    @property
-    def effects(self) -> tuple[int, ...]:
-        """Columns of x with effects of clusters."""
-        return () if self.cluster is None else (0, *self.slopes)
-
-
-def _numbered(x: Floats) -> tuple[str, ...]:
-    return ("1", *(f"x{i}" for i in range(1, x.shape[1])))
-
-
-def _check_design(option: str, x: Floats, names: Sequence[str]) -> None:
-    if x.ndim != 2 or x.shape[1] != len(names) or x.dtype != np.float64:
-        raise OptionError(f"{option}: must be float64 of shape (rows, {len(names)}), one name a column.")
-    if not np.isfinite(x).all() or not (x[:, 0] == 1).all():
-        raise OptionError(
-            f"{option}: the first column must be ones, and all numbers finite: predictors cannot be missing."
-        )
-
-
-def _check_values(column: LatentColumn, values: Values, n: int) -> None:
-    what = f"Column {column.name!r}"
-    wanted = np.dtype(np.float64 if column.kind == "continuous" else np.int32)
-    if values.shape != (n,) or values.dtype != wanted:
-        raise OptionError(f"{what}: values of shape {values.shape}, {values.dtype}: must be ({n},), {wanted}.")
-    if column.kind != "continuous":
-        if n and (values.min() < -1 or values.max() >= column.n_levels):
-            raise OptionError(f"{what}: levels must be from 0 to {column.n_levels - 1}, and -1 where missing.")
-        known = values[values >= 0]
-    else:
-        known = values[~np.isnan(values)]
-        if np.isinf(known).any():
-            raise DataError(f"{what} has infinite numbers: make them missing, or leave the column out of the block.")
-    if not len(known):
-        raise DataError(f"{what} is missing in all rows: leave it out of the block.")
-    if (known == known[0]).all():
-        raise DataError(f"{what} has one value only: leave it out of the block, a constant is drawn without a model.")
-    if column.transform == "boxcox" and known.min() <= 0:
-        raise DataError(
-            f"{what}: Box-Cox needs positive numbers, and {int((known <= 0).sum()):,} of {len(known):,} are not: "
-            'use transform="scores".'
-        )
 
 
 def box_cox(logs: Floats, power: float) -> Floats:
@@ -339,13 +218,13 @@ class Layout:
         return int(np.argmax(self.table[:, 1] == column))
 
     def levels_of(self, column: int, z: Floats, cuts: Floats) -> Codes:
-        """Levels (n,) of a category from its latents, as numbers of the levels that occur; z is (n, q)."""
+        """Levels (n,) of a category from its latents, as numbers of the levels that occur; z is (q, n)."""
         c = self.first_of(column)
         kind, _, first, size = self.table[c]
         if kind == ORDERED:
-            return np.asarray(np.searchsorted(cuts[first + 1 : first + size], z[:, c]), np.int32)
-        block = z[:, c : c + size]
-        return np.asarray(np.where(block.max(axis=1) > 0, block.argmax(axis=1), size), np.int32)
+            return np.asarray(np.searchsorted(cuts[first + 1 : first + size], z[c]), np.int32)
+        block = z[c : c + size]
+        return np.asarray(np.where(block.max(axis=0) > 0, block.argmax(axis=0), size), np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -398,11 +277,11 @@ class Scale:
 def values_of(
     columns: Sequence[LatentColumn], scales: Sequence[Scale], layout: Layout, z: Floats, cuts: Floats, shapes: Floats
 ) -> list[Values]:
-    """Values of all columns of one level from latents z (n, q); shapes is (columns, 3). O(n q)."""
+    """Values of all columns of one level from latents z (q, n); shapes is (columns, 3). O(n q)."""
     out: list[Values] = []
     for i, (column, scale) in enumerate(zip(columns, scales, strict=True)):
         if column.kind == "continuous":
-            out.append(scale.numbers(column, z[:, layout.first_of(i)], shapes[i]))
+            out.append(scale.numbers(column, z[layout.first_of(i)], shapes[i]))
         else:
             out.append(scale.levels[layout.levels_of(i, z, cuts)])
     return out
@@ -505,29 +384,30 @@ class JointModel:
             One a column: float64 or int32, (n,) at level 1, (n_clusters,) at level 2.
         """
         out: list[Values] = [np.zeros(0)] * len(self.columns)
-        z = x @ self.beta[i] + normal(words).T @ np.linalg.cholesky(self.omega_e[i]).T
+        z = self.beta[i].T @ x.T + np.linalg.cholesky(self.omega_e[i]) @ normal(words)
         if self.effects:
             if cluster is None or words2 is None:
                 raise OptionError("The model has clusters: give cluster, n_clusters and words2.")
             h = np.ones((n_clusters, self.alpha.shape[1])) if x2 is None else x2
-            u, w = self._clusters(i, h, normal(words2).T, u)
+            u, w = self._clusters(i, h, normal(words2), u)
             for k, column in enumerate(self.effects):
-                z += x[:, column, None] * u[cluster, k]
+                of_rows = np.take(np.ascontiguousarray(u[:, k].T), cluster, axis=1)
+                z += of_rows if column == 0 else of_rows * x[:, column]
             self._put(out, 2, i, w, self.cuts2[i])
         self._put(out, 1, i, z, self.cuts[i])
         return out
 
     def _clusters(self, i: int, h: Floats, noise: Floats, u: Floats | None) -> tuple[Floats, Floats]:
-        """Effects (n_clusters, e, q), and latents (n_clusters, q2) of level 2."""
+        """Effects (n_clusters, e, q), and latents (q2, n_clusters) of level 2, from noise (e q + q2, n_clusters)."""
         q, e = self.n_words, len(self.effects)
         # The factor of effects stands first, so kept effects and fresh noise of level 2 go through the same factor.
         root = np.linalg.cholesky(self.omega_2[i])
         if u is not None:
             noise = noise.copy()
-            noise[:, : e * q] = np.linalg.solve(root[: e * q, : e * q], u.reshape(len(u), e * q).T).T
-        both = noise @ root.T
-        effects = both[:, : e * q].reshape(-1, e, q) if u is None else u
-        return effects, h @ self.alpha[i] + both[:, e * q :]
+            noise[: e * q] = np.linalg.solve(root[: e * q, : e * q], u.reshape(len(u), e * q).T)
+        both = root @ noise
+        effects = both[: e * q].T.reshape(-1, e, q) if u is None else u
+        return effects, self.alpha[i].T @ h.T + both[e * q :]
 
     def _put(self, out: list[Values], level: int, i: int, z: Floats, cuts: Floats) -> None:
         places, layout = self.of_level(level)

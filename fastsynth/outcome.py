@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsynth.errors import DataError
-from fastsynth.gibbs import Level, LevelState, Problem, Review, State
-from fastsynth.latents import Codes, Floats, JointData, Values
+from fastsynth.gibbs import LevelState, Review, State
+from fastsynth.joint_data import JointData, Level, Problem
+from fastsynth.latents import Codes, Floats, Values
 from fastsynth.streams import Words
 from fastsynth.substantive import Kind, Parameters, Substantive, Sums, chain_words
 from fastsynth.terms import Design, Terms
@@ -132,7 +133,7 @@ class Covariates:
             if column.kind == "continuous":
                 of[missing] = scale.numbers(column, z[level.layout.first_of(i)], now.shapes[i])
             else:
-                of[missing] = scale.levels[level.layout.levels_of(i, z.T, now.cuts)]
+                of[missing] = scale.levels[level.layout.levels_of(i, z, now.cuts)]
         return out
 
 

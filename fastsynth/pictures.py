@@ -8,6 +8,7 @@ they show. The same numbers give the same bytes.
 from __future__ import annotations
 
 import html
+import itertools
 import math
 import os
 import re
@@ -20,6 +21,7 @@ import polars as pl
 
 from fastsynth.compared import open_compared
 from fastsynth.errors import FastsynthError, OptionError
+from fastsynth.joint import Chains
 from fastsynth.measures import Floats
 from fastsynth.pooling import Comparison
 from fastsynth.tables import MISSING, floats_of
@@ -29,6 +31,8 @@ MOST_LEVELS = 12
 # Panels side by side.
 PANELS = 3
 GREY, BLUE = "#b8bcc4", "#1f5fbf"
+# Parameters whose traces are shown.
+TRACES = 8
 # From where a two-way S_pMSE is coloured darker: 3 and 10 are the limits of good and acceptable (Raab et al. 2021).
 HEAT = (3.0, 10.0, 30.0)
 HEAT_LABELS = ("below 3", "3 to 10", "10 to 30", "30 and more")
@@ -149,6 +153,48 @@ def plot_coefficients(comparison: Comparison, path: str | os.PathLike[str]) -> N
     axes.set_xlabel("distance from the original estimate, in half widths of its interval")
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=2, frameon=False)
+    _save(figure, path)
+
+
+def plot_chains(chains: Chains, path: str | os.PathLike[str], parameters: Sequence[str] | None = None) -> None:
+    """Draw traces of the chains of a latent normal model into one PNG.
+
+    Parameters
+    ----------
+    chains : Chains
+        One of ``Synthesizer.chains_``.
+    path : path
+        File to write.
+    parameters : list of str, optional
+        Names of its table. The default are the eight of the largest R-hat.
+
+    Raises
+    ------
+    FastsynthError
+        matplotlib is not installed.
+    OptionError
+        No such parameters.
+
+    Notes
+    -----
+    Left of the dotted line is burn-in. Chains that have mixed look alike, and like hairy caterpillars.
+    """
+    known = {parameter.name: parameter for parameter in chains.table}
+    if parameters is None:
+        parameters = sorted(known, key=lambda name: -known[name].r_hat)[:TRACES]
+    unknown = [name for name in parameters if name not in known]
+    if unknown or not len(parameters):
+        raise OptionError(f"plot_chains: no parameters {unknown!r}; the chains have {', '.join(known)}.")
+    figure = _figure(6.4, 0.4 + 1.3 * len(parameters))
+    trace, sweeps = chains.trace, chains.sweeps
+    for i, name in enumerate(parameters):
+        axes = figure.add_subplot(len(parameters), 1, i + 1)
+        for of_chain, color in zip(trace[name], itertools.cycle((BLUE, "#c26a2d", "#4d8f5c", "#8a8f99")), strict=False):
+            axes.plot(sweeps, of_chain, color=color, linewidth=0.6)
+        axes.axvline(chains.burnt, color="#8a8f99", linewidth=1, linestyle=":")
+        axes.set_title(f"{name}   R-hat {known[name].r_hat:.3f}, ESS {known[name].ess:.0f}", fontsize=8, loc="left")
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 

@@ -216,7 +216,7 @@ class Pooled:
         return "\n".join([f"Rule: {self.rule} ({self.reason})", *(f"Note: {note}" for note in notes)])
 
     def _v_note(self) -> list[str]:
-        """What the trees' own noise does to these intervals, where it does something."""
+        """What noise and misfit of the models do to these intervals, where it does something."""
         v, covered = self._design.v, self._design.true_coverage()
         if v is None or covered is None or v < V_NOTED:
             return []
@@ -224,7 +224,7 @@ class Pooled:
             return []
         return [
             f"slopes between numeric columns of the copies vary by v = {v:.2f} of their variance beyond what the rule "
-            f"counts, the trees' own noise; such intervals of 95 % cover about {100 * covered:.0f} %."
+            f"counts, noise or misfit of the models; such intervals of 95 % cover about {100 * covered:.0f} %."
         ]
 
     def _repr_html_(self) -> str:

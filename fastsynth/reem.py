@@ -97,6 +97,8 @@ LEAF_CLUSTERS, LEAF_SHARE, LEAF_ROWS = 10, 0.25, 20
 BEYOND = 3.0
 # A prediction has at most one predictor that is constant within clusters for so many of them.
 CLUSTERS_A_PREDICTOR = 10
+# Numbers of fewer values are classes.
+LEAST_VALUES = 6
 # Groups of quantiles of numbers that nothing can be added to.
 GROUPS = 64
 NO_DIFFERENCE = "no differences between clusters"
@@ -134,7 +136,7 @@ class Setting:
     @classmethod
     def of(cls, job: Job, cluster: NDArray[np.int32], n_clusters: int, method: Cart | Calibrated | Sample) -> Setting:
         """Parts are dealt by a hash of the cluster's number."""
-        people = np.unique(job.leaves)
+        people = _once(job.leaves, job.table.n_rows)
         seen = np.flatnonzero(np.bincount(cluster[people], minlength=n_clusters))
         part = np.zeros(n_clusters, np.int64)
         part[seen[np.argsort(hashed(seen.astype(np.uint64), np.uint64(1)))]] = np.arange(len(seen)) % PARTS
@@ -148,14 +150,21 @@ class Setting:
     def others(self, part: int) -> Job:
         """The job of the clusters of all other parts, with leaves of many clusters' rows."""
         of_shape = self.part[self.cluster[self.job.shape]]
-        shape = np.unique(self.job.shape[of_shape != part])
-        n_clusters = max(len(np.unique(self.cluster[shape])), 1)
+        shape = _once(self.job.shape[of_shape != part], self.job.table.n_rows)
+        n_clusters = max(int(np.count_nonzero(np.bincount(self.cluster[shape]))), 1)
         several = max(LEAF_ROWS, LEAF_CLUSTERS * len(shape) // n_clusters)
         minbucket = max(LEAF_ROWS, min(several, int(LEAF_SHARE * len(shape))))
         # The first predictors of clusters that their number allows for.
         few = [slot for slot in self.job.predictors if slot in self.level2][: n_clusters // CLUSTERS_A_PREDICTOR]
         predictors = tuple(slot for slot in self.job.predictors if slot not in self.level2 or slot in few)
         return replace(self.job, predictors=predictors, shape=shape, leaves=shape, minbucket=minbucket)
+
+
+def _once(rows: Rows, n_rows: int) -> Rows:
+    """Each of some rows of a table once, ascending."""
+    there = np.zeros(n_rows, bool)
+    there[rows] = True
+    return np.flatnonzero(there).astype(np.uint32)
 
 
 def _is_constant(job: Job, slot: int, cluster: NDArray[np.int32], n_clusters: int, people: Rows) -> bool:
@@ -192,8 +201,12 @@ def fit_clustered(
 
     Notes
     -----
-    About four times the time of a fit without clusters. O(n p depth) for n rows and p predictors, and O(n K d) for K
-    classes in d <= 6 directions; memory O(n + J K) for J clusters.
+    O(n p depth) for n rows and p predictors, and O(n K d) for K classes in d <= 6 directions; memory O(n + J (b + d d))
+    for J clusters, with b = 1 for classes with an order and K, at most 40, for others. On one core a number of 10^6
+    rows in 10^5 clusters with five predictors takes 4 s, two classes 7 s.
+
+    Effects of several columns belong together: a synthetic cluster that has the effects of one donor in all of them
+    has them as they go together in the original, but for what their own noise hides in small clusters.
     """
     variable = job.table.variables[job.target]
     if len(cluster) != job.table.n_rows or (len(cluster) and not 0 <= cluster.min() <= cluster.max() < n_clusters):
@@ -266,9 +279,9 @@ def _fit_category(setting: Setting) -> ColumnModel:
 
 
 def _fit_numeric(setting: Setting) -> ColumnModel:
-    """Kinds first, then values: classes if they are few, else shifted; groups of quantiles where that does harm."""
+    """Kinds of missing and values on which the column piles up first, then all other values."""
     job = setting.job
-    variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
+    variable = job.table.variables[job.target]
     rows = count_rows(job)
     values = np.flatnonzero(rows[variable.first :]) + variable.first
     few = not job.groups and 0 < len(values) <= min(MOST_CLASSES, rows[values].sum() // ROWS_A_VALUE)
@@ -280,14 +293,25 @@ def _fit_numeric(setting: Setting) -> ColumnModel:
         values = np.setdiff1d(values, spikes)
     if not len(setting.people):
         return _model(setting, NOTHING, kinds, present)
+    return _model(setting, _fit_values(setting, values, rows, few), kinds, present)
+
+
+def _fit_values(setting: Setting, values: NDArray[np.int64], rows: NDArray[np.int64], few: bool) -> Part:
+    """Numbers with effects added; where that does harm as classes, of values if they are few enough, or of groups."""
+    job = setting.job
+    variable, ranks = job.table.variables[job.target], job.table.ranks[job.target]
     reason = why_not_shifted(job, values, rows)
-    if few or (reason == HEAPED and len(values) <= MOST_VALUES and not job.groups):
-        of_values = _fit_classes(setting, ranks, variable.numbers(), True)
-    elif job.groups or reason is not None:
-        of_values = _fit_groups(setting, job.groups or GROUPS, reason or "asked for")
-    else:
-        of_values = _fit_shifted(setting, values, rows)
-    return _model(setting, of_values, kinds, present)
+    heaped = reason == HEAPED and not few
+    fitted: Part | str = reason or "few values"
+    if job.groups:
+        return _fit_groups(setting, job.groups, "asked for")
+    if len(values) > LEAST_VALUES and reason in (None, HEAPED) and not heaped:
+        fitted = _fit_shifted(setting, values, rows)
+    if isinstance(fitted, Part):
+        return fitted
+    if few or (heaped and len(values) <= MOST_VALUES):
+        return _fit_classes(setting, ranks, variable.numbers(), True)
+    return _plain_numbers(setting, values, rows) if fitted == NO_DIFFERENCE else _fit_groups(setting, GROUPS, fitted)
 
 
 def _fit_kinds(setting: Setting, kind_of: NDArray[np.int64]) -> Part:
@@ -524,8 +548,8 @@ class _Predictions:
 # Numbers
 
 
-def _fit_shifted(setting: Setting, values: NDArray[np.int64], rows: NDArray[np.int64]) -> Part:
-    """Numbers with effects of clusters added; groups of quantiles where that does harm."""
+def _fit_shifted(setting: Setting, values: NDArray[np.int64], rows: NDArray[np.int64]) -> Part | str:
+    """Numbers with effects of clusters added; or why that would do harm."""
     job, reason = setting.job, ""
     variable = job.table.variables[job.target]
     numbers = variable.numbers()
@@ -540,7 +564,7 @@ def _fit_shifted(setting: Setting, values: NDArray[np.int64], rows: NDArray[np.i
     for logarithm, y in enumerate([numbers, *scales]):
         found = estimate(setting, y)
         if found.tau2 == 0:
-            return _plain_numbers(setting, values, rows)
+            return NO_DIFFERENCE
         own = replace(job, clusters=Clusters(setting.cluster, found.level, found.reflated, found.stretch))
         for fit in fits:
             fitted = fit(own, y, setting.method, Shift(NO_REGRESSION, NO_MEANS, grid, bool(logarithm), tails))
@@ -553,7 +577,7 @@ def _fit_shifted(setting: Setting, values: NDArray[np.int64], rows: NDArray[np.i
             note += f"{leaves}, effects of clusters, {100 * outside:.1f} % of draws beyond its range"
             drawn = found.reflated
             return Part(spread, None, shift, means, None, drawn, None, found.tau2, found.sigma2, note)
-    return _fit_groups(setting, GROUPS, reason)
+    return reason
 
 
 def _plain_numbers(setting: Setting, values: NDArray[np.int64], rows: NDArray[np.int64]) -> Part:

@@ -1054,7 +1054,8 @@ def _check_max_copies(model: Model, k: int) -> None:
         columns = [] if most is None else model.columns(0, step.slot)
         drawn = [c for c in columns if c.values is not None and c.tilt is None and c.shift is None]
         limited = bool(step.rules) or step.slot in model.where or any(c.has_numbers for c in drawn)
-        if most is None or limited or not drawn or len(drawn) < len(columns):
+        # What is drawn once a cluster is needed less often than there are rows.
+        if most is None or limited or not drawn or len(drawn) < len(columns) or step.level == 2:
             continue
         people = int(people_of_ranks(drawn, len(model.variables[step.slot].values)).sum())
         # Missing values and spikes need no donor.

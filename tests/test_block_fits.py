@@ -231,14 +231,10 @@ def test_saved_models_draw_the_same(options: dict, tmp_path) -> None:
 
 
 def test_short_chains_say_what_has_not_converged() -> None:
+    warnings.simplefilter("always", ConvergenceWarning)
+    s = fs.Synthesizer(m=2, method=fs.LatentNormal(burn_in=20, thin=10, most_sweeps=1), random_state=1)
     with pytest.warns(ConvergenceWarning, match=r"beta\[.*raise burn_in"):
-        warnings.simplefilter("always", ConvergenceWarning)
-        fs.synthesize(
-            PEOPLE.select("passed", "kind"),
-            m=2,
-            method=fs.LatentNormal(burn_in=20, thin=10, most_sweeps=1),
-            random_state=1,
-        )
+        s.fit(PEOPLE.select("passed", "kind"))
 
 
 # The analyst's model

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -257,3 +258,46 @@ def test_warnings_are_one_line(tmp_path, mixed):
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
     assert "Warning: 'id' identify people" in done.stderr
     assert "DataWarning" not in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore::fastsynth.errors.ConvergenceWarning")
+def test_clusters_and_joint_models_on_the_command_line(tmp_path):
+    rng = np.random.default_rng(1)
+    of = np.repeat(np.arange(40), 5)
+    frame = pl.DataFrame({"school": of, "x": rng.normal(size=200), "y": rng.normal(size=200), "z": of % 3})
+    frame.write_parquet(tmp_path / "in.parquet")
+    words = ["synthesize", tmp_path / "in.parquet", "-m", 1, "--random-state", 1]
+    result = call(*words, "-o", tmp_path / "a", "--cluster", "school", "--method", "cart")
+    assert result.exit_code == 0, result.output
+    copy = pl.read_parquet(tmp_path / "a" / "copy_1.parquet")
+    assert copy.group_by("school").agg(pl.col("z").n_unique())["z"].max() == 1
+    (tmp_path / "c.toml").write_text(
+        """
+        cluster = { column = "school", structure = ["x"] }
+        blocks = [{ name = "joint", columns = ["y", "z"], burn_in = 50, thin = 10, most_sweeps = 1 }]
+        """
+    )
+    result = call(*words, "-o", tmp_path / "b", "--config", tmp_path / "c.toml")
+    assert result.exit_code == 0, result.output
+    audit = json.loads((tmp_path / "b" / "audit.json").read_text())
+    actions = {record["column"]: record["action"] for record in audit["columns"]}
+    assert actions == {"school": "cluster", "x": "structure", "y": "joint", "z": "joint"}
+    (tmp_path / "d.toml").write_text("method = { name = 'copula' }\ndrop = ['school']")
+    assert call(*words, "-o", tmp_path / "d", "--config", tmp_path / "d.toml").exit_code == 0
+    assert call(*words, "-o", tmp_path / "e", "--method", "copula", "--drop", "school").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cluster = { name = 'school' }", "column and structure"),
+        ("blocks = 'joint'", "must be a list"),
+        ("blocks = [{ name = 'cart' }]", "must be a list"),
+        ("blocks = [{ name = 'joint', columns = ['x'], thinning = 3 }]", "unknown option"),
+    ],
+)
+def test_bad_clusters_and_blocks_in_a_config_file_are_refused(tmp_path, people, text, message):
+    (tmp_path / "c.toml").write_text(text)
+    result = call("synthesize", people, "-o", tmp_path / "out", "--config", tmp_path / "c.toml")
+    assert result.exit_code == 1
+    assert message in result.output

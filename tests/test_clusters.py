@@ -358,3 +358,22 @@ def test_more_clusters_than_names_are_refused() -> None:
     s = fs.Synthesizer(m=1, cluster="c", random_state=1, method="cart").fit(frame)
     with pytest.raises(OptionError, match="'c'"):
         s.sample(k=100_000)
+
+
+def test_limits_are_met_where_leaves_have_effects_of_clusters() -> None:
+    columns = {"y": fs.Column(bounds=(-1, 1.5)), "score": fs.Column(bounds=(0, None)), "eal": fs.Column(method="cart")}
+    frame = SCHOOLS.filter(pl.col("y").is_between(-1, 1.5) & (pl.col("score").is_null() | (pl.col("score") >= 0)))
+    for method in ("cart", "calibrated"):
+        copy = fs.synthesize(
+            frame,
+            m=1,
+            cluster="school",
+            method=method,
+            columns=columns,
+            forbid=["eal = 'yes' and y > 1.2"],
+            guard=fs.Guard(max_copies=3),
+            random_state=1,
+        )[0]
+        assert copy["y"].is_between(-1, 1.5).all()
+        assert copy["score"].drop_nulls().min() >= 0
+        assert not copy.filter((pl.col("eal") == "yes") & (pl.col("y") > 1.2)).height

@@ -9,8 +9,9 @@ import pytest
 from scipy.special import ndtri
 
 from fastsynth import gibbs
-from fastsynth.gibbs import State, Words, draw_covariance, draw_effects, draw_inverse_wishart, prepare, start, sweep
-from fastsynth.latents import JointData, LatentColumn
+from fastsynth.gibbs import State, Words, draw_covariance, draw_effects, draw_inverse_wishart, start, sweep
+from fastsynth.joint_data import JointData, prepare
+from fastsynth.latents import LatentColumn
 
 KINDS = (
     LatentColumn("a", "continuous"),
@@ -79,7 +80,7 @@ def test_latents_begin_where_their_values_say():
         for i, column in enumerate(level.columns):
             known = level.codes[i] >= 0
             if column.kind != "continuous":
-                levels = level.layout.levels_of(i, now.z.T, now.cuts)
+                levels = level.layout.levels_of(i, now.z, now.cuts)
                 assert (levels == level.codes[i])[known].all()
             else:
                 z = now.z[level.layout.first_of(i), known]
@@ -222,9 +223,9 @@ def test_parameters_move_and_known_values_stay():
     assert (state.one.z[0] == problem.one.z[0])[known].all()
     for i in (2, 3):
         known = problem.one.codes[i] >= 0
-        assert (problem.one.layout.levels_of(i, state.one.z.T, state.one.cuts) == problem.one.codes[i])[known].all()
+        assert (problem.one.layout.levels_of(i, state.one.z, state.one.cuts) == problem.one.codes[i])[known].all()
     known = problem.two.codes[1] >= 0
-    assert (problem.two.layout.levels_of(1, state.two.z.T, state.two.cuts) == problem.two.codes[1])[known].all()
+    assert (problem.two.layout.levels_of(1, state.two.z, state.two.cuts) == problem.two.codes[1])[known].all()
     # Box-Cox: latents are those of the present power.
     known = problem.one.codes[1] >= 0
     power, location, scale = state.one.shapes[1]

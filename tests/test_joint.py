@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from fastsynth.errors import FastsynthError, OptionError
+from fastsynth import joint
+from fastsynth.errors import DataError, FastsynthError, OptionError
 from fastsynth.execute import Threads
 from fastsynth.joint import run_chains
-from fastsynth.latents import JointData, LatentColumn
+from fastsynth.joint_data import JointData
+from fastsynth.latents import LatentColumn
 from fastsynth.streams import random_words
 
 SERIAL = Threads(1)
@@ -29,8 +31,8 @@ def omega_2():
     return root @ root.T + 0.2 * np.eye(7)
 
 
-def two_level(n=3_000, n_clusters=150, seed=0, missing=0.1):
-    """Continuous, Box-Cox, binary, ordered, nominal and a variable of level 2; and all parameters by name."""
+def two_level(n=3_000, n_clusters=150, seed=0, missing=0.1, plain=False):
+    """Continuous, Box-Cox (or plain), binary, ordered, nominal and a variable of level 2; parameters by name."""
     rng = np.random.default_rng(seed)
     cluster = rng.integers(0, n_clusters, n).astype(np.int32)
     x = np.column_stack([np.ones(n), rng.normal(size=n)])
@@ -38,7 +40,8 @@ def two_level(n=3_000, n_clusters=150, seed=0, missing=0.1):
     u = rng.normal(size=(n_clusters, 7)) @ np.linalg.cholesky(between).T
     z = x @ BETA + u[cluster, :6] + rng.normal(size=(n, 6)) @ np.linalg.cholesky(OMEGA_E).T
     values = [
-        z[:, 0], np.maximum(1 + 0.5 * (z[:, 1] + 5), 0.01) ** 2, z[:, 2] > 0, np.searchsorted(CUTS, z[:, 3]),
+        z[:, 0], z[:, 1] if plain else np.maximum(1 + 0.5 * (z[:, 1] + 5), 0.01) ** 2, z[:, 2] > 0,
+        np.searchsorted(CUTS, z[:, 3]),
         np.where(z[:, 4:].max(axis=1) > 0, z[:, 4:].argmax(axis=1), 2), u[:, 6] + 2,
     ]  # fmt: skip
     for i, v in enumerate(values):
@@ -46,7 +49,8 @@ def two_level(n=3_000, n_clusters=150, seed=0, missing=0.1):
         hole = rng.random(len(v)) < missing
         values[i] = np.where(hole, np.nan if number else -1, v).astype(np.float64 if number else np.int32)
     columns = (
-        LatentColumn("y", "continuous"), LatentColumn("inc", "continuous", transform="boxcox"),
+        LatentColumn("y", "continuous"),
+        LatentColumn("inc", "continuous", transform="none" if plain else "boxcox"),
         LatentColumn("b", "binary", 2), LatentColumn("o", "ordered", 4), LatentColumn("m", "unordered", 3),
         LatentColumn("w", "continuous", level=2),
     )  # fmt: skip
@@ -324,6 +328,15 @@ def test_numbers_that_are_not_allowed(option, value):
 def test_a_column_of_rows_is_needed_without_an_outcome():
     with pytest.raises(OptionError, match="at least one column"):
         run_chains(JointData((), (), np.ones((9, 1))), n_draws=1, entropy=1)
+
+
+def test_a_chain_that_breaks_down_says_so(monkeypatch):
+    def singular(*arguments, **options):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(joint, "sweep", singular)
+    with pytest.raises(DataError, match=r"\(a, b\) nearly follow from each other"):
+        run_chains(awkward(), n_draws=1, entropy=1)
 
 
 def test_without_arviz_the_extra_is_named(monkeypatch):

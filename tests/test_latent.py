@@ -8,7 +8,8 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import truncnorm
 
 from fastsynth import _latent
-from fastsynth.gibbs import EMPTY, NO_CODES, NOTHING, TILE, normal_table
+from fastsynth.gibbs import EMPTY, NOTHING, TILE, normal_table
+from fastsynth.joint_data import NO_CODES
 from fastsynth.streams import hashed
 
 INF = np.inf
@@ -84,8 +85,8 @@ def mixed():
     cluster = rng.integers(0, 9, n).astype(np.int32)
     return {
         "z": rng.normal(size=(q, n)), "mean": rng.normal(size=(q, n)), "codes": codes,
-        "omega": root @ root.T + np.eye(q), "layout": layout, "cuts": [-INF, 0, 1.2, INF], "x": x, "effects": [0, 1], "u": rng.normal(size=(9, 2, q)),
-        "cluster": cluster, "order": [1, 0, 2, 3, 4],
+        "omega": root @ root.T + np.eye(q), "layout": layout, "cuts": [-INF, 0, 1.2, INF], "x": x, "effects": [0, 1],
+        "u": rng.normal(size=(9, 2, q)), "cluster": cluster, "order": [1, 0, 2, 3, 4],
     }  # fmt: skip
 
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from fastsynth.errors import DataError, OptionError
-from fastsynth.gibbs import prepare
+from fastsynth.errors import OptionError
 from fastsynth.latents import (
-    JointData,
     JointModel,
     LatentColumn,
     Layout,
@@ -87,7 +85,7 @@ def test_the_vectors_of_the_maximum_indicant(off, expected):
     omega = np.array([[1, off], [off, 1]])
     if off == 0.5:
         assert (layout.start() == omega).all()
-    z = [0.3, -0.2] + normal(words(2, n, 2)) @ np.linalg.cholesky(omega).T
+    z = np.array([[0.3], [-0.2]]) + np.linalg.cholesky(omega) @ normal(words(2, 2, n))
     shares = np.bincount(layout.levels_of(0, z, np.zeros(0)), minlength=3) / n
     np.testing.assert_allclose(shares, expected, atol=4 * 0.5 / np.sqrt(n))
 
@@ -238,82 +236,3 @@ def test_a_model_that_was_saved_is_the_same(transform):
 def test_columns_check_themselves(options, message):
     with pytest.raises(OptionError, match=message):
         LatentColumn("age", **options)
-
-
-N = 60
-RNG = np.random.default_rng(0)
-A, B = RNG.normal(size=N), RNG.integers(0, 3, N).astype(np.int32)
-X = np.column_stack([np.ones(N), RNG.normal(size=N)])
-LEVELS = np.arange(3, dtype=np.int32)
-NUMBER, CATEGORY = LatentColumn("a", "continuous"), LatentColumn("b", "unordered", 3)
-
-
-def holes(values, missing):
-    return np.where(np.arange(N) < N, missing, values).astype(values.dtype)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"columns": (NUMBER, NUMBER)}, "every column once"),
-        ({"values": (A, B[:9])}, r"Column 'b': values of shape \(9,\)"),
-        ({"values": (A, B.astype(np.int64))}, "int64: must be"),
-        ({"values": (A, B + np.int32(1))}, "levels must be from 0 to 2"),
-        ({"x": np.ones((N, 2)) * 2}, "x: the first column must be ones"),
-        ({"x": np.where(X[5, 1] == X, np.nan, X)}, "predictors cannot be missing"),
-        ({"x_names": ("1",)}, r"float64 of shape \(rows, 1\)"),
-        ({"slopes": (1,)}, "need clusters"),
-        ({"cluster": np.full(N, 7, np.int32), "n_clusters": 7}, "number from 0 to n_clusters - 1"),
-        ({"cluster": np.zeros(9, np.int32), "n_clusters": 7}, "number from 0 to n_clusters - 1"),
-        ({"cluster": np.zeros(N, np.int32), "n_clusters": 1, "slopes": (2,)}, "different columns of x from 1 to 1"),
-        (
-            {"columns": (NUMBER, LatentColumn("b", "unordered", 3, 2)), "cluster": np.arange(N, dtype=np.int32),
-             "n_clusters": N, "x2": np.ones((5, 1))},
-            "x2 has 5 rows",
-        ),
-    ],
-)  # fmt: skip
-def test_arrays_that_do_not_fit_are_refused(change, message):
-    with pytest.raises(OptionError, match=message):
-        JointData(**{"columns": (NUMBER, CATEGORY), "values": (A, B), "x": X} | change)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"values": (holes(A, np.nan), B)}, "Column 'a' is missing in all rows"),
-        ({"values": (A, holes(B, -1))}, "Column 'b' is missing in all rows"),
-        ({"values": (holes(A, 2.5), B)}, "Column 'a' has one value only"),
-        ({"values": (A, holes(B, 1))}, "Column 'b' has one value only"),
-        ({"values": (np.where(A > 1, np.inf, A), B)}, "Column 'a' has infinite numbers"),
-        ({"columns": (LatentColumn("a", "continuous", transform="boxcox"), CATEGORY)}, "'a': Box-Cox needs positive"),
-        ({"x": np.column_stack([X, 2 * X[:, 1] - 1, X[:, 1]])}, r"2 of 4 predictors .* \(x2, x3\): leave them out"),
-        ({"x": np.column_stack([X, np.full(N, 3.0)])}, r"1 of 3 predictors are constant"),
-        ({"values": (A[:3], LEVELS), "x": X[:3]}, "3 rows are too few for 3 latent variables"),
-        ({"values": (A[:2], LEVELS[:2]), "x": X[:2]}, "2 rows are too few for 2 predictors"),
-        (
-            {"columns": (NUMBER, LatentColumn("c", "continuous"), CATEGORY), "values": (A, 3 - 2 * A + X[:, 1], B)},
-            "Column 'c' follows from other columns and predictors of the block",
-        ),
-        (
-            {"columns": (NUMBER, CATEGORY, LatentColumn("c", "ordered", 3)), "values": (A, B, np.int32(2) - B)},
-            "Columns 'b' and 'c' have the same levels under other names",
-        ),
-        (
-            {"columns": (NUMBER, LatentColumn("b", "unordered", 3, 2)), "values": (A, LEVELS), "n_clusters": 3,
-             "cluster": (np.arange(N) % 3).astype(np.int32)},
-            "3 clusters are too few for 2 latent variables",
-        ),
-    ],
-)  # fmt: skip
-def test_data_that_cannot_be_fitted_are_refused(change, message):
-    with pytest.raises(DataError, match=message):
-        prepare(JointData(**{"columns": (NUMBER, CATEGORY), "values": (A, B), "x": X} | change))
-
-
-def test_what_the_caller_gave_stays_as_it_was():
-    a, b, x = A.copy(), B.copy(), X.copy()
-    prepare(JointData((NUMBER, CATEGORY), (a, b), x))
-    assert (a == A).all()
-    assert (b == B).all()
-    assert (x == X).all()

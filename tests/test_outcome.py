@@ -13,9 +13,10 @@ from scipy.stats import norm
 from fastsynth import gibbs
 from fastsynth.errors import DataError
 from fastsynth.execute import Threads
-from fastsynth.gibbs import Review, Words, prepare, start
+from fastsynth.gibbs import Review, Words, start
 from fastsynth.joint import run_chains
-from fastsynth.latents import JointData, LatentColumn
+from fastsynth.joint_data import NO_CODES, JointData, prepare
+from fastsynth.latents import LatentColumn
 from fastsynth.outcome import Covariates, Outcome, OutcomeModel
 from fastsynth.streams import random_words
 from fastsynth.terms import Terms
@@ -182,7 +183,7 @@ def test_missing_covariates_have_their_distribution_given_the_outcome():
     state = start(problem, 0, 1)
     now = replace(state.one, beta=np.array([[0.0, -0.25]]))
     precision = np.linalg.inv([[1, r], [r, 1]])
-    rows = gibbs.Rows(problem.one, now, precision, None, gibbs.NO_CODES, gibbs.NO_CODES, np.zeros((0, 0, 2)))
+    rows = gibbs.Rows(problem.one, now, precision, None, NO_CODES, NO_CODES, np.zeros((0, 0, 2)))
     at = np.flatnonzero(np.isnan(x) | (g < 0))
 
     def density(z, cuts, shapes):
