@@ -113,7 +113,11 @@ class Variable:
 
     def blank(self) -> Variable:
         """The column with nothing known of its values."""
-        values = self.values[:1]
+        # A slice would still hold all values, and a dictionary the names.
+        values = pa.nulls(1, self.values.type)
+        if pa.types.is_dictionary(self.values.type):
+            index, of = pa.nulls(1, self.values.type.index_type), pa.array([], self.values.type.value_type)
+            values = pa.DictionaryArray.from_arrays(index, of, ordered=self.values.type.ordered)
         return replace(self, values=values, first=1, has_nan=False, bins=None, has_missing=True, n_used=0)
 
     def codes(self, ranks: Ranks) -> Codes:

@@ -357,9 +357,11 @@ class Drawing:
         self, fitted: tuple[BlockModel, ...], steps: list[Step], rows: NDArray[np.int64], attempt: int
     ) -> dict[int, tuple[Ranks, NDArray[np.float64]]]:
         """Ranks and numbers of the columns of a joint model for some rows, by slot."""
+        model = self.model
         drawn: dict[int, tuple[Ranks, NDArray[np.float64]]] = {}
         stratum = np.zeros(len(self.numbers), np.int64)
-        for number, of_stratum in enumerate(self.rows_of_strata):
+        # First rows of clusters and the others are strata for trees only.
+        for number, of_stratum in enumerate(self.rows_of_strata if model.strata is not None else ()):
             stratum[of_stratum] = number
         times = attempt + self.attempt * (TRIES + 2)
         # Many words a row: those of one block of rows are in memory at a time.
@@ -380,7 +382,7 @@ class Drawing:
                 )
                 for slot, (ranks, numbers) in own.items():
                     if slot not in drawn:
-                        dtype = self.model.variables[slot].rank_dtype
+                        dtype = model.variables[slot].rank_dtype
                         drawn[slot] = np.zeros(len(rows), dtype), np.full(len(rows) if len(numbers) else 0, np.nan)
                     drawn[slot][0][place] = ranks
                     if len(numbers):
@@ -394,8 +396,8 @@ class Drawing:
             return None
         key = (block.slots[0], DRAW, 0, 0, 0)
         if self.level == 2:
-            words = self._words_of_clusters(self.numbers, key, block.n_cluster_words)
-            return Belonging(np.zeros(0, np.int64), upper.donors, self.codes, words)
+            words = self._words_of_clusters(self.numbers[rows], key, block.n_cluster_words)
+            return Belonging(np.zeros(0, np.int64), upper.donors[rows], self.codes[rows], words)
         words = self._words_of_clusters(upper.clusters, key, block.n_cluster_words)
         return Belonging(upper.place[rows], upper.donors, upper.codes, words)
 
@@ -405,13 +407,20 @@ class Drawing:
         every = np.arange(len(self.numbers), dtype=np.uint32)
         for step in steps:
             ranks, numbers = drawn[step.slot][0].copy(), drawn[step.slot][1].copy()
+            ruled = np.zeros(len(ranks), bool)
             for rank, under in under_rules(step, self._table(_parents(step))) if step.rules else ():
-                ranks[under] = rank
+                ranks[under], ruled[under] = rank, True
                 if len(numbers):
                     numbers[under] = np.nan
             self._set_drawn(step, ranks, numbers)
             if step.limits:
-                ok &= self._within_limits(step, every, ranks, numbers if len(numbers) else np.full(len(ranks), np.nan))
+                known = numbers if len(numbers) else np.full(len(ranks), np.nan)
+                # What a rule sets need not be within the bounds, but must not be forbidden.
+                ok &= np.where(
+                    ruled,
+                    self._within_limits(step, every, ranks, known, False),
+                    self._within_limits(step, every, ranks, known),
+                )
         return np.flatnonzero(~ok)
 
     # Strata

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -180,3 +181,16 @@ class Model:
         ]
         whole = all(column.shift is not None or column.tilt is not None or column.is_margin for column in columns)
         return None if whole and not self.plan.proper else self.fit_rows
+
+
+def with_states(model: Model) -> Iterator[tuple[str, Any]]:
+    """Parts of a model that say themselves what has to be kept, by name."""
+    if model.clusters is not None:
+        yield "clusters", model.clusters
+    for number, of_strata in enumerate(model.blocks):
+        for stratum, block in enumerate(of_strata):
+            yield f"block_{number:02}_{stratum:04}", block
+    for copy, fit in enumerate(model.fits):
+        for slot, column in sorted(fit.items()):
+            if column.effects is not None:
+                yield f"effects_{copy:04}_{slot:04}", column.effects

@@ -20,7 +20,6 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -44,7 +43,7 @@ from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.exact import POLICIES, Exact
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, ColumnModel, Pools, Tree
-from fastsynth.model import Model, Strata
+from fastsynth.model import Model, Strata, with_states
 from fastsynth.options import Guard
 from fastsynth.plan import Fixed, Limit, Plan, Step
 from fastsynth.private import FORMAT as PRIVATE_FORMAT
@@ -94,7 +93,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
     if exact is not None:
         parts["exact.arrow"] = _ipc(pa.table({"hashes": exact.hashes}))
     states: dict[str, Any] = {}
-    for name, of in _with_states(model):
+    for name, of in with_states(model):
         record, arrays = of.state()
         states[name] = {"record": record, "shapes": {key: array.shape for key, array in arrays.items()}}
         parts |= {f"{name}_{key}.arrow": _ipc(pa.table({"x": array.ravel()})) for key, array in arrays.items()}
@@ -415,19 +414,6 @@ def _read_clusters(
     if not sound:
         raise ModelFileError("Clusters do not fit the columns. The file is damaged; fit it again.")
     return clusters
-
-
-def _with_states(model: Model) -> Iterator[tuple[str, Any]]:
-    """Parts of a model that say themselves what has to be kept, by name."""
-    if model.clusters is not None:
-        yield "clusters", model.clusters
-    for number, of_strata in enumerate(model.blocks):
-        for stratum, block in enumerate(of_strata):
-            yield f"block_{number:02}_{stratum:04}", block
-    for copy, fit in enumerate(model.fits):
-        for slot, column in sorted(fit.items()):
-            if column.effects is not None:
-                yield f"effects_{copy:04}_{slot:04}", column.effects
 
 
 def _read_state(parts: dict[str, bytes], manifest: dict[str, Any], name: str) -> Any:

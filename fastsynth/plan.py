@@ -230,13 +230,14 @@ def make_plan(
     OptionError, DataError
         As in ``synthesize``.
     """
-    n_all, parts, first = len(variables), *_further_variables(variables)
+    every = list(variables)
+    parts, first = _further_variables(variables)
     variables = [v for v in variables if v.calendar is None]
     names = [v.name for v in variables]
     check_columns(columns, names)
     check_guard(guard)
     columns, patterns = dict(columns or {}), dict(patterns or {})
-    if n_all > MAX_SLOTS:
+    if len(every) > MAX_SLOTS:
         raise DataError(f"The table has {len(names):,} columns; at most {MAX_SLOTS:,} are possible.")
     whole, default = _find_methods(method)
     _check_switches(predictors, proper)
@@ -247,11 +248,13 @@ def make_plan(
     kept = _find_kept(names, columns, expressions, strata, where)
     check_strata(strata, names, columns, patterns)
     fixed = {*kept, *patterns, *strata, *expressions}
-    cluster_pattern = None
+    cluster_pattern, made = None, patterns
     if cluster is not None:
         cluster_pattern = patterns.pop(cluster.column, None)
         check_cluster(cluster, names, columns, patterns, kept, level2, strata, where)
         fixed |= {cluster.column, *cluster.structure}
+        if cluster_pattern is not None:
+            made |= {cluster.column: cluster_pattern}
     if whole is not None:
         alone = {name for name, column in columns.items() if column.method is not None}
         blocks = over_whole_table(whole, blocks, [name for name in names if name not in fixed | alone])
@@ -260,16 +263,19 @@ def make_plan(
     turn = find_turns(names, kept, strata, cluster, level2, blocks, expressions)
     order = find_order(variables, visit_sequence, columns, turn, needed)
     check_turns(order, turn, block_of)
-    refuse_limits_of(patterns, columns, forbid)
+    refuse_limits_of(made, columns, forbid)
     if where is not None and not isinstance(forbid, str | pl.Expr):
         # What is kept has to fit to what is drawn.
         forbid = [*forbid, *(rule.broken(name) for name in kept for rule in columns.get(name, PLAIN).rules)]
     free = [name for name in order if name not in fixed or name in expressions]
     limits = _limits(columns, forbid, names, expressions, order, free, where is not None)
     upper = {name for name in order if turn[name][0] in (JOINT_2, UPPER) or (name in kept and name in level2)}
-    _check_upper(upper & set(free), limits, columns, upper, names)
+    _check_upper(upper & set(free), limits, columns, upper, names, block_of)
     narrow = strongest if predictors == "auto" and len(names) > AUTO_COLUMNS else None
-    sizes = () if cluster is None else tuple(parts.pop(slot[cluster.column], ()))
+    sizes: tuple[int, ...] = ()
+    if cluster is not None:
+        of_cluster = parts.pop(slot[cluster.column], [])
+        sizes = tuple(place for place in of_cluster if every[place].calendar == (slot[cluster.column], "size"))
     setting = _Setting(
         variables,
         order,
@@ -297,10 +303,8 @@ def make_plan(
     _check_covariates(steps, blocks, slot)
     # Posterior draws of a chain differ from copy to copy, so trees beside them have to as well.
     proper = proper or any(isinstance(block, LatentNormal) for block in blocks)
-    of_cluster = None if cluster is None else slot[cluster.column]
-    return Plan(
-        tuple(steps), proper, tuple(slot[name] for name in strata), where is not None, of_cluster, tuple(blocks)
-    )
+    place = None if cluster is None else slot[cluster.column]
+    return Plan(tuple(steps), proper, tuple(slot[name] for name in strata), where is not None, place, tuple(blocks))
 
 
 def _further_variables(variables: Sequence[Variable]) -> tuple[dict[int, list[int]], dict[int, int]]:
@@ -483,7 +487,7 @@ def _single_step(setting: _Setting, name: str) -> Step:
         limits=tuple(setting.limits.get(name, ())),
         spikes=_spikes(variable, column),
         groups=_groups(variable, column),
-        guard=None if isinstance(method, Nested) else setting.guard if column.guard is None else column.guard,
+        guard=_guard_of(setting, name, column, method),
         smoothing=column.smoothing,
         noise=float(column.noise or 0),
         level=setting.level(name),
@@ -532,9 +536,21 @@ def _check_upper(
     columns: Mapping[str, Column],
     upper: Collection[str],
     names: Sequence[str],
+    block_of: Mapping[str, Block],
 ) -> None:
-    """Refuse limits and rules by which a column of clusters would depend on single rows."""
+    """Refuse limits and rules by which a column of clusters would depend on single rows, or jointly drawn ones have."""
+    for block in dict.fromkeys(block_of.values()):
+        if isinstance(block, LatentNormal) and set(block.columns) <= set(upper):
+            raise PlanError(
+                f"{block!r}: all columns are constant within clusters, and their random effects have no rows. Add a "
+                "column that is not, or leave them to trees."
+            )
     for name in drawn:
+        if name in block_of and limits.get(name):
+            raise PlanError(
+                f"{name!r} is drawn jointly, once for each cluster, so bounds and what is forbidden cannot be met by "
+                "drawing it again. Leave it out of the block, or leave the limit out."
+            )
         asked = {names[slot] for limit in limits.get(name, ()) for slot in (*limit.parents, *limit.passive)}
         asked |= {root for rule in columns.get(name, PLAIN).rules for root in rule.expression().meta.root_names()}
         rows = sorted(asked - set(upper))
@@ -564,6 +580,21 @@ def _check_covariates(steps: Sequence[Step], blocks: Sequence[Block], slot: Mapp
                 f"model={block.model!r}: {', '.join(map(repr, late))} are drawn after the block. Covariates are "
                 "columns of the block, kept ones, or those of earlier blocks: put them into one of these."
             )
+
+
+def _guard_of(setting: _Setting, name: str, column: Column, method: Method) -> Guard | None:
+    """What leaves of a column must hold. How often a value may be copied is counted among the rows of a block."""
+    guard = setting.guard if column.guard is None else column.guard
+    if isinstance(method, Nested) or guard is None or guard.max_copies is None:
+        return None if isinstance(method, Nested) else guard
+    led = setting.cluster is not None and len(setting.cluster.structure) > 0
+    if led or (name in setting.upper and column.guard is not None):
+        what = "clusters are drawn one by one" if name in setting.upper else "with structure, rows of several blocks"
+        raise PlanError(
+            f"max_copies of {name!r}: copies are counted among the rows of a block, but {what} are drawn together. "
+            "Leave max_copies out."
+        )
+    return replace(guard, max_copies=None) if name in setting.upper else guard
 
 
 def redrawn_column(plan: Plan, variables: Sequence[Variable]) -> int | None:

@@ -84,7 +84,8 @@ def check_cluster(
             f"cluster={cluster.column!r} does not go with {'strata' if strata else 'where'}=: rows of a cluster belong "
             "together. Leave one out."
         )
-    if own.method not in (None, "keep", "identifier") or own.passive is not None or own.special():
+    coded = own.coding is not None or own.rare_levels is not None
+    if own.method not in (None, "keep", "identifier") or own.passive is not None or own.special() or coded:
         raise OptionError(
             f"Column {cluster.column!r} says which rows belong together: it gets fresh names, or is kept with "
             "Column(method='keep'). Nothing else can be said of it."

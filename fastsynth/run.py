@@ -7,6 +7,7 @@ of another task.
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,7 +45,7 @@ from fastsynth.methods import (
     fit_margin,
     refill,
 )
-from fastsynth.model import Model, Strata
+from fastsynth.model import Model, Strata, with_states
 from fastsynth.nested import fit_nested
 from fastsynth.output import Output, Part, part_name, write_part
 from fastsynth.plan import Fixed, Limit, Plan, Step, without_clusters
@@ -224,10 +225,12 @@ def fit_plan(
             _refuse_small_strata(setting, drawn)
         elif plan.cluster is not None:
             clusters, cluster = find_clusters(plan, plan.cluster, learned, all_ranks, cells.weights, entropy)
-            if by_cluster:
+            if by_cluster and clusters.rows is not None:
+                rows = bootstrap_within(clusters, cluster, m, entropy)
+            elif by_cluster:
                 rows, clusters = bootstrap_clusters(clusters, cluster, m, entropy)
-                if cells.weights is not None:
-                    rows = weighted_rows(rows, cells.weights, True, entropy)
+            if by_cluster and cells.weights is not None:
+                rows = weighted_rows(rows, cells.weights, True, entropy)
             own_cluster = cluster if rows.coded is None else cluster[rows.coded]
             stratum, turns = None, 1
             if clusters.led:
@@ -271,6 +274,9 @@ def fit_plan(
     not_kept = {step.slot for step in plan.steps if step.action in ("stratum", "structure", "cluster")}
     all_ranks = {slot: ranks for slot, ranks in all_ranks.items() if slot not in not_kept}
     slopes = learned.slopes if cells.weights is None else Slopes.of(pa.table({}), ())
+    if plan.cluster is not None:
+        # Names of clusters are no numbers.
+        slopes = slopes.without([learned.variables[plan.cluster].name])
     model = Model(
         plan,
         without_clusters(learned.variables, plan),
@@ -343,6 +349,18 @@ def bootstrap_clusters(clusters: Clusters, cluster: NDArray[np.int32], m: int, e
         times = np.bincount(drawn, minlength=clusters.n_clusters)
         pools.append(np.repeat(pool, times[pool]))
     return Rows(None, samples, None), replace(clusters, pools=tuple(pools))
+
+
+def bootstrap_within(clusters: Clusters, cluster: NDArray[np.int32], m: int, entropy: int) -> Rows:
+    """Bootstrap samples of the rows of each cluster: clusters that are kept have to be in every sample."""
+    order = np.argsort(cluster, kind="stable").astype(np.uint32)
+    starts = np.cumsum(clusters.sizes) - clusters.sizes
+    own = cluster[order]
+    samples = []
+    for copy in range(m):
+        words = random_words(entropy, (BOOTSTRAP, copy), len(order))
+        samples.append(np.sort(order[starts[own] + below(words, clusters.sizes[own])]))
+    return Rows(None, samples, None)
 
 
 def _effective_rows(weights: NDArray[np.float64] | None) -> float | None:
@@ -618,7 +636,7 @@ def fingerprint(*what: Any) -> str:
             digest.update(_ipc(pa.record_batch([item.values], ["values"])))
             digest.update(repr((item.first, item.has_nan, item.calendar)).encode())
         elif isinstance(item, Step):
-            options = (item.method, item.predictors, item.spikes, item.groups, item.pattern)
+            options = (item.method, item.predictors, item.spikes, item.groups, item.pattern, item.level, item.first)
             what = (item.name, item.action, *options, item.guard, item.smoothing, item.noise)
             digest.update(repr(what).encode())
             for rule in item.rules:
@@ -657,6 +675,10 @@ def model_arrays(model: Model) -> Iterator[NDArray[Any]]:
             for tilt in (fit[slot].tilt_missing, fit[slot].tilt):
                 if tilt is not None:
                     yield from (tilt.weights, tilt.counts, tilt.centre)
+    for part in with_states(model):
+        record, arrays = part[1].state()
+        yield np.frombuffer(json.dumps(record, sort_keys=True).encode(), np.uint8)
+        yield from (arrays[name] for name in sorted(arrays))
     for slot in sorted(model.kept):
         yield model.kept[slot]
     for slot in sorted(model.where):

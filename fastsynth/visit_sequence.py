@@ -45,12 +45,11 @@ def find_turns(
 ) -> dict[str, tuple[int, int]]:
     """Whose turn comes when, and the place within the turn where that is not the caller's."""
     block = {name: number for number, of in enumerate(blocks) for name in of.columns}
-    upper = {
-        name
-        for name in level2
-        if name not in kept
-        and (name not in expressions or set(expressions[name].meta.root_names()) <= {*level2, *kept})
-    }
+    # What is computed from columns of clusters alone is one, too; from others it is computed row by row.
+    known = {name for name in level2 if name not in expressions}
+    for _ in expressions:
+        known |= {n for n in level2 if n in expressions and set(expressions[n].meta.root_names()) <= known}
+    upper = known - set(kept)
 
     def turn(name: str) -> tuple[int, int]:
         if name in kept:
