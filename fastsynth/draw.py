@@ -1,15 +1,15 @@
-"""Draw rows of copies from a fitted model.
+"""Draw some rows of a copy column by column, every one at the synthetic earlier ones.
 
-A task draws some rows of a copy, every column at the synthetic earlier ones. Its random numbers come from a key of
-meanings (copy, column, block of rows), so threads, their number and their timing cannot change a byte.
+Random numbers come from a key of meanings (copy, column, block of rows), so threads, their number and their timing
+cannot change a byte.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,93 +20,26 @@ from fastsynth.blocks import Belonging, Block, BlockModel
 from fastsynth.climb import climb, climb_kinds
 from fastsynth.clusters import Layout
 from fastsynth.columns import Codes, Ranks, taken
-from fastsynth.errors import PlanError
 from fastsynth.exact import Exact, value_hashes
 from fastsynth.identifiers import fresh
 from fastsynth.methods import ColumnModel, people_of_ranks
 from fastsynth.model import Model
 from fastsynth.plan import Step
 from fastsynth.rowwise import evaluate, table_of, under_rules, within_limit
-from fastsynth.streams import CLUSTER, DRAW, FRESH, GUARD, IDENTIFIER, STRATUM, hashed, random_words, unit
+from fastsynth.streams import CLUSTER, DRAW, GUARD, IDENTIFIER, STRATUM, hashed, random_words, unit
 
 # Rows that share a stream of random numbers. Part of the result: another size would give other bytes.
 BLOCK_ROWS = 65_536
-# Times that a row is drawn again in its leaf, where all admissible candidates of the rest are looked up; and as a
-# whole.
-TRIES, WHOLE_TRIES = 8, 20
-# So many of the latter are enough if none of so many rows was helped.
-HOPELESS = (3, 100)
+# Times that a row is drawn again in its leaf, where all admissible candidates of the rest are looked up.
+TRIES = 8
 # Rounds in which rows get other donors, because a value was drawn too often.
 SPREADS = 20
-# Times that one column of a row that equals a real one is redrawn.
-COPY_TRIES = 10
-# Times that it is drawn as a whole, where none may.
-MOST_TRIES = 200
 
 Rows = NDArray[np.uint32]
 
 
-def draw_rows(model: Model, entropy: int, copy: int, start: int, stop: int) -> tuple[pa.RecordBatch, Counter[str]]:
-    """Draw rows [start, stop) of one copy; ``start`` is that of a block.
-
-    Returns
-    -------
-    batch : pyarrow.RecordBatch
-    counts : Counter
-        By column, rows for which no donor of the leaf was admissible; under "" rows that were drawn anew as a whole.
-    """
-    counts: Counter[str] = Counter()
-    numbers = np.arange(start, stop, dtype=np.int64)
-    upper = None
-    if model.clusters is not None:
-        # Where the first row of a cluster leads, all rows of it are drawn, though some are of other blocks.
-        numbers = _whole_clusters(model, copy, numbers) if model.clusters.led else numbers
-        upper = _draw_clusters(model, entropy, copy, numbers)
-    arrays, _ = _until_alive(
-        lambda some, attempt: _Draw(model, entropy, copy, numbers[some], attempt, counts, 1, _at(upper, some)),
-        len(numbers),
-    )
-    if model.exact is not None and model.exact.keep < 1:
-        arrays = _without_copies(model, model.exact, entropy, copy, numbers, arrays, upper)
-    arrays = [array.slice(start - numbers[0], stop - start) for array in arrays]
-    return pa.RecordBatch.from_arrays(arrays, schema=model.frame.schema), counts
-
-
-def _until_alive(make: Callable[[NDArray[np.int64], int], _Draw], n: int) -> tuple[list[Any], Codes]:
-    """Columns and codes of n rows, of which those without admissible values are drawn anew as a whole."""
-    drawn = make(np.arange(n), 0)
-    arrays, dead = drawn.run()
-    codes = drawn.codes
-    n_dead, attempt = len(dead), 0
-    while len(dead):
-        attempt += 1
-        drawn.counts[""] += len(dead)
-        drawn = make(dead, attempt)
-        again, still = drawn.run()
-        if len(still) and (attempt == WHOLE_TRIES or (len(still) == n_dead >= HOPELESS[1] and attempt == HOPELESS[0])):
-            raise _nothing_admissible(drawn.model, len(still), attempt)
-        place = np.arange(n)
-        place[dead] = n + np.arange(len(dead))
-        pairs = zip(arrays, again, strict=True)
-        arrays = [None if old is None else taken(_concat(old, new), place) for old, new in pairs]
-        codes[dead] = drawn.codes
-        dead = dead[still]
-    return arrays, codes
-
-
-# Clusters
-
-
-def _whole_clusters(model: Model, copy: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All rows of the clusters that some successive rows are in."""
-    assert model.clusters is not None
-    layout = model.clusters.layout(model.extent[0], copy, model.extent[2])
-    low, high = layout.of_rows(numbers[[0, -1]])
-    return np.arange(layout.starts[low], layout.starts[high + 1])
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class _Upper:
+class Upper:
     """Clusters of some rows of a copy, and what is drawn of them::
 
         row of the copy        0  1  2  3  4  5      cluster   the cluster of the copy that each row is in
@@ -121,6 +54,13 @@ class _Upper:
     ----------
     layout : Layout or None
         None where clusters are those of the original.
+    cluster, place : ndarray of shape (n_rows,), dtype=int64
+    clusters : ndarray of shape (n_clusters,), dtype=int64
+    donors : ndarray of shape (n_clusters,), dtype=int32
+        Cluster of the original whose size each has.
+    codes : ndarray of shape (n_clusters, n_slots), dtype=uint16
+    arrays : list of pyarrow.Array of length n_clusters
+        By slot; None for columns of rows.
     """
 
     layout: Layout | None
@@ -132,97 +72,10 @@ class _Upper:
     arrays: list[Any]
 
 
-def _at(upper: _Upper | None, rows: NDArray[np.int64]) -> _Upper | None:
-    """The clusters of some of the rows."""
-    return None if upper is None else replace(upper, cluster=upper.cluster[rows], place=upper.place[rows])
-
-
-def _draw_clusters(model: Model, entropy: int, copy: int, numbers: NDArray[np.int64]) -> _Upper:
-    """Draw what is constant within clusters, once for each cluster of some rows."""
-    own = model.clusters
-    assert own is not None
-    layout = None if own.rows is not None else own.layout(model.extent[0], copy, model.extent[2])
-    cluster = own.rows[numbers].astype(np.int64) if own.rows is not None else layout.of_rows(numbers)  # type: ignore
-    clusters, place = np.unique(cluster, return_inverse=True)
-    donors = clusters.astype(np.int32) if layout is None else layout.donors[clusters]
-    blank = np.zeros((len(clusters), len(model.variables)), np.uint16)
-    upper = _Upper(layout, cluster, place, clusters, donors, blank, [])
-    # Counts of clusters would be counted again by each task that has some rows of it.
-    alone = Counter[str]()
-    arrays, codes = _until_alive(
-        lambda some, attempt: _Draw(
-            model, entropy, copy, clusters[some], attempt, alone, 2, replace(upper, donors=donors[some])
-        ),
-        len(clusters),
-    )
-    return replace(upper, arrays=arrays, codes=codes)
-
-
-def _without_copies(
-    model: Model,
-    exact: Exact,
-    entropy: int,
-    copy: int,
-    numbers: NDArray[np.int64],
-    arrays: list[pa.Array],
-    upper: _Upper | None,
-) -> list[pa.Array]:
-    """Redraw one column of the rows that equal a real row, but for the share that a fresh sample would have.
-
-    Whole rows drawn anew would deplete the rare cells in which copies lie; one column leaves all others as they are.
-    Where chance finds no other value in ten draws, one is looked up, further up the tree if need be. Where nobody's row
-    is to be met (``copies="none"``) the rows that still equal one are drawn anew as a whole.
-    """
-    step = next(step for step in model.plan.steps if step.slot == exact.slot)
-    lost = Counter[str]()
-
-    def keeping(rows: NDArray[np.int64], attempt: int) -> _Draw:
-        return _Draw(model, entropy, copy, numbers[rows], attempt, lost, 1, _at(upper, rows))
-
-    bad = exact.find(model.variables, arrays)
-    stays = unit(keeping(bad, 0)._words(FRESH, 0, 1, 0)[0]) < exact.keep if len(bad) else np.zeros(0, bool)
-    bad = bad[~stays]
-    for attempt in range(1, COPY_TRIES + 1):
-        if not len(bad):
-            return arrays
-        draw = keeping(bad, WHOLE_TRIES + attempt)
-        draw.hold(arrays, bad)
-        draw._draw(step)
-        place = np.arange(len(numbers))
-        place[bad[~draw.dead]] = len(numbers) + np.flatnonzero(~draw.dead)
-        arrays[step.slot] = taken(_concat(arrays[step.slot], draw.arrays[step.slot]), place)
-        bad = bad[exact.find(model.variables, [taken(array, bad) for array in arrays])]
-    if len(bad):
-        draw = keeping(bad, WHOLE_TRIES + COPY_TRIES + 1)
-        arrays[step.slot], found = draw.unlike(exact, step, arrays, bad)
-        bad = bad[~found]
-    attempt = WHOLE_TRIES + COPY_TRIES + 1
-    while exact.policy == "none" and len(bad):
-        attempt += 1
-        if attempt > MOST_TRIES:
-            raise PlanError(
-                f"copies='none': {len(bad)} row(s) equal a real row however often they are drawn. The table has few "
-                "combinations of values; copies='fresh' leaves as many such rows as chance would."
-            )
-        again, dead = keeping(bad, attempt).run()
-        place, alive = np.arange(len(numbers)), np.delete(np.arange(len(bad)), dead)
-        place[bad[alive]] = len(numbers) + alive
-        arrays = [taken(_concat(old, new), place) for old, new in zip(arrays, again, strict=True)]
-        bad = bad[exact.find(model.variables, [taken(array, bad) for array in arrays])]
-    return arrays
-
-
-def _nothing_admissible(model: Model, n_rows: int, attempt: int) -> PlanError:
-    names = sorted({step.name for step in model.plan.steps if step.limits})
-    return PlanError(
-        f"{n_rows} row(s) found no admissible values in {attempt} tries. What is forbidden and the bounds of "
-        f"{', '.join(map(repr, names))} leave them none: do they contradict each other, a rule, or kept columns?"
-    )
-
-
-def _concat(a: pa.Array, b: pa.Array) -> pa.Array:
+def concat(a: pa.Array, b: pa.Array) -> pa.Array:
+    """One array behind the other, with one dictionary."""
     if pa.types.is_string_view(a.type):
-        return _concat(a.cast(pa.large_string()), b.cast(pa.large_string())).cast(a.type)
+        return concat(a.cast(pa.large_string()), b.cast(pa.large_string())).cast(a.type)
     whole = pa.chunked_array([a, b])
     return (whole.unify_dictionaries() if pa.types.is_dictionary(a.type) else whole).combine_chunks()
 
@@ -231,10 +84,10 @@ def _mixed(a: pa.Array, b: pa.Array, take_b: NDArray[np.bool_]) -> pa.Array:
     """Values of b where wanted, else of a."""
     if take_b.all():
         return b
-    return taken(_concat(a, b), np.arange(len(a)) + len(a) * take_b)
+    return taken(concat(a, b), np.arange(len(a)) + len(a) * take_b)
 
 
-class _Draw:
+class Drawing:
     """Some rows of a copy.
 
     The codes are kept row by row, because a tree walk reads many columns of one row::
@@ -251,7 +104,7 @@ class _Draw:
         0, or how often these rows were drawn before.
     level : int
         2 to draw clusters instead of rows.
-    upper : _Upper or None
+    upper : Upper or None
         The rows' clusters; at level 2, those that are drawn.
     """
 
@@ -264,7 +117,7 @@ class _Draw:
         attempt: int,
         counts: Counter[str],
         level: int = 1,
-        upper: _Upper | None = None,
+        upper: Upper | None = None,
     ) -> None:
         self.model = model
         self.entropy = entropy
@@ -317,7 +170,7 @@ class _Draw:
             elif step.action == "joint":
                 self._draw_jointly(step)
             else:
-                self._draw(step)
+                self.draw_step(step)
             if strata is not None and step.slot == strata.slots[-1]:
                 self._part_by_stratum()
         dead = self.dead if self.leader is None else np.bincount(self.leader, self.dead, len(rows))[self.leader] > 0
@@ -367,7 +220,7 @@ class _Draw:
         drawn = variable.compose(ranks, numbers) if np.isfinite(numbers).any() else variable.decode(ranks)
         place = np.arange(len(arrays[step.slot]))
         place[rows[new]] = len(place) + np.flatnonzero(new)
-        return taken(_concat(arrays[step.slot], drawn), place), new
+        return taken(concat(arrays[step.slot], drawn), place), new
 
     def _set(self, step: Step, array: pa.Array) -> None:
         self.arrays[step.slot] = array
@@ -390,6 +243,13 @@ class _Draw:
         self.arrays[step.slot] = variable.decode(ranks)
         self._lead(step)
 
+    def _set_drawn(self, step: Step, ranks: Ranks, numbers: NDArray[np.float64]) -> None:
+        """Set a column of ranks, and of numbers (n,) where these are not NaN; or of ranks alone, if there are none."""
+        if len(numbers):
+            self._set(step, self.model.variables[step.slot].compose(ranks, numbers))
+        else:
+            self._set_ranks(step, ranks)
+
     def _lead(self, step: Step) -> None:
         """Tell all rows of a cluster what the first one has of a column."""
         slot = self.model.first_of(step.slot)
@@ -402,7 +262,7 @@ class _Draw:
     def _table(self, slots: tuple[int, ...]) -> pa.Table:
         return table_of(slots, self._column, self.model.variables, self.model.frame.schema)
 
-    def _words(self, kind: int, slot: int, n_words: int, attempt: int, some: slice = slice(None)) -> NDArray[np.uint64]:
+    def words(self, kind: int, slot: int, n_words: int, attempt: int, some: slice = slice(None)) -> NDArray[np.uint64]:
         """Random words (n_words, n): each block of rows has a stream of its own, and so has each further attempt.
         ``some`` are all rows of some blocks.
 
@@ -437,7 +297,7 @@ class _Draw:
         elif step.action == "joint":
             self._draw_jointly(step)
         else:
-            self._draw(step)
+            self.draw_step(step)
 
     def _take_upper(self, step: Step) -> None:
         """A column of clusters, for rows; their codes are there from the start."""
@@ -505,7 +365,7 @@ class _Draw:
         # Many words a row: those of one block of rows are in memory at a time.
         starts = np.flatnonzero(np.diff(self.numbers // BLOCK_ROWS, prepend=-1))
         for low, high in itertools.pairwise([*starts.tolist(), len(self.numbers)]):
-            words = self._words(DRAW, steps[0].slot, fitted[0].n_words, times, slice(low, high))
+            words = self.words(DRAW, steps[0].slot, fitted[0].n_words, times, slice(low, high))
             first, last = np.searchsorted(rows, [low, high])
             for number, block in enumerate(fitted):
                 place = first + np.flatnonzero(stratum[rows[first:last]] == number)
@@ -549,10 +409,7 @@ class _Draw:
                 ranks[under] = rank
                 if len(numbers):
                     numbers[under] = np.nan
-            if len(numbers):
-                self._set(step, self.model.variables[step.slot].compose(ranks, numbers))
-            else:
-                self._set_ranks(step, ranks)
+            self._set_drawn(step, ranks, numbers)
             if step.limits:
                 ok &= self._within_limits(step, every, ranks, numbers if len(numbers) else np.full(len(ranks), np.nan))
         return np.flatnonzero(~ok)
@@ -562,7 +419,7 @@ class _Draw:
     def _draw_stratum(self, step: Step) -> None:
         strata = self.model.strata
         assert strata is not None
-        drawn = strata.draw(self._words(STRATUM, 0, 1, self.attempt * (TRIES + 2))[0])
+        drawn = strata.draw(self.words(STRATUM, 0, 1, self.attempt * (TRIES + 2))[0])
         of_slot = strata.ranks[drawn, strata.slots.index(step.slot)]
         self._set_ranks(step, of_slot.astype(self.model.variables[step.slot].rank_dtype))
 
@@ -594,10 +451,11 @@ class _Draw:
         made = fresh(step.pattern, key, first + start, first + stop, k, field.type)
         # A place that is null makes a value that is null.
         place = self.numbers - start
-        missing = unit(self._words(DRAW, step.slot, 1, self.attempt * (TRIES + 2))[0]) < step.pattern.missing / 1e4
+        missing = unit(self.words(DRAW, step.slot, 1, self.attempt * (TRIES + 2))[0]) < step.pattern.missing / 1e4
         self.arrays[step.slot] = taken(made, pa.array(place, mask=missing))
 
-    def _draw(self, step: Step) -> None:
+    def draw_step(self, step: Step) -> None:
+        """Draw a column by its own model."""
         model, variable = self.model, self.model.variables[step.slot]
         n, columns = len(self.numbers), model.columns(self.copy, step.slot)[: len(self.rows_of_strata)]
         where = model.where.get(step.slot)
@@ -615,10 +473,7 @@ class _Draw:
                 here = np.zeros(n, bool)
                 here[turn[0][1]] = True
             self._draw_turn(step, turn, ranks, numbers, here)
-            if len(numbers):
-                self._set(step, variable.compose(ranks, numbers))
-            else:
-                self._set_ranks(step, ranks)
+            self._set_drawn(step, ranks, numbers)
 
     def _draw_turn(
         self,
@@ -649,7 +504,7 @@ class _Draw:
 
     def _words_of(self, step: Step, columns: list[ColumnModel], attempt: int) -> NDArray[np.uint64]:
         n_words = max(column.n_words for column in columns)
-        return self._words(DRAW, step.slot, n_words, attempt + self.attempt * (TRIES + 2))
+        return self.words(DRAW, step.slot, n_words, attempt + self.attempt * (TRIES + 2))
 
     # Copies of donors
 
@@ -665,7 +520,7 @@ class _Draw:
         held = people_of_ranks([column for column, _ in of_strata], len(self.model.variables[step.slot].values))
         allowed = np.where(held > 0, max_copies * held, len(ranks))
         block = (self.numbers // BLOCK_ROWS - self.numbers[0] // BLOCK_ROWS).astype(np.int64)
-        numbers, words = np.full(len(ranks), np.nan), self._words(GUARD, step.slot, SPREADS, self.attempt)
+        numbers, words = np.full(len(ranks), np.nan), self.words(GUARD, step.slot, SPREADS, self.attempt)
         first, settled = ranks.copy(), ~free
         for turn in range(SPREADS):
             place = block * len(held) + ranks

@@ -6,7 +6,7 @@ Messages carry column names, counts and types, never a value of the data.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 
@@ -93,3 +93,11 @@ def check_column_list(option: str, given: Any, allowed: Collection[str] | None =
         names = "" if allowed is None else f"; allowed are {', '.join(allowed)}"
         raise OptionError(f"{option}={given!r}: must be a list of columns{names}.")
     return list(given)
+
+
+def check_known(where: str, given: Any, names: Sequence[str]) -> None:
+    """Refuse names of columns that the table does not have."""
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        known = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
+        raise PlanError(f"{where}: no column {', '.join(map(repr, unknown))}. The table has {known}.")

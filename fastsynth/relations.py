@@ -31,9 +31,9 @@ from fastsynth.formulas import Formula, Number, number, simplest
 from fastsynth.methods import Identifier
 from fastsynth.options import Column
 from fastsynth.patterns import EXPECTED, FIRST_ROWS, LEVEL_ROWS, ODD_EXPECTED, ODD_ROWS, RULE_ROWS, Candidate, Kind
-from fastsynth.plan import needs
 from fastsynth.rowwise import take_piece
 from fastsynth.source import Source, open_source, parse_memory, spread_rows
+from fastsynth.visit_sequence import needs
 
 # Rows in which candidates are looked for.
 SAMPLE_ROWS = 50_000

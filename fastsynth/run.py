@@ -25,7 +25,7 @@ from fastsynth.block_fits import fit_blocks
 from fastsynth.calibrate import MOST_VALUES, NO_PREDICTORS, Job, find_blur, fit_calibrated
 from fastsynth.clusters import Clusters
 from fastsynth.columns import FIRST, EncodedTable, Ranks, Variable
-from fastsynth.draw import draw_rows
+from fastsynth.draw_rows import draw_rows
 from fastsynth.errors import DataError
 from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick

@@ -37,7 +37,8 @@ from fastsynth.model import Model
 from fastsynth.options import Column, Guard, Rule
 from fastsynth.output import Output
 from fastsynth.partition import partitions, write_partitions
-from fastsynth.plan import Plan, Predictors, Step, check_columns, make_plan
+from fastsynth.plan import Plan, Predictors, Step, make_plan
+from fastsynth.plan_checks import check_columns
 from fastsynth.private import DpCart, PrivateModel, draw_entropy, fit_private
 from fastsynth.recode import check_rare, coded, find_codings
 from fastsynth.relations import Relations, relations_of

@@ -573,7 +573,7 @@ def test_missing_codes_of_dates_have_no_weekday():
     frame = pl.DataFrame({"day": day, "y": rng.normal(size=2_000)}).cast({"day": pl.Date})
     code = dt.date(9999, 12, 31)
     s = fs.Synthesizer(columns={"day": fs.Column(cont_na=[code])}, method="cart", random_state=1).fit(frame)
-    made = draw._Draw(s.model_, 1, 0, np.arange(500), 0, Counter())
+    made = draw.Drawing(s.model_, 1, 0, np.arange(500), 0, Counter())
     made.run()
     is_code = (pl.Series(made.arrays[0]) == code).to_numpy()
     assert is_code.any()
