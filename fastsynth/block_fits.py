@@ -26,15 +26,17 @@ from fastsynth.clusters import Clusters
 from fastsynth.columns import Codes, EncodedTable, Ranks, Variable
 from fastsynth.copula import CopulaModel, fit_copula
 from fastsynth.errors import ConvergenceWarning, DataError
-from fastsynth.execute import Executor
+from fastsynth.execute import Executor, Threads
 from fastsynth.joint import Chains, run_chains
 from fastsynth.joint_data import JointData
 from fastsynth.latents import JointModel, LatentColumn
 from fastsynth.learn import Learned, code
+from fastsynth.outcome import Outcome, OutcomeModel
 from fastsynth.plan import Plan, Step
 from fastsynth.products import Product
 from fastsynth.source import spread_rows
 from fastsynth.streams import CHAIN, hashed, random_words
+from fastsynth.terms import Terms
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.uint32]
@@ -237,6 +239,69 @@ def _room(variable: Variable) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class OutcomeBlock:
+    """The column of a block that is drawn by the analyst's model, given the others.
+
+    Attributes
+    ----------
+    field : Field
+    model : OutcomeModel
+    places : dict of str to int
+        Covariates among the fields of the block.
+    given : dict of str to tuple
+        Other covariates: slot, and value of each code.
+    """
+
+    field: Field
+    model: OutcomeModel
+    places: Mapping[str, int]
+    given: Mapping[str, tuple[int, NDArray[Any]]]
+
+    @property
+    def n_words(self) -> int:
+        """Random words of a row."""
+        return self.model.n_words + self.field.n_words
+
+    def state(self) -> State:
+        """What ``of_state`` makes the same of."""
+        record, arrays = self.model.state()
+        field, own = self.field.state()
+        arrays = {f"model_{name}": array for name, array in arrays.items()}
+        arrays |= {f"field_{name}": array for name, array in own.items()}
+        given = []
+        for i, (name, (slot, values)) in enumerate(self.given.items()):
+            given.append((name, slot))
+            arrays[f"given_{i}"] = values
+        return {"model": record, "field": field, "places": dict(self.places), "given": given}, arrays
+
+    @classmethod
+    def of_state(cls, record: Mapping[str, Any], arrays: Arrays, variables: Sequence[Variable]) -> OutcomeBlock:
+        """The one that gave this state."""
+        given = {name: (slot, arrays[f"given_{i}"]) for i, (name, slot) in enumerate(record["given"])}
+        if any(len(values) != variables[slot].n_codes for slot, values in given.values()):
+            raise ValueError("Covariates of the analyst's model do not fit the columns.")
+        model = OutcomeModel.of_state(record["model"], _within(arrays, "model_"))
+        return cls(Field.of_state(record["field"], _within(arrays, "field_")), model, record["places"], given)
+
+    def draw(
+        self,
+        copy: int,
+        codes: Codes,
+        fields: Sequence[Field],
+        values: Sequence[NDArray[Any]],
+        words: NDArray[np.uint64],
+        cluster: NDArray[np.int32] | None,
+        words2: NDArray[np.uint64] | None,
+    ) -> NDArray[Any]:
+        """Outcomes of some rows given the values (n,) of the fields of the block, numbers as their grid has them."""
+        covariates = {name: of[codes[:, slot]] for name, (slot, of) in self.given.items()}
+        for name, place in self.places.items():
+            grid = fields[place].grid
+            covariates[name] = values[place] if grid is None else grid.nearest(values[place])
+        return self.model.draw(copy, covariates, words[: self.model.n_words], cluster, words2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LatentBlock:
     """A latent normal model of some columns, one posterior draw for each copy.
 
@@ -249,6 +314,8 @@ class LatentBlock:
     x, x2 : Lookup
         Predictors of rows, and of clusters.
     model : JointModel
+    outcome : OutcomeBlock or None
+        The column of the analyst's model, if there is one.
     kept : bool
         Whether clusters are those of the original, and have their effects.
     variables : tuple of Variable
@@ -260,6 +327,7 @@ class LatentBlock:
     x: Lookup
     x2: Lookup
     model: JointModel
+    outcome: OutcomeBlock | None
     kept: bool
     variables: tuple[Variable, ...]
     note: str
@@ -268,17 +336,19 @@ class LatentBlock:
     def slots(self) -> tuple[int, ...]:
         """The columns, those of level 2 first."""
         order = sorted(zip(self.levels, self.fields, strict=True), key=lambda of: -of[0])
-        return tuple(slot for _, of in order for slot in of.slots)
+        last = () if self.outcome is None else self.outcome.field.slots
+        return (*(slot for _, of in order for slot in of.slots), *last)
 
     @property
     def n_words(self) -> int:
         """Random words of a row."""
-        return self.model.n_words + sum(of.n_words for of in self.fields)
+        own = 0 if self.outcome is None else self.outcome.n_words
+        return self.model.n_words + sum(of.n_words for of in self.fields) + own
 
     @property
     def n_cluster_words(self) -> int:
         """Random words of a cluster."""
-        return self.model.n_words2
+        return self.model.n_words2 + (0 if self.outcome is None else self.outcome.model.n_words2)
 
     def state(self) -> State:
         """What ``of_state`` makes the same of."""
@@ -292,6 +362,10 @@ class LatentBlock:
             own, more = of.state()
             record["fields"].append(own)
             arrays |= {f"field{i}_{name}": array for name, array in more.items()}
+        record["outcome"] = None
+        if self.outcome is not None:
+            record["outcome"], own = self.outcome.state()
+            arrays |= {f"outcome_{name}": array for name, array in own.items()}
         return record, arrays
 
     @classmethod
@@ -306,19 +380,22 @@ class LatentBlock:
             if any(len(table) != variables[slot].n_codes for slot, table in zip(slots, tables, strict=True)):
                 raise ValueError("Predictors of a joint model do not fit the columns.")
         model = JointModel.of_state(record["model"], _within(arrays, "model_"))
-        levels, known = tuple(record["levels"]), tuple(variables)
-        return cls(tuple(fields), levels, lookups["x"], lookups["x2"], model, record["kept"], known, record["note"])
+        levels, known, outcome = tuple(record["levels"]), tuple(variables), record["outcome"]
+        outcome = outcome and OutcomeBlock.of_state(outcome, _within(arrays, "outcome_"), variables)
+        x, x2, kept, note = lookups["x"], lookups["x2"], record["kept"], record["note"]
+        return cls(tuple(fields), levels, x, x2, model, outcome, kept, known, note)
 
     def draw(
         self, copy: int, level: int, codes: Codes, words: NDArray[np.uint64], belonging: Belonging | None
     ) -> Drawn:
         """As in ``BlockModel``."""
         clusters: dict[str, Any] = {}
+        q2 = self.model.n_words2
         if belonging is not None:
             clusters = {
                 "cluster": belonging.place.astype(np.int32),
                 "n_clusters": len(belonging.donors),
-                "words2": belonging.words,
+                "words2": belonging.words[:q2],
                 "x2": self.x2.matrix(belonging.codes) if 2 in self.levels else None,
                 "u": self.model.u(copy % len(self.model))[belonging.donors] if self.kept else None,
             }
@@ -331,7 +408,29 @@ class LatentBlock:
             if of_level == level:
                 drawn |= of.put(of_field, words[at : at + of.n_words], self.variables)
             at += of.n_words
+        if self.outcome is not None and level == 1:
+            drawn |= self._draw_outcome(self.outcome, copy, codes, values, words[at:], belonging)
         return drawn
+
+    def _draw_outcome(
+        self,
+        outcome: OutcomeBlock,
+        copy: int,
+        codes: Codes,
+        values: Sequence[NDArray[Any]],
+        words: NDArray[np.uint64],
+        belonging: Belonging | None,
+    ) -> Drawn:
+        """The outcome of rows, of which the block has these values; those of level 2 are of clusters."""
+        cluster, words2 = None, None
+        if belonging is not None:
+            pairs = zip(values, self.levels, strict=True)
+            values = [of[belonging.place] if level == 2 else of for of, level in pairs]
+            # Kept clusters have their own effects, others new ones.
+            cluster = (belonging.donors[belonging.place] if self.kept else belonging.place).astype(np.int32)
+            words2 = None if self.kept else belonging.words[self.model.n_words2 :]
+        drawn = outcome.draw(copy, codes, self.fields, values, words, cluster, words2)
+        return outcome.field.put(drawn, words[outcome.model.n_words :], self.variables)
 
 
 def _fit_latent(
@@ -353,22 +452,19 @@ def _fit_latent(
     fields, levels, columns, values = [], [], [], []
     imputed = False
     by_name = {step.name: step for step in steps}
+    terms = None if block.model is None else Terms.parse(block.model)
+    last = None if terms is None else by_name[terms.outcome]
     groups = [tuple(by_name[name] for name in group) for group in block.interactions]
     together = {step.name for group in groups for step in group}
-    for group in [*groups, *((step,) for step in steps if step.name not in together)]:
+    single = [step for step in steps if step.name not in together and step is not last]
+    for group in [*groups, *((step,) for step in single)]:
         step = group[0]
         of_rows = rows if step.level == 1 else one
         if len(group) > 1:
             of, kind, of_field = _product_field(group, table, of_rows)
         else:
-            ranks = table.ranks[step.slot][of_rows]
-            of, kind, by_rank = _field(step, variables[step.slot], ranks)
-            of_field = by_rank[ranks]
-            imputed |= bool(_missing(of_field).any())
-            under = table.ruled.get(step.slot)
-            if under is not None:
-                # What a rule sets tells nothing of the others.
-                of_field[under[of_rows]] = np.nan if kind == "continuous" else -1
+            of, kind, of_field, missing = _single_field(step, table, of_rows)
+            imputed |= missing
         transform = block.transform_of(step.name) if kind == "continuous" else "none"
         n_levels = 0 if kind == "continuous" else of.product.n_cells if of.product is not None else len(of.ranks)
         name = " x ".join(one.name for one in group)
@@ -392,20 +488,77 @@ def _fit_latent(
         of_clusters |= {"x2": x2.matrix(table.codes[:, one].T), "x2_names": ("1", *x2.names)}
     matrix = x.matrix(table.codes[:, rows].T)
     data = JointData(tuple(columns), tuple(values), matrix, x_names=("1", *x.names), **of_clusters)
+    outcome, of_outcome = None, None
+    given: dict[str, tuple[int, NDArray[Any]]] = {}
+    if terms is not None and last is not None:
+        of_outcome, kind, y, missing = _single_field(last, table, rows)
+        imputed |= missing
+        names = [column.name for column in columns]
+        outcome, given = _outcome(terms, kind, len(of_outcome.ranks), y, table, rows, names)
     kept = clusters is not None and clusters.rows is not None
     key = int(random_words(entropy, (CHAIN, steps[0].slot), 1)[0])
     chains = run_chains(
         data,
+        outcome,
         n_draws=m,
         burn_in=block.burn_in,
         thin=block.thin,
         chains=min(block.chains, m),
         entropy=key,
-        executor=executor,
+        # Here, whoever does the rest: what a chain adds up would end in other digits elsewhere.
+        executor=executor if isinstance(executor, Threads) else Threads(),
         effects=kept,
     ).until_converged(block.most_sweeps)
-    note = _note(chains)
-    return LatentBlock(tuple(fields), tuple(levels), x, x2, chains.model, kept, variables, note), imputed, chains
+    by_model, drawn = None, chains.outcome
+    if of_outcome is not None and terms is not None and drawn is not None:
+        places = {column.name: i for i, column in enumerate(columns) if column.name in terms.covariates}
+        by_model = OutcomeBlock(of_outcome, drawn, places, given)
+    note = _note(chains) + ("" if terms is None else f"; {terms.outcome} by {block.model}")
+    fitted = LatentBlock(tuple(fields), tuple(levels), x, x2, chains.model, by_model, kept, variables, note)
+    return fitted, imputed, chains
+
+
+def _single_field(step: Step, table: EncodedTable, rows: Rows) -> tuple[Field, str, NDArray[Any], bool]:
+    """A column as a field, its kind, its values in some rows, and whether some are missing."""
+    ranks = table.ranks[step.slot][rows]
+    of, kind, by_rank = _field(step, table.variables[step.slot], ranks)
+    values = by_rank[ranks]
+    missing = bool(_missing(values).any())
+    under = table.ruled.get(step.slot)
+    if under is not None:
+        # What a rule sets tells nothing of the others.
+        values[under[rows]] = np.nan if kind == "continuous" else -1
+    return of, kind, values, missing
+
+
+def _outcome(
+    terms: Terms, kind: str, n_levels: int, y: NDArray[Any], table: EncodedTable, rows: Rows, names: Sequence[str]
+) -> tuple[Outcome, dict[str, tuple[int, NDArray[Any]]]]:
+    """The column of the analyst's model for a chain; and covariates outside the block, by name: slot, value by code."""
+    slots = {variable.name: slot for slot, variable in enumerate(table.variables) if variable.calendar is None}
+    given, n_levels_of = {}, {}
+    for name in terms.covariates:
+        if name in names:
+            continue
+        slot = slots[name]
+        values = _value_of_codes(table, slot, rows)
+        given[name] = slot, values
+        if values.dtype == np.int32:
+            n_levels_of[name] = int(values.max()) + 1
+    in_rows = {name: values[table.codes[slot, rows]] for name, (slot, values) in given.items()}
+    return Outcome(terms, kind, n_levels, y, in_rows, n_levels_of), given  # type: ignore[arg-type]
+
+
+def _value_of_codes(table: EncodedTable, slot: int, rows: Rows) -> NDArray[Any]:
+    """Number of each code of a column; of a category the levels that rows have, numbered, the first for all others."""
+    variable = table.variables[slot]
+    if variable.kind == "numeric":
+        return table.numbers_of_codes(slot)
+    used = np.flatnonzero(np.bincount(table.codes[slot, rows], minlength=variable.n_codes)[variable.first_code :])
+    values = np.zeros(variable.n_codes, np.int32)
+    values[: variable.first_code] = -1
+    values[variable.first_code + used] = np.arange(len(used))
+    return values
 
 
 def _within(arrays: Arrays, prefix: str) -> dict[str, NDArray[Any]]:

@@ -39,8 +39,10 @@ class LatentNormal:
         ``[("age", "sex")]``. Numbers are cut into groups; cells of fewer than 20 rows are merged with a neighbour.
     model : str, optional
         The analyst's model of one column of the block, ``"ks4 ~ ks2*female + eal + (1|school)"``: the largest one that
-        has to hold. That column is drawn last, from this model; the others from the joint one, their missing values so
-        that they fit to it (Goldstein, Carpenter and Browne 2014; jomo's ``smc``).
+        has to hold. That column is drawn last, from this model, as it is (``transform`` is of the others); the others
+        from the joint one, their missing values so that they fit to it (Goldstein, Carpenter and Browne 2014; jomo's
+        ``smc``). It is a number, a category of two levels, or an ordered one; covariates are columns of the block, or
+        those that it is predicted from, without missing values. Needs formulaic.
     burn_in : int, default 1000
         Sweeps of each chain before draws are kept.
     thin : int, default 100

@@ -10,6 +10,9 @@ comes from sums: z'z, x'z, and sums of x z by cluster. A sweep
 5. draws the columns of level 2 likewise, given the effects,
 6. draws both covariance matrices from sums of squares alone.
 
+Another model may have a say in some rows (``Review``): that of an outcome of which the columns are covariates. Their
+new latents are then a proposal, and for that the scan has to be reversible: latents are drawn forwards and backwards.
+
 Priors are proper and weak, on standardised columns: coefficients N(0, omega_e / RIDGE); standard deviations half-t with
 2 degrees of freedom and scale A, correlations close to uniform (Huang and Wand 2013); correlations of latents whose
 variance is fixed uniform, but for exp(-LITTLE / 2 tr(omega^-1)). So chains stay finite under perfect separation, and
@@ -20,13 +23,16 @@ Sources
 Goldstein, Carpenter, Kenward and Levin (2009), Statistical Modelling 9, 173-197. Cowles (1996), Accelerating Monte
 Carlo Markov chain convergence for cumulative-link generalized linear models, Statistics and Computing 6. Liu and
 Sabatti (2000), Generalised Gibbs sampler and multigrid Monte Carlo, Biometrika 87. Huang and Wand (2013), Simple
-marginally noninformative prior distributions for covariance matrices, Bayesian Analysis 8.
+marginally noninformative prior distributions for covariance matrices, Bayesian Analysis 8. Goldstein, Carpenter and
+Browne (2014), Fitting multilevel multivariate models with missing data in responses and covariates that may include
+interactions and non-linear terms, JRSS A 177.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +48,7 @@ from fastsynth.latents import (
     box_cox,
 )
 from fastsynth.sdc import normal
-from fastsynth.streams import CHAIN, random_words, unit
+from fastsynth.streams import CHAIN, hashed, random_words, unit
 
 # Rows whose sums are made at a time.
 BLOCK = 4_096
@@ -128,6 +134,22 @@ class State:
     scales_2: Floats
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Review:
+    """Rows, or clusters, of which values that are filled in are also covariates of another model.
+
+    Attributes
+    ----------
+    at : ndarray of shape (m,), dtype=int64
+        Their places.
+    density : callable
+        Log density (m,) of what the other model knows of them, given their latents (q, m), cuts and shapes.
+    """
+
+    at: NDArray[np.int64]
+    density: Callable[[Floats, Floats, Floats], Floats]
+
+
 # ---------------------------------------------------------------------------------------------------------------- start
 
 
@@ -166,13 +188,21 @@ def _start_level(level: Level, words: Words) -> LevelState:
 # ---------------------------------------------------------------------------------------------------------------- sweep
 
 
-def sweep(problem: Problem, state: State, entropy: int, adapt: bool) -> None:
+def sweep(
+    problem: Problem,
+    state: State,
+    entropy: int,
+    adapt: bool,
+    reviews: tuple[Review | None, Review | None] = (None, None),
+) -> None:
     """Change a state into the next. O(n q (p + q)), and O(q^4) at most for what does not depend on rows.
 
     Parameters
     ----------
     adapt : bool
         Whether step sizes change, which they do in burn-in only.
+    reviews : tuple of Review or None
+        Of rows, and of clusters, whose new latents are a proposal.
     """
     state.sweep += 1
     words = Words(entropy, state.chain, state.sweep, problem.n_words)
@@ -182,11 +212,11 @@ def sweep(problem: Problem, state: State, entropy: int, adapt: bool) -> None:
     precision = _inverse(state.omega_e)
     rows = Rows(one, now, precision, None, problem.cluster, problem.effects, state.u)
     sums = np.zeros((problem.n_clusters, len(problem.effects), one.layout.q))
-    zz, xz = _draw_level(rows, words, gain, sums)
+    zz, xz = _draw_level(rows, words, gain, sums, reviews[0])
     root_e = _factor(state.omega_e)
     _draw_coefficients(one, now, xz - np.einsum("jkp,jkq->pq", problem.by_cluster, state.u), root_e, words)
     if len(problem.effects):
-        _draw_clusters(problem, state, sums, precision, words, gain)
+        _draw_clusters(problem, state, sums, precision, words, gain, reviews[1])
     # The prior of coefficients counts as one row for each of them.
     squares = _sum_of_squares(problem, state, zz, xz, sums) + RIDGE * now.beta.T @ now.beta
     state.omega_e, state.scales_e = draw_covariance(
@@ -210,6 +240,22 @@ class Rows:
     def sd(self) -> Floats:
         """Standard deviation of each latent given the others."""
         return 1 / np.sqrt(np.diagonal(self.precision))
+
+    def some(self, at: NDArray[np.int64]) -> Rows:
+        """A copy of some rows."""
+        level = replace(self.level, x=self.level.x.take(at, axis=1), codes=self.level.codes.take(at, axis=1))
+        now = replace(self.now, z=self.now.z.take(at, axis=1))
+        offset = None if self.offset is None else self.offset[:, at]
+        cluster = self.cluster[at] if len(self.cluster) else self.cluster
+        return replace(self, level=level, now=now, offset=offset, cluster=cluster)
+
+    def filled(self) -> Rows:
+        """These rows with the levels that latents stand for where they are missing."""
+        codes, layout = self.level.codes.copy(), self.level.layout
+        for i in np.unique(layout.table[layout.constrained, 1]):
+            at = np.flatnonzero(codes[i] < 0)
+            codes[i, at] = layout.levels_of(i, self.now.z[:, at], self.now.cuts)
+        return replace(self, level=replace(self.level, codes=codes))
 
     def visit(
         self,
@@ -241,26 +287,58 @@ class Rows:
         return ratio
 
 
-def _draw_level(rows: Rows, words: Words, adapt: float, sums: Floats) -> tuple[Floats, Floats]:
+def _draw_level(rows: Rows, words: Words, adapt: float, sums: Floats, review: Review | None) -> tuple[Floats, Floats]:
     """Powers, thresholds and latents of one level; z'z and x'z, and sums by cluster in ``sums``."""
     level, now = rows.level, rows.now
     for i, power in enumerate(level.powers):
-        now.steps[i] += adapt * _draw_power(rows, power, now.steps[i], words)
+        now.steps[i] += adapt * _draw_power(rows, power, now.steps[i], words, review)
+    filled = rows if review is None or not level.thresholds else rows.filled()
     waiting = NO_CODES
     for i, thresholds in enumerate(level.thresholds, len(level.powers)):
-        now.steps[i] += adapt * _draw_thresholds(rows, thresholds, waiting, now.steps[i], words)
+        now.steps[i] += adapt * _draw_thresholds(filled, thresholds, waiting, now.steps[i], words)
         waiting = np.array([thresholds.latent], np.int32)
     q = level.layout.q
     moments = np.zeros((q, q)), np.zeros((len(level.x), q))
-    rows.visit(np.concatenate([waiting, level.latents]), words.key(), sums=sums, moments=moments)
+    if review is None:
+        rows.visit(np.concatenate([waiting, level.latents]), words.key(), sums=sums, moments=moments)
+        return moments
+    # New cuts come with latents between them; only then may levels change.
+    filled.visit(waiting, words.key())
+    old = now.z.take(review.at, axis=1)
+    order = np.concatenate([np.array([of.latent for of in level.thresholds], np.int32), level.latents])
+    rows.visit(order, words.key(), sums=sums, moments=moments)
+    _review(rows, review, old, order[::-1].copy(), words, sums, moments)
     return moments
 
 
-def _draw_power(rows: Rows, power: Power, step: float, words: Words) -> float:
+def _review(
+    rows: Rows, review: Review, old: Floats, back: Codes, words: Words, sums: Floats, moments: tuple[Floats, Floats]
+) -> None:
+    """Draw latents of some rows backwards, too; put old ones back where the other model says so; correct the sums.
+
+    Forwards and backwards is a reversible step, of which the likelihood ratio of the other model makes a Metropolis
+    step for both: what is proposed knows the joint model only.
+    """
+    now, at = rows.now, review.at
+    drawn, some = now.z.take(at, axis=1), rows.some(at)
+    some.visit(back, words.key())
+    chance = 1 - unit(hashed(np.arange(len(at), dtype=np.uint64), np.uint64(words.key())))
+    with np.errstate(invalid="ignore"):
+        ratio = review.density(some.now.z, now.cuts, now.shapes) - review.density(old, now.cuts, now.shapes)
+    new = np.where(np.log(chance) < ratio, some.now.z, old)
+    now.z[:, at] = new
+    moments[0][:] += new @ new.T - drawn @ drawn.T
+    moments[1][:] += some.level.x @ (new - drawn).T
+    for k, effect in enumerate(rows.effects if len(sums) else ()):
+        for c, change in enumerate((new - drawn) * some.level.x[effect]):
+            sums[:, k, c] += np.bincount(some.cluster, change, len(sums))
+
+
+def _draw_power(rows: Rows, power: Power, step: float, words: Words, review: Review | None) -> float:
     """Propose another power of a Box-Cox column; how far acceptance is from what is wanted.
 
     Whatever the power, latents have the mean and the standard deviation that they began with, so a new one goes with
-    the coefficients and covariances there are.
+    the coefficients and covariances there are. Those of missing numbers stay, and stand for other numbers then.
     """
     now, c = rows.now, power.latent
     variance = 1 / rows.precision[c, c]
@@ -276,6 +354,10 @@ def _draw_power(rows: Rows, power: Power, step: float, words: Words) -> float:
     change = numbers - now.z[c, power.rows]
     ratio = -0.5 * float(change @ (change + 2 * gap[power.rows])) / variance
     ratio -= len(power.rows) * np.log(scale / now.shapes[power.column, 2])
+    if review is not None:
+        shapes, z = now.shapes.copy(), now.z.take(review.at, axis=1)
+        shapes[power.column] = value, location, scale
+        ratio += float((review.density(z, now.cuts, shapes) - review.density(z, now.cuts, now.shapes)).sum())
     if np.log(chance) >= ratio:
         return -ACCEPTED
     now.z[c, power.rows] = numbers
@@ -313,7 +395,15 @@ def _draw_coefficients(level: Level, now: LevelState, xz: Floats, root: Floats, 
     now.beta = level.inverse @ xz + level.root @ words.normal(*xz.shape) @ root.T
 
 
-def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floats, words: Words, adapt: float) -> None:
+def _draw_clusters(
+    problem: Problem,
+    state: State,
+    sums: Floats,
+    precision: Floats,
+    words: Words,
+    adapt: float,
+    review: Review | None,
+) -> None:
     """Effects of clusters, the columns of level 2, and the covariance matrix of both."""
     two, now = problem.two, state.two
     n, e, q = state.u.shape
@@ -321,7 +411,7 @@ def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floa
     uu, ur, rr = state.omega_2[:d, :d], state.omega_2[:d, d:], state.omega_2[d:, d:]
     slope = np.linalg.solve(rr, ur.T)
     mean, given = (now.z.T - two.x.T @ now.beta) @ slope, uu - ur @ slope
-    left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
+    left = sums - problem.by_cluster @ state.one.beta
     flat = (left @ precision).reshape(n, d) + mean @ _inverse(given)
     crossed = problem.by_cluster[:, :, problem.effects]
     state.u = draw_effects(crossed, precision, given, flat, words).reshape(n, e, q)
@@ -334,7 +424,7 @@ def _draw_clusters(problem: Problem, state: State, sums: Floats, precision: Floa
         slope = np.linalg.solve(uu, ur)
         offset, covariance = (effects @ slope).T, rr - ur.T @ slope
         rows = Rows(two, now, _inverse(covariance), offset, NO_CODES, NO_CODES, NOTHING)
-        _, xz = _draw_level(rows, words, adapt, NOTHING)
+        _, xz = _draw_level(rows, words, adapt, NOTHING, review)
         _draw_coefficients(two, now, xz - two.x @ offset.T, _factor(covariance), words)
     both = np.hstack([effects, now.z.T - two.x.T @ now.beta])
     constrained = np.concatenate([np.zeros(d, bool), two.layout.constrained])
@@ -416,17 +506,19 @@ def _rescale(problem: Problem, state: State, sums: Floats, precision: Floats, wo
     """
     _, e, q = state.u.shape
     d = e * q
-    left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, state.one.beta)
+    left = sums - problem.by_cluster @ state.one.beta
     noise, factors = words.normal(d), np.ones(d)
     # Sums over rows of an effect times its predictor, with residuals before effects, and with what each effect adds.
-    target = np.array([[state.u[:, k, c] @ left[:, k] for c in range(q)] for k in range(e)]).reshape(d, q)
-    added = np.empty((d, e, q))
+    target, added = np.empty((d, q)), np.empty((d, e, q))
     for k in range(e):
-        crossed = problem.by_cluster[:, k, problem.effects]
-        added[k * q : (k + 1) * q] = np.einsum("jc,jl,jlb->clb", state.u[:, k], crossed, state.u, optimize=True)
+        mine = slice(k * q, (k + 1) * q)
+        target[mine] = state.u[:, k].T @ left[:, k]
+        for other, column in enumerate(problem.effects):
+            added[mine, other] = (state.u[:, k] * problem.by_cluster[:, k, column, None]).T @ state.u[:, other]
     for a in range(d):
         k, c = divmod(a, q)
-        others = np.einsum("lb,lb->b", added[a], factors.reshape(e, q)) - added[a, k] * np.eye(q)[c]
+        others = (added[a] * factors.reshape(e, q)).sum(axis=0)
+        others[c] -= added[a, k, c]
         weight = precision[c, c] * added[a, k, c] + 2 * state.scales_2[a] / A**2
         factors[a] = precision[c] @ (target[a] - others) / weight + noise[a] / np.sqrt(weight)
     state.u = state.u * factors.reshape(e, q)
@@ -441,8 +533,8 @@ def _sum_of_squares(problem: Problem, state: State, zz: Floats, xz: Floats, sums
     cross = beta.T @ xz
     out = zz - cross - cross.T + beta.T @ problem.one.xx @ beta
     if len(problem.effects):
-        left = sums - np.einsum("jkp,pq->jkq", problem.by_cluster, beta)
-        fitted = np.einsum("jkl,jlq->jkq", problem.by_cluster[:, :, problem.effects], state.u)
+        left = sums - problem.by_cluster @ beta
+        fitted = problem.by_cluster[:, :, problem.effects] @ state.u
         # z - x beta - u: twice the products of effects with what they are to explain, less those with what they do.
         n = state.u.shape[0] * state.u.shape[1]
         cross = state.u.reshape(n, -1).T @ left.reshape(n, -1)

@@ -20,6 +20,8 @@ from fastsynth.execute import Executor, Threads, Tick
 from fastsynth.gibbs import LevelState, State, start, sweep
 from fastsynth.joint_data import JointData, Level, Problem, prepare
 from fastsynth.latents import NUMBER, Codes, Floats, JointModel, Layout, Values, values_of
+from fastsynth.outcome import Companion, Outcome, OutcomeModel, OutcomeState
+from fastsynth.substantive import Parameters
 
 # Sweeps of a trace that are kept, about.
 MOST_TRACED = 2_000
@@ -36,7 +38,8 @@ class Parameter:
     Attributes
     ----------
     name : str
-        ``beta[y, x]``, ``omega_e[y, z]``, ``omega_2[y, z]``, ``threshold[y, 2]`` or ``lambda[y]``.
+        ``beta[y, x]``, ``omega_e[y, z]``, ``omega_2[y, z]``, ``threshold[y, 2]`` or ``lambda[y]``; of the analyst's
+        model ``y: beta[x]``, ``y: sigma2``, ``y: tau2[x, z]`` or ``y: threshold[2]``.
     mean, sd, low, high : float
         The last two are the quantiles .025 and .975. Of columns without transform in the units of the data, else of
         the latent variables.
@@ -71,10 +74,67 @@ class _Given:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Draw:
-    """A posterior draw: arrays of ``JointModel``, and what was missing of each column."""
+    """A posterior draw: arrays of ``JointModel``, what was missing of each column, parameters of the outcome."""
 
     arrays: dict[str, Floats]
     imputed: list[Values]
+    outcome: Parameters | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """Where a chain is: of the joint model, and of the outcome's."""
+
+    joint: State
+    outcome: OutcomeState | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Models:
+    """What a chain draws from: the joint model of columns, and the analyst's model of an outcome beside it."""
+
+    data: JointData
+    problem: Problem
+    companion: Companion | None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the free parameters."""
+        return parameter_names(self.problem, self.data) + ([] if self.companion is None else self.companion.names)
+
+    def start(self, chain: int, entropy: int) -> _Place:
+        """Where a chain begins."""
+        joint = start(self.problem, chain, entropy)
+        return _Place(joint, None if self.companion is None else self.companion.start(joint, entropy))
+
+    def sweep(self, place: _Place, entropy: int, adapt: bool) -> None:
+        """One sweep of both models."""
+        if self.companion is None or place.outcome is None:
+            sweep(self.problem, place.joint, entropy, adapt)
+            return
+        if self.data.columns:
+            sweep(self.problem, place.joint, entropy, adapt, self.companion.reviews(place.joint, place.outcome))
+        else:
+            # The outcome is alone.
+            place.joint.sweep += 1
+        self.companion.sweep(place.joint, place.outcome, entropy)
+
+    def parameters(self, place: _Place) -> Floats:
+        """Values of ``names``."""
+        own = _parameters(self.problem, place.joint)
+        if self.companion is None or place.outcome is None:
+            return own
+        return np.concatenate([own, self.companion.vector(place.outcome)])
+
+    def draw(self, place: _Place, entropy: int, effects: bool) -> _Draw:
+        """What is kept of a chain where it is."""
+        own = _draw(self.problem, place.joint, self.data, effects)
+        if self.companion is None or place.outcome is None:
+            return own
+        parameters = place.outcome.parameters
+        filled = self.companion.imputed(place.joint, place.outcome, entropy)
+        parameters = parameters if effects else replace(parameters, u=parameters.u[:0])
+        return _Draw(own.arrays, [*own.imputed, filled], parameters)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +150,7 @@ class _Schedule:
 
 def run_chains(
     data: JointData,
+    outcome: Outcome | None = None,
     *,
     n_draws: int,
     burn_in: int = 1_000,
@@ -105,6 +166,9 @@ def run_chains(
     Parameters
     ----------
     data : JointData
+    outcome : Outcome, optional
+        A column with a model of its own, of which columns of the joint model are covariates. There may then be no
+        column of level 1.
     n_draws : int
         Posterior draws to keep, dealt over the chains.
     burn_in : int
@@ -131,12 +195,15 @@ def run_chains(
     DataError
         If the model cannot be fitted to the data: collinear predictors or columns, too few rows.
     OptionError
-        If a number is not allowed.
+        If a number is not allowed, or there is nothing to draw.
 
     Notes
     -----
     A sweep costs O(n q (p + q)) for n rows, p predictors and q latent variables, and O(n_clusters q^2), or
-    O(n_clusters (e q)^3) with random slopes.
+    O(n_clusters (e q)^3) with random slopes. With an outcome, O(n p^2) more for p terms.
+
+    Missing covariates of the outcome are drawn for the joint distribution of both models: proposed by the joint model,
+    accepted by the likelihood ratio of the outcome (Goldstein, Carpenter and Browne 2014, JRSS A 177:553).
 
     Examples
     --------
@@ -158,14 +225,16 @@ def run_chains(
         check_count(option, value)
     if not is_whole(burn_in) or burn_in < 0:
         raise OptionError(f"burn_in={burn_in!r}: must be an integer of at least 0.")
+    if outcome is None and not data.of_level(1):
+        raise OptionError("columns: at least one column has to vary within clusters (level=1).")
     problem = prepare(data)
+    companion = None if outcome is None else Companion.of(outcome, data, problem, start(problem, 0, entropy))
+    models = _Models(data, problem, companion)
     total = burn_in + thin * -(-n_draws // chains)
     schedule = _Schedule(entropy, burn_in, thin, -(-total // MOST_TRACED), effects)
-    states = [start(problem, chain, entropy) for chain in range(chains)]
-    empty = np.zeros((0, len(parameter_names(problem, data))))
-    begun = Chains(
-        data, problem, schedule, executor or Threads(), states, [empty] * chains, [[] for _ in states], 0, burn_in
-    )
+    places = [models.start(chain, entropy) for chain in range(chains)]
+    traces = [np.zeros((0, len(models.names)))] * chains
+    begun = Chains(data, models, schedule, executor or Threads(), places, traces, [[] for _ in places], 0, burn_in)
     return begun.continued(n_draws, tick=tick)
 
 
@@ -183,10 +252,10 @@ class Chains:
     """
 
     data: JointData
-    _problem: Problem
+    _models: _Models
     _schedule: _Schedule
     _executor: Executor
-    _states: list[State]
+    _places: list[_Place]
     _traces: list[Floats]
     _draws: list[list[_Draw]]
     n_draws: int
@@ -210,27 +279,27 @@ class Chains:
         """
         wanted = check_count("n_more", n_more) + (0 if discard else self.n_draws)
         schedule = self._schedule if thin is None else replace(self._schedule, thin=check_count("thin", thin))
-        states = copy.deepcopy(self._states)
+        places = copy.deepcopy(self._places)
         draws = [[] if discard else list(of_chain) for of_chain in self._draws]
         traces = [[trace] for trace in self._traces]
-        burnt = max(schedule.burn_in, states[0].sweep) if discard else self.burnt
-        until = burnt + schedule.thin * -(-wanted // len(states))
+        burnt = max(schedule.burn_in, places[0].joint.sweep) if discard else self.burnt
+        until = burnt + schedule.thin * -(-wanted // len(places))
         size = max(TASK_ROWS // len(self.data.x), 1)
 
-        def done(i: int, result: tuple[State, Floats, list[_Draw]]) -> int:
-            states[i] = result[0]
+        def done(i: int, result: tuple[_Place, Floats, list[_Draw]]) -> int:
+            places[i] = result[0]
             traces[i].append(result[1])
             draws[i] += result[2]
             if tick is not None:
                 tick(stop - at)
             return 0
 
-        for at in range(states[0].sweep, until, size):
+        for at in range(places[0].joint.sweep, until, size):
             stop = min(at + size, until)
-            jobs = [(state, burnt, stop) for state in states]
-            self._executor.map(_advance, (self._problem, schedule, self.data), jobs, done)
+            jobs = [(place, burnt, stop) for place in places]
+            self._executor.map(_advance, (self._models, schedule), jobs, done)
         joined = [np.concatenate(parts) for parts in traces]
-        return Chains(self.data, self._problem, schedule, self._executor, states, joined, draws, wanted, burnt)
+        return Chains(self.data, self._models, schedule, self._executor, places, joined, draws, wanted, burnt)
 
     def until_converged(self, most: int) -> Chains:
         """These chains if they have converged; else they go on, twice as long each time, all before being burn-in.
@@ -241,9 +310,9 @@ class Chains:
             Sweeps of each chain, beyond which they do not go on.
         """
         chains = self
-        while chains.not_converged and 2 * chains._states[0].sweep <= most:
+        while chains.not_converged and 2 * chains._places[0].joint.sweep <= most:
             # As many sweeps as there were.
-            thin = -(-chains._states[0].sweep * len(chains._states) // chains.n_draws)
+            thin = -(-chains._places[0].joint.sweep * len(chains._places) // chains.n_draws)
             chains = chains.continued(chains.n_draws, discard=True, thin=thin)
         return chains
 
@@ -259,15 +328,25 @@ class Chains:
         data = self.data
         scales = {
             i: scale
-            for level, places in _levels(self._problem, data)
+            for level, places in _levels(self._models.problem, data)
             for i, scale in zip(places, level.scales, strict=True)
         }
         return JointModel(data.columns, tuple(scales[i] for i in range(len(scales))), data.effects, **arrays)
 
+    @property
+    def outcome(self) -> OutcomeModel | None:
+        """The analyst's model with its kept draws, which go with those of ``model``; None without one."""
+        companion = self._models.companion
+        if companion is None:
+            return None
+        drawn = tuple(draw.outcome for draw in self._kept() if draw.outcome is not None)
+        return OutcomeModel(companion.covariates.design, companion.model, drawn)
+
     def imputed(self, i: int) -> list[Values]:
-        """Columns with what was missing filled in, as at draw i: one array a column."""
-        out: list[Values] = []
-        for values, found in zip(self.data.values, self._kept()[i].imputed, strict=True):
+        """Columns with what was missing filled in, as at draw i: one array a column, that of the outcome last."""
+        companion, out = self._models.companion, []
+        given = self.data.values if companion is None else (*self.data.values, companion.y)
+        for values, found in zip(given, self._kept()[i].imputed, strict=True):
             values = values.copy()
             values[_missing(values)] = found
             out.append(values)
@@ -283,7 +362,7 @@ class Chains:
     def trace(self) -> dict[str, Floats]:
         """Each parameter by its name: ndarray of shape (chains, traced sweeps), burn-in included."""
         stacked = np.stack(self._traces)
-        return {name: stacked[:, :, i] for i, name in enumerate(parameter_names(self._problem, self.data))}
+        return {name: stacked[:, :, i] for i, name in enumerate(self._models.names)}
 
     @property
     def table(self) -> list[Parameter]:
@@ -293,8 +372,8 @@ class Chains:
         sizes = r_hat(after), effective_size(after)
         low, high = np.quantile(flat, [0.025, 0.975], axis=0)
         columns = (flat.mean(axis=0), flat.std(axis=0, ddof=1), low, high, *sizes)
-        names = parameter_names(self._problem, self.data)
-        return [Parameter(name, *map(float, row)) for name, row in zip(names, np.column_stack(columns), strict=True)]
+        rows = zip(self._models.names, np.column_stack(columns), strict=True)
+        return [Parameter(name, *map(float, row)) for name, row in rows]
 
     @property
     def not_converged(self) -> list[str]:
@@ -312,25 +391,27 @@ class Chains:
 
 
 def _advance(
-    shared: tuple[Problem, _Schedule, JointData], state: State, burnt: int, until: int
-) -> tuple[State, Floats, list[_Draw]]:
+    shared: tuple[_Models, _Schedule], place: _Place, burnt: int, until: int
+) -> tuple[_Place, Floats, list[_Draw]]:
     """Some sweeps of one chain: where it stands, what was traced, what was kept."""
-    problem, schedule, data = shared
+    models, schedule = shared
     traced: list[Floats] = []
     kept: list[_Draw] = []
-    while state.sweep < until:
+    for at in range(place.joint.sweep + 1, until + 1):
         try:
-            sweep(problem, state, schedule.entropy, adapt=state.sweep < schedule.burn_in)
+            models.sweep(place, schedule.entropy, adapt=at <= schedule.burn_in)
         except np.linalg.LinAlgError:
+            names = [column.name for column in models.data.columns]
+            names += [] if models.companion is None else [models.companion.name]
             raise DataError(
-                f"Sweep {state.sweep:,} of a chain found no covariance matrix: columns of the block "
-                f"({', '.join(column.name for column in data.columns)}) nearly follow from each other: leave some out."
+                f"Sweep {at:,} of a chain found no covariance matrix: columns of the block ({', '.join(names)}) nearly "
+                "follow from each other: leave some out."
             ) from None
-        if state.sweep % schedule.every == 0:
-            traced.append(_parameters(problem, state))
-        if state.sweep > burnt and (state.sweep - burnt) % schedule.thin == 0:
-            kept.append(_draw(problem, state, data, schedule.effects))
-    return state, np.array(traced).reshape(len(traced), len(parameter_names(problem, data))), kept
+        if at % schedule.every == 0:
+            traced.append(models.parameters(place))
+        if at > burnt and (at - burnt) % schedule.thin == 0:
+            kept.append(models.draw(place, schedule.entropy, schedule.effects))
+    return place, np.array(traced).reshape(len(traced), len(models.names)), kept
 
 
 def _levels(problem: Problem, data: JointData) -> list[tuple[Level, list[int]]]:
@@ -370,7 +451,7 @@ def _draw(problem: Problem, state: State, data: JointData, effects: bool) -> _Dr
         "shapes": shapes,
         "cluster_effects": given.u if effects else given.u[:0],
     }
-    return _Draw(arrays, imputed)
+    return _Draw(arrays, imputed, None)
 
 
 def _missing(values: Values) -> NDArray[np.bool_]:

@@ -44,7 +44,6 @@ class JointData:
     Parameters
     ----------
     columns : tuple of LatentColumn
-        At least one of level 1.
     values : tuple of ndarray of shape (n,), or (n_clusters,) at level 2
         Numbers as float64, NaN where missing; levels as int32 from 0, -1 where missing.
     x : ndarray of shape (n, p), dtype=float64
@@ -88,8 +87,6 @@ class JointData:
         names = [column.name for column in self.columns]
         if len(set(names)) < len(names) or len(names) != len(self.values):
             raise OptionError("columns, values: one array for each column is needed, and every column once.")
-        if not self.of_level(1):
-            raise OptionError("columns: at least one column has to vary within clusters (level=1).")
         for column, values in zip(self.columns, self.values, strict=True):
             _check_values(column, values, len(self.x) if column.level == 1 else self.n_clusters)
 
@@ -262,7 +259,7 @@ class Problem:
         d = e * q + q2
         small = 2 * d * d + 2 * q * q + (len(self.one.x) + e * (len(self.between) + 2)) * q + 10 * (d + q)
         cuts = self.one.layout.n_cuts + self.two.layout.n_cuts
-        return int(self.n_clusters * d + small + len(self.two.x) * q2 + 4 * (cuts + d + q) + 64)
+        return int(self.n_clusters * d + small + len(self.two.x) * q2 + 4 * (cuts + d + q) + 80)
 
 
 def prepare(data: JointData) -> Problem:

@@ -34,6 +34,7 @@ from fastsynth.plan_checks import (
     refuse_identifiers,
     refuse_limits_of,
 )
+from fastsynth.terms import Terms
 from fastsynth.visit_sequence import (
     JOINT_2,
     UPPER,
@@ -293,6 +294,7 @@ def make_plan(
         steps = _with_strongest(setting, steps, narrow)
     if first:
         steps = [_with_first(step, first) for step in steps]
+    _check_covariates(steps, blocks, slot)
     # Posterior draws of a chain differ from copy to copy, so trees beside them have to as well.
     proper = proper or any(isinstance(block, LatentNormal) for block in blocks)
     of_cluster = None if cluster is None else slot[cluster.column]
@@ -540,6 +542,27 @@ def _check_upper(
             raise PlanError(
                 f"{name!r} is the same in all rows of a cluster, but a rule or a limit ties it to "
                 f"{', '.join(map(repr, rows))}, which are not. Leave it out."
+            )
+
+
+def _check_covariates(steps: Sequence[Step], blocks: Sequence[Block], slot: Mapping[str, int]) -> None:
+    """Refuse an analyst's model whose covariates are drawn after it, or whose outcome belongs to clusters."""
+    by_name = {step.name: step for step in steps}
+    for block in blocks:
+        if not isinstance(block, LatentNormal) or block.model is None:
+            continue
+        terms = Terms.parse(block.model)
+        outcome = by_name[terms.outcome]
+        if outcome.level == 2:
+            raise OptionError(
+                f"model={block.model!r}: the outcome {terms.outcome!r} is constant within clusters. Models are of "
+                "columns of rows: synthesise a table of clusters on its own, or leave model= out."
+            )
+        late = [n for n in terms.covariates if n not in block.columns and slot[n] not in outcome.predictors]
+        if late:
+            raise OptionError(
+                f"model={block.model!r}: {', '.join(map(repr, late))} are drawn after the block. Covariates are "
+                "columns of the block, kept ones, or those of earlier blocks: put them into one of these."
             )
 
 

@@ -15,6 +15,7 @@ from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import Nested
 from fastsynth.options import PLAIN, Column
+from fastsynth.terms import Terms
 from fastsynth.visit_sequence import check_earlier
 
 # Each level of an unordered category but one is a latent normal.
@@ -201,6 +202,35 @@ def _check_latent_options(block: LatentNormal, by_name: Mapping[str, Variable], 
         raise OptionError(
             f"slopes: {', '.join(map(repr, wrong))} must be numbers that the block is predicted from (kept, or of an "
             "earlier block)."
+        )
+    if block.model is not None:
+        _check_model(block, Terms.parse(block.model), by_name, cluster)
+
+
+def _check_model(block: LatentNormal, terms: Terms, by_name: Mapping[str, Variable], cluster: Cluster | None) -> None:
+    """Refuse an analyst's model that does not fit to its block; ``_check_covariates`` does the rest."""
+    check_known("model", [terms.outcome, *terms.covariates], list(by_name))
+    if terms.outcome not in block.columns:
+        raise OptionError(f"model={block.model!r}: the outcome {terms.outcome!r} has to be a column of the block.")
+    variable = by_name[terms.outcome]
+    if variable.kind == "unordered" and variable.n_used > 2:
+        raise DataError(
+            f"model: column {terms.outcome!r} is a category of {variable.n_used} levels without order. Outcomes are "
+            "numbers, categories of two levels, or ordered ones: declare the order, or model another column."
+        )
+    if isinstance(block.transform, Mapping) and terms.outcome in block.transform:
+        raise OptionError(f"transform: {terms.outcome!r} is the outcome of model=, which is of the column as it is.")
+    used = {terms.outcome, *terms.covariates}
+    both = [name for group in block.interactions for name in group if name in used]
+    if both:
+        raise OptionError(
+            f"interactions: {', '.join(map(repr, both))} are columns of model=, which says itself what they interact "
+            "with. Leave them out of interactions=."
+        )
+    if terms.cluster is not None and (cluster is None or cluster.column != terms.cluster):
+        found = "rows have no clusters" if cluster is None else f"cluster={cluster.column!r}"
+        raise OptionError(
+            f"model={block.model!r}: effects are of {terms.cluster!r}, but {found}. Name the column of cluster=."
         )
 
 

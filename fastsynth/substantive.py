@@ -296,43 +296,6 @@ class Substantive:
             density = -0.5 * (y - mean) ** 2 / parameters.sigma2
         return np.where(_seen(y), density, 0.0)
 
-    def accepts(
-        self,
-        parameters: Parameters,
-        old: Floats,
-        new: Floats,
-        y: NDArray[Any],
-        cluster: Integers | None,
-        words: Words,
-        groups: NDArray[np.integer[Any]] | None = None,
-    ) -> NDArray[np.bool_]:
-        """Whether covariates that were proposed from their own model given the others replace the old ones.
-
-        Metropolis, by the likelihood ratio of the outcome (Goldstein, Carpenter and Browne 2014, JRSS A 177:553).
-
-        Parameters
-        ----------
-        parameters : Parameters
-        old, new : ndarray of shape (n, p), dtype=float64
-            Matrices of the rows in question before and after.
-        y : ndarray of shape (n,)
-        cluster : ndarray of shape (n,), dtype=int32, or None
-        words : ndarray of shape (n,) or (n_groups,), dtype=uint64
-        groups : ndarray of shape (n,), optional
-            Rows that change together, as those of a cluster of which a level-2 covariate is missing: 0 to n_groups - 1.
-
-        Returns
-        -------
-        ndarray of shape (n,) or (n_groups,), dtype=bool
-        """
-        ratio: NDArray[Any] = self.log_density(parameters, new, y, cluster) - self.log_density(
-            parameters, old, y, cluster
-        )
-        if groups is not None:
-            ratio = np.bincount(groups, ratio, len(words))
-        accepted: NDArray[np.bool_] = np.log(interior(words)) < ratio
-        return accepted
-
     def draw(
         self,
         parameters: Parameters,

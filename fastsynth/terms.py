@@ -228,8 +228,14 @@ class Design:
         factors = (":".join(f"{name}[{level}]" if level else name for name, level in column) for column in self.columns)
         return tuple(name or "intercept" for name in factors)
 
-    def matrix(self, values: Mapping[str, NDArray[Any]], rows: NDArray[np.int64] | slice = slice(None)) -> Floats:
-        """The columns (n, n_columns), Fortran order, of some rows without missing values. O(n n_columns).
+    def matrix(self, values: Mapping[str, NDArray[Any]], n: int | None = None) -> Floats:
+        """The columns (n, n_columns), Fortran order, of n rows without missing values. O(n n_columns).
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray of shape (n,)
+        n : int, optional
+            For a model without covariates.
 
         Raises
         ------
@@ -238,11 +244,11 @@ class Design:
         """
         factors: dict[Factor, Floats] = {}
         for name, level in dict.fromkeys(itertools.chain.from_iterable(self.columns)):
-            given = values[name][rows]
+            given = values[name]
             if (np.isnan(given) if name in self.centre else given < 0).any():
                 raise DataError(f"model: column {name!r} has missing values that were not filled.")
             factors[name, level] = (given == level).astype(np.float64) if level else self._standard(name, given)
-        n = len(next(iter(values.values()))[rows])
+        n = len(next(iter(values.values()))) if n is None else n
         out = np.ones((n, len(self.columns)), order="F")
         for i, column in enumerate(self.columns):
             for factor in column:

@@ -237,6 +237,156 @@ def test_short_chains_say_what_has_not_converged() -> None:
         s.fit(PEOPLE.select("passed", "kind"))
 
 
+# The analyst's model
+
+
+def interacting(n: int = 1_500, n_clusters: int = 50, seed: int = 4) -> pl.DataFrame:
+    """A number, a category and clusters with an interaction, and outcomes of three kinds."""
+    rng = np.random.default_rng(seed)
+    of = np.sort(rng.integers(0, n_clusters, n))
+    x = rng.normal(5, 1, n).round(2)
+    sex = rng.normal(0, 1, n) + 0.4 * (x - 5) > 0
+    size = rng.normal(0, 1, n_clusters).round(2)
+    u = rng.normal(0, [[0.4], [0.2]], (2, n_clusters))
+    y = 2 + 0.5 * (x - 5) - 0.3 * sex + 0.8 * (x - 5) * sex + 0.3 * size[of] + u[0, of] + u[1, of] * (x - 5)
+    y += rng.normal(0, 1, n)
+    return pl.DataFrame(
+        {
+            "school": of,
+            "size": size[of],
+            "x": x,
+            "sex": pl.Series(np.where(sex, "m", "f")),
+            "y": y.round(2),
+            "passed": y > 2,
+            "grade": pl.Series(np.digitize(y, [1, 2, 3])).cast(pl.String).cast(pl.Enum(list("0123"))),
+        }
+    )
+
+
+PUPILS = interacting()
+
+
+def pierced(frame: pl.DataFrame, *names: str, share: float = 0.25) -> pl.DataFrame:
+    rng = np.random.default_rng(8)
+    gone = {name: pl.Series(rng.random(frame.height) < share) for name in names}
+    return frame.with_columns(pl.when(of).then(None).otherwise(pl.col(name)).alias(name) for name, of in gone.items())
+
+
+def least_squares(frame: pl.DataFrame, outcome: str) -> np.ndarray:
+    """Slopes of x, of sex and of their product."""
+    x, sex = frame["x"].to_numpy() - 5, (frame["sex"] == "m").to_numpy()
+    y = frame[outcome].to_physical().cast(pl.Float64).to_numpy()
+    return np.linalg.lstsq(np.column_stack([np.ones(len(x)), x, sex, x * sex]), y, rcond=None)[0][1:]
+
+
+@pytest.mark.parametrize("outcome", ["y", "passed", "grade"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_an_interaction_of_the_analysts_model_is_in_the_copies(outcome: str, missing: bool) -> None:
+    frame = PUPILS.select("school", "x", "sex", outcome)
+    real = least_squares(frame, outcome)
+    frame = pierced(frame, "x", "sex", outcome) if missing else frame
+    found = {}
+    for model in (f"{outcome} ~ x*sex + (1 + x | school)", None):
+        block = fs.LatentNormal(outcome, "x", "sex", model=model, **SHORT)
+        syn = fs.synthesize(frame, m=4, cluster="school", blocks=[block], random_state=1)
+        found[model] = np.mean([least_squares(copy, outcome) for copy in syn], axis=0)
+        assert syn.design.proper
+        assert syn.design.imputed == missing
+        for copy in syn:
+            assert copy.schema == frame.schema
+            assert copy.null_count().sum_horizontal().item() == 0
+    with_model, without = found.values()
+    # Standard errors of slopes are .04 of sd(y), and .06 of the product; twice that for posterior draws and copies.
+    scale = PUPILS[outcome].to_physical().cast(pl.Float64).std() / PUPILS["y"].std()
+    assert (np.abs(with_model - real) < np.array([0.17, 0.25, 0.25]) * scale).all()
+    assert abs(without[2]) < 0.5 * real[2]
+
+
+def between(frame: pl.DataFrame) -> float:
+    """Correlation of rows of one school, by analysis of variance."""
+    of = frame.group_by("school").agg(pl.col("y").mean().alias("mean"), pl.col("y").var().alias("var"), pl.len())
+    within = (of["var"].fill_null(0) * (of["len"] - 1)).sum() / (of["len"] - 1).sum()
+    effects = of["mean"].var() - within * (1 / of["len"]).mean()
+    return effects / (effects + within)
+
+
+def test_covariates_of_clusters_and_those_that_are_kept() -> None:
+    """Level-2 covariates are of the block, missing for some clusters, or kept; clusters are new or their own."""
+    gone = pl.col("school").is_in(list(range(0, 50, 6)))
+    frame = PUPILS.select("school", "size", "x", "sex", "y")
+    holes = frame.with_columns(pl.when(gone).then(None).otherwise(pl.col("size")).alias("size"))
+    block = fs.LatentNormal("y", "x", "size", "sex", model="y ~ x*sex + size + (1 | school)", **SHORT)
+    syn = fs.synthesize(holes, m=4, cluster="school", blocks=[block], random_state=1)
+    of_size = [
+        copy.group_by("school").agg(pl.col("size").first(), pl.col("y").mean()).select(pl.corr("size", "y")).item()
+        for copy in syn
+    ]
+    # .3 and .4 are the standard deviations of what size and schools say, less what is due to few rows.
+    assert abs(np.mean(of_size) - 0.57) < 0.25
+    assert all(copy.group_by("school").agg(pl.col("size").n_unique())["size"].max() == 1 for copy in syn)
+    assert abs(np.mean([between(copy) for copy in syn]) - between(frame)) < 0.08
+    kept = dict.fromkeys(("school", "size", "x", "sex"), KEEP)
+    block = fs.LatentNormal("y", model="y ~ x*sex + size + (1 | school)", **SHORT)
+    syn = fs.synthesize(frame, m=2, cluster="school", blocks=[block], columns=kept, random_state=1)
+    for copy in syn:
+        assert copy["x"].equals(frame["x"])
+        assert abs(least_squares(copy, "y")[2] - least_squares(frame, "y")[2]) < 0.3
+        means = [of.group_by("school", maintain_order=True).agg(pl.col("y").mean())["y"] for of in (copy, frame)]
+        assert np.corrcoef(*means)[0, 1] > 0.7
+
+
+def test_covariates_of_an_earlier_block_strata_noise_and_more_rows() -> None:
+    frame = PUPILS.with_columns(half=pl.int_range(pl.len()) % 2 == 0).select("half", "x", "sex", "y", "grade")
+    blocks = [fs.LatentNormal("x", "sex", **SHORT), fs.LatentNormal("y", "grade", model="y ~ x*sex", **SHORT)]
+    s = fs.Synthesizer(m=2, blocks=blocks, strata=["half"], columns={"y": fs.Column(noise=0.3)}, random_state=1)
+    s.fit(frame)
+    assert len(s.chains_) == 4
+    assert any(name.startswith("y: beta[x:sex") for name in s.chains_["y, grade; stratum 1"].trace)
+    copy = s.sample(k=4_000)[0]
+    assert copy.height == 4_000
+    # Noise is drawn back to keep the spread.
+    assert abs(least_squares(copy, "y")[2] * np.sqrt(1.09) - least_squares(frame, "y")[2]) < 0.3
+    assert abs(copy["y"].std() / frame["y"].std() - 1) < 0.08
+
+
+def test_models_are_the_same_for_threads_and_files(tmp_path) -> None:
+    frame = pierced(PUPILS.select("school", "size", "x", "sex", "grade"), "x", "sex", "grade")
+    block = fs.LatentNormal("grade", "x", "sex", "size", model="grade ~ x*sex + size + (1 | school)", **SHORT)
+    options = {"m": 3, "blocks": [block], "cluster": "school", "random_state": 1}
+    one, two = (fs.Synthesizer(**options, threads=threads).fit(frame) for threads in (1, 2))
+    copies = one.sample()
+    assert copies[2].equals(two.sample()[2])
+    one.save(tmp_path / "m.fsyn")
+    assert fs.Synthesizer.load(tmp_path / "m.fsyn").sample()[2].equals(copies[2])
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "message"),
+    [
+        ("y ~ log(x)", {}, OptionError, "transformation"),
+        ("y + x", {}, OptionError, "needs an outcome"),
+        ("y ~ x*age", {}, PlanError, "no column 'age'"),
+        ("grade ~ x", {}, OptionError, "'grade' has to be a column of the block"),
+        ("kind ~ x", {}, DataError, "4 levels without order"),
+        ("y ~ x + (1|school)", {"cluster": None}, OptionError, "rows have no clusters"),
+        ("y ~ x + (1|kind)", {}, OptionError, "cluster='school'"),
+        ("y ~ x + grade", {}, OptionError, "'grade' are drawn after the block"),
+        ("size ~ x", {}, OptionError, "'size' is constant within clusters"),
+        ("y ~ x", {"transform": {"y": "scores"}}, OptionError, "is the outcome of model="),
+        ("y ~ x", {"interactions": [("x", "sex")]}, OptionError, "'x' are columns of model="),
+        ("y ~ holes", {"cluster": None, "columns": {"holes": KEEP}}, DataError, "'holes' has missing values"),
+    ],
+)
+def test_models_that_do_not_fit(model: str, options: dict, error: type[Exception], message: str) -> None:
+    frame = PUPILS.with_columns(pl.lit("a").alias("kind") + (pl.int_range(pl.len()) % 4).cast(pl.String))
+    frame = frame.with_columns(holes=pl.col("x")).pipe(pierced, "holes").drop("passed")
+    of_block = {name: value for name, value in options.items() if name in ("transform", "interactions")}
+    rest = {"cluster": "school"} | {name: value for name, value in options.items() if name not in of_block}
+    block = fs.LatentNormal("y", "x", "sex", "kind", "size", model=model, **of_block, **SHORT)
+    with pytest.raises(error, match=message):
+        fs.synthesize(frame, m=1, blocks=[block], random_state=1, **rest)
+
+
 # Copula
 
 

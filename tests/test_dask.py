@@ -271,3 +271,24 @@ def test_copies_are_analysed_on_workers(tmp_path, client, people):
     for function in (fs.mean("age"), lambda d: (d["age"].mean(), d["age"].var() / d.height)):
         here, there = syn.analyse(function), syn.analyse(function, client=client)
         assert fs.pool(here).table.equals(fs.pool(there).table)
+
+
+@pytest.mark.filterwarnings("ignore::fastsynth.errors.ConvergenceWarning")
+@pytest.mark.parametrize("how", ["cluster", "household", "joint", "copula"])
+def test_clusters_and_joint_models_give_the_same_bytes(tmp_path, client, how):
+    rng = np.random.default_rng(1)
+    of = np.repeat(np.arange(150), 6)
+    x = rng.normal(size=900)
+    frame = pl.DataFrame({"c": of, "z": of % 4, "role": np.tile(["a", "b", "b"], 300), "x": x, "y": x + of % 7})
+    frame.write_parquet(tmp_path / "in.parquet", row_group_size=200)
+    short = fs.LatentNormal("x", "y", "z", burn_in=20, thin=5, most_sweeps=1)
+    options = {
+        "cluster": {"cluster": "c"},
+        "household": {"cluster": fs.Cluster("c", structure=["role"])},
+        "joint": {"cluster": "c", "blocks": [short]},
+        "copula": {"method": fs.Copula(), "proper": True},
+    }[how]
+    options = options | {"m": 2, "random_state": 1, "memory_limit": 20_000}
+    fs.synthesize(tmp_path / "in.parquet", **options, out=tmp_path / "threads")
+    fs.synthesize(tmp_path / "in.parquet", **options, out=tmp_path / "cluster", client=client)
+    assert files(tmp_path / "cluster") == files(tmp_path / "threads")

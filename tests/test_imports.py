@@ -64,7 +64,7 @@ FLOORS = {
     "joint_data": 4,
     "methods": 4,
     "private": 4,
-    "outcome": 4,
+    "outcome": 4.5,
     "calibrate": 5,
     "climb": 5,
     "reem": 5.5,

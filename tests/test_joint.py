@@ -325,6 +325,11 @@ def test_numbers_that_are_not_allowed(option, value):
         run_chains(awkward(), **{"n_draws": 1, "entropy": 1} | {option: value})
 
 
+def test_a_column_of_rows_is_needed_without_an_outcome():
+    with pytest.raises(OptionError, match="at least one column"):
+        run_chains(JointData((), (), np.ones((9, 1))), n_draws=1, entropy=1)
+
+
 def test_a_chain_that_breaks_down_says_so(monkeypatch):
     def singular(*arguments, **options):
         raise np.linalg.LinAlgError("Singular matrix")

@@ -25,7 +25,6 @@ def holes(values, missing):
     ("change", "message"),
     [
         ({"columns": (NUMBER, NUMBER)}, "every column once"),
-        ({"columns": (), "values": ()}, "at least one column"),
         ({"values": (A, B[:9])}, r"Column 'b': values of shape \(9,\)"),
         ({"values": (A, B.astype(np.int64))}, "int64: must be"),
         ({"values": (A, B + np.int32(1))}, "levels must be from 0 to 2"),

@@ -149,67 +149,6 @@ def test_log_density_is_that_of_scipy(kind):
     np.testing.assert_allclose(model.log_density(p, x, y, cluster), wanted, atol=1e-9)
 
 
-def test_proposals_are_accepted_by_the_likelihood_ratio():
-    """The share accepted is min(1, ratio), of single rows and of rows that change together."""
-    n = 40_000
-    x = np.ones((n, 1))
-    y = np.zeros(n)
-    y[1] = 1.0
-    model = Substantive.of("continuous", 0, x, y)
-    p = Parameters(np.array([1.0]), 1.0, np.zeros(0), np.zeros((0, 0)), np.zeros((0, 0)))
-    y[1] = 0
-    new = np.full((n, 1), 1.5)
-    accepted = model.accepts(p, x, new, y, None, random_words(1, (1,), n))
-    share = np.exp(-0.5 * (1.5**2 - 1))
-    assert abs(accepted.mean() - share) < 4.5 * np.sqrt(share * (1 - share) / n)
-    pairs = model.accepts(p, x, new, y, None, random_words(1, (2,), n // 2), np.repeat(np.arange(n // 2), 2))
-    share = share**2
-    assert abs(pairs.mean() - share) < 4.5 * np.sqrt(share * (1 - share) / (n / 2))
-    assert model.accepts(p, new, x, y, None, random_words(1, (1,), n)).all()
-
-
-def test_missing_covariates_do_not_bias_an_interaction():
-    """30 % of x is missing where y is large; proposed from x given g, whose parameters are drawn as well.
-
-    A joint normal model of (y, x, g) fills x in without the interaction, and it comes out too small.
-    """
-    rng = np.random.default_rng(5)
-    n = 3_000
-    g = rng.integers(0, 2, n)
-    x = 0.5 * g + rng.normal(size=n)
-    y = 0.5 * x - 0.3 * g + 0.8 * x * g + rng.normal(size=n)
-    missing = rng.random(n) < 0.6 / (1 + np.exp(-2 * y))
-    truth = np.array([0, 0.5, -0.3, 0.8])
-
-    def matrix(x, rows=slice(None)):
-        return np.asfortranarray(np.column_stack([np.ones(len(x)), x, g[rows], x * g[rows]]))
-
-    rows = np.flatnonzero(missing)
-    filled = np.where(missing, 0.0, x)
-    model = Substantive.of("continuous", 0, matrix(filled), y)
-    p, kept = model.start(words_of(0)), []
-    for sweep in range(1, 801):
-        p = model.sweep(p, matrix(filled), y, None, words_of(sweep))
-        fit = sm.OLS(filled, np.column_stack([np.ones(n), g])).fit()
-        scale = fit.ssr / rng.chisquare(n - 2)
-        beta = rng.multivariate_normal(fit.params, fit.normalized_cov_params * scale)
-        proposed = beta[0] + beta[1] * g[rows] + np.sqrt(scale) * rng.normal(size=len(rows))
-        words = random_words(1, (3, sweep), len(rows))
-        old, new = matrix(filled[rows], rows), matrix(proposed, rows)
-        accepted = model.accepts(p, old, new, y[rows], None, words)
-        filled[rows] = np.where(accepted, proposed, filled[rows])
-        if sweep > 200:
-            kept.append(p.beta)
-    kept = np.array(kept)
-    assert (np.abs(kept.mean(0) - truth) < 3 * kept.std(0)).all()
-    assert (kept.std(0) < 0.08).all()
-    linear = sm.OLS(x[~missing], np.column_stack([np.ones(n), y, g])[~missing]).fit()
-    plain = np.where(
-        missing, np.column_stack([np.ones(n), y, g]) @ linear.params + np.sqrt(linear.scale) * rng.normal(size=n), x
-    )
-    assert sm.OLS(y, matrix(plain)).fit().params[3] < 0.8 - 4 * kept.std(0)[3]
-
-
 @pytest.mark.parametrize("kind", ["continuous", "binary", "ordered"])
 def test_rows_without_an_outcome_tell_nothing(kind):
     x, y, n_levels, cluster = data(kind)
