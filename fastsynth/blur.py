@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsynth.calibration import Grid
-from fastsynth.sdc import Smoothing, normal, reflect, smooth_density, smooth_spline, smoothing_of
+from fastsynth.normals import normal
+from fastsynth.sdc import Smoothing, reflect, smooth_density, smooth_spline, smoothing_of
 from fastsynth.streams import Words, hashed, siphash, unit
 
 Floats = NDArray[np.float64]

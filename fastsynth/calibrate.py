@@ -111,7 +111,7 @@ SMALL_STEP = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Clusters:
+class ClusterEffects:
     """Effects of clusters on a number.
 
     Attributes
@@ -152,7 +152,7 @@ class Job:
         Groups of quantiles that are drawn first; 0 for none.
     weighted : bool
         Whether ``leaves`` hold rows as often as they weigh.
-    clusters : Clusters or None
+    clusters : ClusterEffects or None
         Effects that numbers are fitted without.
     """
 
@@ -166,7 +166,7 @@ class Job:
     spikes: tuple[int, ...] = ()
     groups: int = 0
     weighted: bool = False
-    clusters: Clusters | None = None
+    clusters: ClusterEffects | None = None
 
     def only(self, wanted: NDArray[np.bool_]) -> Job:
         """The rows whose rank of the target is wanted."""
@@ -427,7 +427,7 @@ def plain_donors(job: Job, reason: str) -> tuple[Tree | None, str]:
     return model.values, note
 
 
-class Normal:
+class NormalEquations:
     """Sums for least squares.
 
     Attributes
@@ -480,7 +480,7 @@ def regress(
     features = choose_features(job, y_shape, True)
     if len(shape) < max(ROWS_A_LINEAR * (1 + features.size), SPIKE_ROWS):
         return f"only {len(shape)} rows for {features.size} feature(s)"
-    normal = Normal(features.size)
+    normal = NormalEquations(features.size)
     for start in range(0, len(shape), BLOCK):
         block = slice(start, start + BLOCK)
         normal.add(features.matrix(table.codes, shape[block]), y_shape[block])
@@ -492,7 +492,7 @@ def regress(
     leaf = job.leaf_numbers(means)
 
     # Within the leaves.
-    normal = Normal(features.size)
+    normal = NormalEquations(features.size)
     sums, totals = np.zeros((means.n_leaves, features.size)), np.zeros((means.n_leaves, 1))
     for block in job.blocks():
         matrix = features.matrix(table.codes, job.leaves[block])

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from fastsynth.errors import OptionError
-from fastsynth.sdc import normal
+from fastsynth.normals import normal
 from fastsynth.streams import Words
 
 Floats = NDArray[np.float64]

@@ -36,9 +36,9 @@ from fastsynth.calibrate import (
     ROWS_A_LINEAR,
     ROWS_A_VALUE,
     SPIKE_ROWS,
-    Clusters,
+    ClusterEffects,
     Job,
-    Normal,
+    NormalEquations,
     choose_features,
     count_rows,
     donors_by_leaf,
@@ -565,7 +565,7 @@ def _fit_shifted(setting: Setting, values: NDArray[np.int64], rows: NDArray[np.i
         found = estimate(setting, y)
         if found.tau2 == 0:
             return NO_DIFFERENCE
-        own = replace(job, clusters=Clusters(setting.cluster, found.level, found.reflated, found.stretch))
+        own = replace(job, clusters=ClusterEffects(setting.cluster, found.level, found.reflated, found.stretch))
         for fit in fits:
             fitted = fit(own, y, setting.method, Shift(NO_REGRESSION, NO_MEANS, grid, bool(logarithm), tails))
             if isinstance(fitted, str):
@@ -637,7 +637,7 @@ def estimate(setting: Setting, numbers: Floats) -> Clustered:
     nothing = np.zeros(setting.n_clusters)
     found = Clustered(nothing, nothing, nothing, nothing + 1, 0.0, 0.0)
     for _ in range(ROUNDS if setting.job.predictors else 1):
-        clusters = Clusters(setting.cluster, found.blup, found.reflated, found.stretch)
+        clusters = ClusterEffects(setting.cluster, found.blup, found.reflated, found.stretch)
         left = setting.job.numbers(numbers, people)
         for part in range(PARTS):
             here = setting.part[cluster] == part
@@ -660,7 +660,7 @@ def predict(job: Job, numbers: Floats, rows: Rows, level2: Collection[int]) -> F
         return out
     features = choose_features(job, y, True, level2)
     if features.size and len(y) >= max(ROWS_A_LINEAR * (1 + features.size), SPIKE_ROWS):
-        normal = Normal(features.size)
+        normal = NormalEquations(features.size)
         for start in range(0, len(y), BLOCK):
             block = slice(start, start + BLOCK)
             normal.add(features.matrix(job.table.codes, job.shape[block]), y[block])

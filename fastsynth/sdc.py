@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from fastsynth.errors import DataError, OptionError, check_count
+from fastsynth.normals import normal as normal
 from fastsynth.streams import Words, hashed, unit
 
 Floats = NDArray[np.float64]
@@ -331,19 +331,6 @@ def _pairs(counts: Floats) -> Floats:
     of_distance = np.fft.irfft(np.abs(np.fft.rfft(counts, size)) ** 2, size)[: len(counts)]
     of_distance[1:] *= 2
     return of_distance
-
-
-def normal(words: Words) -> Floats:
-    """A standard normal number for each word.
-
-    Examples
-    --------
-    >>> normal(np.array([2**63], np.uint64)).round(6)
-    array([0.])
-    """
-    # 52 bits and a half: never 0, and never rounded to 1.
-    numbers: Floats = ndtri(((words >> np.uint64(12)).astype(np.float64) + 0.5) / 2.0**52)
-    return numbers
 
 
 def reflect(numbers: Floats, low: float, high: float) -> Floats:

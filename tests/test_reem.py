@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+from threadpoolctl import threadpool_limits
 
 from fastsynth import climb
 from fastsynth.calibrate import Job
@@ -16,6 +17,13 @@ from fastsynth.reem import Setting, fit_clustered
 from fastsynth.source import read_table
 
 METHODS = {"cart": Cart(), "calibrated": Calibrated(), "sample": Sample()}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """As executors hold BLAS: its threads wait for each other more than they work on matrices this small."""
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 def words_of(rows):
@@ -84,7 +92,7 @@ def two_levels(seed, n_clusters=100, size=20, tau=0.5):
 @pytest.mark.parametrize("method", ["cart", "calibrated"])
 @pytest.mark.parametrize(("n_clusters", "size"), [(100, 20), (200, 5)])
 def test_numbers_have_the_intra_class_correlation_of_the_original(method, n_clusters, size):
-    """METHODS section 4: 20 repeats of one copy; the mean ratio within .1 and four standard errors of it."""
+    """METHODS section 4: 20 repeats of one copy; the mean ratio within .1 and two standard errors of it."""
     ratios, slopes = [], []
     for seed in range(20):
         cluster, frame = two_levels(seed, n_clusters, size)
@@ -98,7 +106,7 @@ def test_numbers_have_the_intra_class_correlation_of_the_original(method, n_clus
         ratios.append(icc[1] / icc[0])
         slopes.append(drawn_beta[1] - beta[1])
     error = np.std(ratios) / np.sqrt(20)
-    assert np.mean(ratios) == pytest.approx(1, abs=0.1 + 4 * error if method == "sample" else 0.1 + 2 * error)
+    assert np.mean(ratios) == pytest.approx(1, abs=0.1 + 2 * error)
     assert np.mean(slopes) == pytest.approx(0, abs=0.02 + 4 * np.std(slopes) / np.sqrt(20))
 
 
