@@ -44,8 +44,10 @@ Drawn = dict[int, tuple[Ranks, Floats]]
 Arrays = Mapping[str, NDArray[Any]]
 State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 NO_NUMBERS = np.zeros(0)
-# A level has a dummy of its own if so many rows have it.
-DUMMY_ROWS = 20
+# A level has a dummy of its own if so many rows have it; rarer ones share one.
+DUMMY_ROWS = 3
+# With normal scores, numbers of so few values are levels with an order, and no value may have a larger share.
+FEW_VALUES, MOST_TIED = 20, 0.05
 # Cells of columns whose interaction is kept: each but one is a latent normal.
 MOST_CELLS = 24
 # Numbers that fewer rows have are moved among their neighbours.
@@ -87,9 +89,12 @@ class Lookup:
                 found += _of_number(slot, variable, table.numbers_of_codes(slot), count)
             else:
                 levels = np.flatnonzero(count)
-                levels = np.setdiff1d(levels[count[levels] >= DUMMY_ROWS], levels[np.argmax(count[levels])])
-                dummies = np.eye(len(count))[levels]
-                found += [(slot, dummy, f"{variable.name}={i}") for i, dummy in zip(levels, dummies, strict=True)]
+                often = np.setdiff1d(levels[count[levels] >= DUMMY_ROWS], levels[np.argmax(count[levels])])
+                dummies = np.eye(len(count))[often]
+                found += [(slot, dummy, f"{variable.name}={i}") for i, dummy in zip(often, dummies, strict=True)]
+                rare = (count > 0) & (count < DUMMY_ROWS)
+                if rare.any() and rare.sum() < len(levels):
+                    found.append((slot, rare.astype(np.float64), f"{variable.name} rare"))
         whole = cls(tuple(of[0] for of in found), tuple(of[1] for of in found), tuple(of[2] for of in found))
         return whole.without_aliased(table.codes, rows)
 
@@ -201,16 +206,26 @@ class Field:
         return {slot: (np.zeros(len(numbers), dtype), numbers)}
 
 
-def _field(step: Step, variable: Variable, ranks: Ranks) -> tuple[Field, str, NDArray[Any]]:
-    """A column as a field, its kind, and its values by rank."""
+def _field(step: Step, variable: Variable, ranks: Ranks, transform: str) -> tuple[Field, str, NDArray[Any]]:
+    """A column as a field, its kind, and its values by rank.
+
+    Ranks of a number that many rows share are no normal scores: few values are levels with an order instead.
+    """
     count = np.bincount(ranks, minlength=len(variable.values))
     used = np.flatnonzero(count[variable.first :]) + variable.first
     by_rank: NDArray[Any]
-    if variable.kind != "numeric" or len(used) == 2:
+    scores = variable.kind == "numeric" and transform == "scores"
+    if variable.kind != "numeric" or len(used) == 2 or (scores and len(used) <= FEW_VALUES):
         by_rank = np.full(len(count), -1, np.int32)
         by_rank[used] = np.arange(len(used))
-        kind = "binary" if len(used) == 2 else variable.kind
+        kind = "binary" if len(used) == 2 else "ordered" if scores else variable.kind
         return Field((step.slot,), used.astype(np.uint32)), kind, by_rank
+    if scores and count[used].max() > max(MOST_TIED * count[used].sum(), FEW_VALUES):
+        share = 100 * count[used].max() / count[used].sum()
+        raise DataError(
+            f"transform='scores' of {variable.name!r}: {share:.0f} % of the rows have one value, whose scores would "
+            "not be normal. Leave the column out of the block, so that trees draw it."
+        )
     numbers = variable.numbers()
     grid = find_grid(numbers[used], exact_to(variable))
     low, high = _room(variable)
@@ -226,9 +241,12 @@ def _field(step: Step, variable: Variable, ranks: Ranks) -> tuple[Field, str, ND
 def _room(variable: Variable) -> tuple[float, float]:
     """What the column's type can hold."""
     dtype = variable.values.type
+    if pa.types.is_time(variable.dtype):
+        return 0.0, float({"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[variable.dtype.unit] * 86_400 - 1)
     if pa.types.is_integer(dtype):
+        # Numbers are composed by way of 64 bits with a sign.
         limits = np.iinfo(dtype.to_pandas_dtype())
-        return float(limits.min), float(np.nextafter(float(limits.max), 0))
+        return float(limits.min), float(np.nextafter(min(float(limits.max), 2.0**63), 0))
     if pa.types.is_decimal(dtype):
         most = 10.0 ** (min(dtype.precision, 18) - dtype.scale) * (1 - 1e-9)
         return -most, most
@@ -442,6 +460,7 @@ def _fit_latent(
     clusters: Clusters | None,
     m: int,
     entropy: int,
+    stratum: int,
     executor: Executor,
 ) -> tuple[LatentBlock, bool, Chains]:
     """Fit a chain; also, whether missing values were filled in."""
@@ -462,8 +481,9 @@ def _fit_latent(
         of_rows = rows if step.level == 1 else one
         if len(group) > 1:
             of, kind, of_field = _product_field(group, table, of_rows)
+            imputed |= bool((of_field < 0).any())
         else:
-            of, kind, of_field, missing = _single_field(step, table, of_rows)
+            of, kind, of_field, missing = _single_field(step, table, of_rows, block.transform_of(step.name))
             imputed |= missing
         transform = block.transform_of(step.name) if kind == "continuous" else "none"
         n_levels = 0 if kind == "continuous" else of.product.n_cells if of.product is not None else len(of.ranks)
@@ -491,12 +511,12 @@ def _fit_latent(
     outcome, of_outcome = None, None
     given: dict[str, tuple[int, NDArray[Any]]] = {}
     if terms is not None and last is not None:
-        of_outcome, kind, y, missing = _single_field(last, table, rows)
+        of_outcome, kind, y, missing = _single_field(last, table, rows, "none")
         imputed |= missing
         names = [column.name for column in columns]
         outcome, given = _outcome(terms, kind, len(of_outcome.ranks), y, table, rows, names)
     kept = clusters is not None and clusters.rows is not None
-    key = int(random_words(entropy, (CHAIN, steps[0].slot), 1)[0])
+    key = int(random_words(entropy, (CHAIN, steps[0].slot, stratum), 1)[0])
     chains = run_chains(
         data,
         outcome,
@@ -518,17 +538,18 @@ def _fit_latent(
     return fitted, imputed, chains
 
 
-def _single_field(step: Step, table: EncodedTable, rows: Rows) -> tuple[Field, str, NDArray[Any], bool]:
+def _single_field(step: Step, table: EncodedTable, rows: Rows, transform: str) -> tuple[Field, str, NDArray[Any], bool]:
     """A column as a field, its kind, its values in some rows, and whether some are missing."""
     ranks = table.ranks[step.slot][rows]
-    of, kind, by_rank = _field(step, table.variables[step.slot], ranks)
+    of, kind, by_rank = _field(step, table.variables[step.slot], ranks, transform)
     values = by_rank[ranks]
-    missing = bool(_missing(values).any())
+    missing = _missing(values)
     under = table.ruled.get(step.slot)
     if under is not None:
-        # What a rule sets tells nothing of the others.
+        # What a rule sets tells nothing of the others, and what it leaves out is no hole.
+        missing &= ~under[rows]
         values[under[rows]] = np.nan if kind == "continuous" else -1
-    return of, kind, values, missing
+    return of, kind, values, bool(missing.any())
 
 
 def _outcome(
@@ -743,7 +764,9 @@ def fit_blocks(
             continue
         of_strata: list[BlockModel] = []
         for stratum, own in enumerate(rows):
-            fitted, filled, found = _fit_latent(block, steps, table, own, cluster, clusters, m, entropy, executor)
+            fitted, filled, found = _fit_latent(
+                block, steps, table, own, cluster, clusters, m, entropy, stratum, executor
+            )
             _warn_unconverged(block, found)
             of_strata.append(fitted)
             imputed |= filled

@@ -39,8 +39,8 @@ Ranks = NDArray[np.unsignedinteger[Any]]
 
 # Code of a value that the column never had; no tree knows it.
 UNSEEN = MAX_CODES
-# Further variables that hold what the first row of a cluster has.
-FIRST = "first"
+# Further variables that hold what the first row of a cluster has, and how many rows it has.
+FIRST, SIZE = "first", "size"
 # Text of which at least this share of the rows has a value of its own names people.
 IDENTIFIER_SHARE = 0.9
 
@@ -362,7 +362,7 @@ def size_of_cluster(cluster: Variable, slot: int, rows: NDArray[np.int64]) -> li
     bins = np.append(np.zeros(cluster.first, np.uint16), code + 1).astype(np.uint16)
     values = pa.concat_arrays([pa.nulls(1, pa.int64()), pa.array(sizes)])
     known = (values, pa.int64(), 1, False, bins)
-    return [Variable(f"{cluster.name}.size", "numeric", *known, False, len(sizes), (slot, "size"))]
+    return [Variable(f"{cluster.name}.{SIZE}", "numeric", *known, False, len(sizes), (slot, SIZE))]
 
 
 def of_first_row(variables: Sequence[Variable], names: Collection[str]) -> list[Variable]:

@@ -282,7 +282,25 @@ class CopulaModel:
                 for i, share in enumerate(missing)
             )
             fits.append(Fit(latents, arrays[f"fit.{k}.correlation"]))
-        return cls(margins, tuple(fits), dict(record["notes"]))
+        model = cls(margins, tuple(fits), dict(record["notes"]))
+        if not all(map(model._is_sound, fits)):
+            raise ValueError("A copula does not fit its columns.")
+        return model
+
+    def _is_sound(self, fit: Fit) -> bool:
+        """Whether draws stay inside their arrays; the kernel does not look."""
+        q, r = sum(margin.n_latents for margin in self.margins), fit.correlation
+        sound = r.shape == (q, q) and bool(np.isfinite(r).all()) and np.array_equal(r, r.T)
+        for margin, own in zip(self.margins, fit.latents, strict=True):
+            size = len(own.child)
+            sound &= len(margin.group) == len(margin.rows) and int(margin.rows.min(initial=0)) >= 0
+            sound &= len(own.cut) == size and bool(np.isfinite(own.cut).all()) and 0 <= own.missing <= 1
+            # Splits come before their children, and groups follow from margins.
+            later = own.child > np.arange(size)[:, None]
+            leaf = (own.child < 0) & (own.child >= -margin.n_groups)
+            sound &= bool(((later & (own.child < size)) | leaf).all())
+            sound &= bool((np.diff(own.ends) >= 0).all()) and bool(np.isfinite(own.ends).all())
+        return bool(sound)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

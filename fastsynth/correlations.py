@@ -10,6 +10,8 @@ from scipy.special import ndtri
 
 from fastsynth import _copula
 
+# Standard errors by which a correlation is shrunk, at most.
+MOST_MOVED = 0.5
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
@@ -82,7 +84,9 @@ def reliability(r: Floats, variance: Floats) -> Floats:
 
     Where all have the same variance this is the shrinkage of Schaefer and Strimmer (2005), A shrinkage approach to
     large-scale covariance matrix estimation, Statistical Applications in Genetics 4:32, whose intensity is the sum of
-    the variances over that of the squares. Here correlations from few rows are shrunk more than others.
+    the variances over that of the squares. Here correlations from few rows are shrunk more than others, and none by
+    more than half its standard error: where most columns are unrelated, the few relations there are stay (limited
+    translation; Efron and Morris 1972).
 
     Parameters
     ----------
@@ -98,10 +102,11 @@ def reliability(r: Floats, variance: Floats) -> Floats:
     spread = float(np.square(r).mean())
     for _ in range(50):
         if not spread:
-            return np.zeros(len(r))
+            break
         weight = np.square(spread / (spread + variance))
         spread = max(float((weight * (np.square(r) - variance)).sum() / weight.sum()), 0.0)
-    return np.asarray(spread / (spread + variance))
+    least = 1 - MOST_MOVED * np.sqrt(variance) / np.maximum(np.abs(r), 1e-300)
+    return np.asarray(np.maximum(spread / (spread + variance), least))
 
 
 def completed(correlation: Floats, first: Counts, shares: Floats) -> Floats:

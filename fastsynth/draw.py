@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fastsynth.blocks import Belonging, Block, BlockModel
 from fastsynth.climb import climb, climb_kinds
 from fastsynth.clusters import Layout
-from fastsynth.columns import Codes, Ranks, taken
+from fastsynth.columns import SIZE, Codes, Ranks, taken
 from fastsynth.exact import Exact, value_hashes
 from fastsynth.identifiers import fresh
 from fastsynth.methods import ColumnModel, people_of_ranks
@@ -319,6 +319,8 @@ class Drawing:
         own = self.model.clusters
         assert own is not None
         for slot in self.model.slots_of(own.slot)[1:]:
+            if self.model.variables[slot].calendar != (own.slot, SIZE):
+                continue
             known = self.model.variables[slot].numbers()[1:]
             self.codes[:, slot] = np.searchsorted(known, own.sizes[donors]) + 1
 

@@ -231,7 +231,9 @@ def run_chains(
     companion = None if outcome is None else Companion.of(outcome, data, problem, start(problem, 0, entropy))
     models = _Models(data, problem, companion)
     total = burn_in + thin * -(-n_draws // chains)
-    schedule = _Schedule(entropy, burn_in, thin, -(-total // MOST_TRACED), effects)
+    # As many sweeps after burn-in as before are traced closely enough to tell whether chains have mixed.
+    closely = max(total - burn_in, burn_in // 10, 1)
+    schedule = _Schedule(entropy, burn_in, thin, -(-closely // MOST_TRACED), effects)
     places = [models.start(chain, entropy) for chain in range(chains)]
     traces = [np.zeros((0, len(models.names)))] * chains
     begun = Chains(data, models, schedule, executor or Threads(), places, traces, [[] for _ in places], 0, burn_in)

@@ -423,6 +423,10 @@ def _read_state(parts: dict[str, bytes], manifest: dict[str, Any], name: str) ->
         return None
     shapes = state["shapes"]
     arrays = {key: _array(parts, f"{name}_{key}.arrow").reshape(shape) for key, shape in shapes.items()}
+    for key, array in arrays.items():
+        bad = array.dtype.kind == "f" and (np.isnan(array) if "cuts" in key else ~np.isfinite(array)).any()
+        if bad:
+            raise ModelFileError(f"Numbers of {name} are missing. The file is damaged; fit it again.")
     return state["record"], arrays
 
 

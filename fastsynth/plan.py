@@ -16,7 +16,7 @@ import polars as pl
 from fastsynth._tree import MAX_SLOTS
 from fastsynth.blocks import BLOCKS, Block, LatentNormal
 from fastsynth.clusters import Cluster
-from fastsynth.columns import FIRST, Variable
+from fastsynth.columns import FIRST, SIZE, Variable
 from fastsynth.errors import DataError, OptionError, PlanError, check_count, check_known
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern
@@ -254,7 +254,7 @@ def make_plan(
         check_cluster(cluster, names, columns, patterns, kept, level2, strata, where)
         fixed |= {cluster.column, *cluster.structure}
         if cluster_pattern is not None:
-            made |= {cluster.column: cluster_pattern}
+            made = patterns | {cluster.column: cluster_pattern}
     if whole is not None:
         alone = {name for name, column in columns.items() if column.method is not None}
         blocks = over_whole_table(whole, blocks, [name for name in names if name not in fixed | alone])
@@ -275,7 +275,7 @@ def make_plan(
     sizes: tuple[int, ...] = ()
     if cluster is not None:
         of_cluster = parts.pop(slot[cluster.column], [])
-        sizes = tuple(place for place in of_cluster if every[place].calendar == (slot[cluster.column], "size"))
+        sizes = tuple(place for place in of_cluster if every[place].calendar == (slot[cluster.column], SIZE))
     setting = _Setting(
         variables,
         order,
@@ -539,7 +539,7 @@ def _check_upper(
     block_of: Mapping[str, Block],
 ) -> None:
     """Refuse limits and rules by which a column of clusters would depend on single rows, or jointly drawn ones have."""
-    for block in dict.fromkeys(block_of.values()):
+    for block in {id(block): block for block in block_of.values()}.values():
         if isinstance(block, LatentNormal) and set(block.columns) <= set(upper):
             raise PlanError(
                 f"{block!r}: all columns are constant within clusters, and their random effects have no rows. Add a "

@@ -18,7 +18,7 @@ from fastsynth.errors import DataError, DataWarning, OptionError, PlanError
 from fastsynth.exact import POLICIES, Exact, row_hashes
 from fastsynth.execute import Executor
 from fastsynth.expressions import parse
-from fastsynth.identifiers import Pattern, find_pattern, looks_like_identifier
+from fastsynth.identifiers import Pattern, check_space, find_pattern, looks_like_identifier
 from fastsynth.learn import Learned
 from fastsynth.methods import Identifier, Nested
 from fastsynth.model import Model
@@ -30,6 +30,8 @@ from fastsynth.source import Source, read_table
 Mask = NDArray[np.bool_]
 # Share of the replaced rows of a column in which another one may be kept without a word.
 APART = 0.05
+# A pattern needs room for so many times the clusters of the original; without it they are counted.
+NAMES = 3
 LOSSY = "given: a column holds values that its type in the original cannot hold."
 
 
@@ -136,7 +138,14 @@ def cluster_pattern(learned: Learned, name: str, column: Column) -> dict[str, Pa
             f"cluster: {name!r} is {variable.dtype}, of which fresh names cannot be made. Cast it to text or integers, "
             "or keep the clusters with Column(method='keep')."
         )
-    return {name: find_pattern(variable.values[variable.first :], variable.dtype) or Pattern(start=1)}
+    pattern = find_pattern(variable.values[variable.first :], variable.dtype)
+    if pattern is not None:
+        try:
+            # Copies have other numbers of clusters, and may have more rows.
+            check_space(pattern, NAMES * n_clusters, variable.dtype, name)
+        except OptionError:
+            pattern = None
+    return {name: pattern or Pattern(start=1)}
 
 
 def find_level2(learned: Learned, name: str, executor: Executor) -> list[str]:

@@ -1096,7 +1096,14 @@ def _check_cluster_names(model: Model, m: int, k: int, entropy: int) -> None:
     for step in model.plan.steps:
         if step.action == "cluster" and step.pattern is not None and model.clusters is not None:
             most = max(model.clusters.layout(entropy, copy, k).n_clusters for copy in range(m))
-            check_space(step.pattern, most, model.frame.schema.field(step.name).type, step.name)
+            dtype = model.frame.schema.field(step.name).type
+            try:
+                check_space(step.pattern, most, dtype, step.name)
+            except OptionError:
+                raise OptionError(
+                    f"k={k:,}: a copy would have {most:,} clusters, and {dtype} {step.name!r} has no room for as many "
+                    "names like the real ones. Draw fewer rows, or cast the column to a wider type."
+                ) from None
 
 
 def _rows_of_given(model: Model, k: int | None) -> int:
@@ -1169,17 +1176,21 @@ def _column_of(step: Step, model: Model) -> Column:
     def value(rank: int) -> Any:
         return variable.decode(np.array([rank], variable.rank_dtype))[0].as_py()
 
+    own = () if model.plan.cluster is None else (model.plan.cluster,)
     cont_na = [value(rank) for rank in range(1 + variable.has_nan, variable.first)]
     if step.action in ("keep", "identifier"):
         return Column(method=step.action, cont_na=cont_na)
     if step.action == "passive":
         return Column(passive=step.expression, cont_na=cont_na)
-    joint = isinstance(step.method, Block)
     names = [model.variables[slot].name for slot in step.predictors if model.variables[slot].calendar is None]
+    earlier = [of for of in model.plan.steps[: model.plan.steps.index(step)] if of.level >= step.level]
+    usual = {of.name for of in earlier if of.action not in ("identifier", "stratum", "cluster") and of.slot not in own}
+    # Those that a column has without being told: sizes of clusters come with them.
+    every = isinstance(step.method, Block) or (model.clusters is not None and set(names) == usual)
     bounds = [limit.expression for limit in step.limits if limit.values_only]
     return Column(
         method=None if isinstance(step.method, Block) else step.method,
-        predictors=None if joint else names or None,
+        predictors=None if every else names or None,
         cont_na=cont_na,
         semicont=[value(rank) for rank in step.spikes],
         rules=[Rule(rule.expression, value(rule.rank)) for rule in step.rules],
