@@ -270,7 +270,7 @@ def make_plan(
     free = [name for name in order if name not in fixed or name in expressions]
     limits = _limits(columns, forbid, names, expressions, order, free, where is not None)
     upper = {name for name in order if turn[name][0] in (JOINT_2, UPPER) or (name in kept and name in level2)}
-    _check_upper(upper & set(free), limits, columns, upper, names, block_of)
+    _check_upper(upper & set(free), limits, columns, upper, names, blocks)
     narrow = strongest if predictors == "auto" and len(names) > AUTO_COLUMNS else None
     sizes: tuple[int, ...] = ()
     if cluster is not None:
@@ -536,17 +536,17 @@ def _check_upper(
     columns: Mapping[str, Column],
     upper: Collection[str],
     names: Sequence[str],
-    block_of: Mapping[str, Block],
+    blocks: Sequence[Block],
 ) -> None:
     """Refuse limits and rules by which a column of clusters would depend on single rows, or jointly drawn ones have."""
-    for block in dict.fromkeys(block_of.values()):
+    for block in blocks:
         if isinstance(block, LatentNormal) and set(block.columns) <= set(upper):
             raise PlanError(
                 f"{block!r}: all columns are constant within clusters, and their random effects have no rows. Add a "
                 "column that is not, or leave them to trees."
             )
     for name in drawn:
-        if name in block_of and limits.get(name):
+        if limits.get(name) and any(name in block.columns for block in blocks):
             raise PlanError(
                 f"{name!r} is drawn jointly, once for each cluster, so bounds and what is forbidden cannot be met by "
                 "drawing it again. Leave it out of the block, or leave the limit out."
