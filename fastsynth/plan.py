@@ -248,13 +248,11 @@ def make_plan(
     kept = _find_kept(names, columns, expressions, strata, where)
     check_strata(strata, names, columns, patterns)
     fixed = {*kept, *patterns, *strata, *expressions}
-    cluster_pattern, made = None, patterns
+    cluster_pattern, made = None, dict(patterns)
     if cluster is not None:
         cluster_pattern = patterns.pop(cluster.column, None)
         check_cluster(cluster, names, columns, patterns, kept, level2, strata, where)
         fixed |= {cluster.column, *cluster.structure}
-        if cluster_pattern is not None:
-            made |= {cluster.column: cluster_pattern}
     if whole is not None:
         alone = {name for name, column in columns.items() if column.method is not None}
         blocks = over_whole_table(whole, blocks, [name for name in names if name not in fixed | alone])
