@@ -248,7 +248,7 @@ def make_plan(
     kept = _find_kept(names, columns, expressions, strata, where)
     check_strata(strata, names, columns, patterns)
     fixed = {*kept, *patterns, *strata, *expressions}
-    cluster_pattern, made = None, patterns
+    cluster_pattern, made = None, dict(patterns)
     if cluster is not None:
         cluster_pattern = patterns.pop(cluster.column, None)
         check_cluster(cluster, names, columns, patterns, kept, level2, strata, where)
@@ -270,7 +270,7 @@ def make_plan(
     free = [name for name in order if name not in fixed or name in expressions]
     limits = _limits(columns, forbid, names, expressions, order, free, where is not None)
     upper = {name for name in order if turn[name][0] in (JOINT_2, UPPER) or (name in kept and name in level2)}
-    _check_upper(upper & set(free), limits, columns, upper, names, block_of)
+    _check_upper(upper & set(free), limits, columns, upper, names, blocks)
     narrow = strongest if predictors == "auto" and len(names) > AUTO_COLUMNS else None
     sizes: tuple[int, ...] = ()
     if cluster is not None:
@@ -536,7 +536,7 @@ def _check_upper(
     columns: Mapping[str, Column],
     upper: Collection[str],
     names: Sequence[str],
-    block_of: Mapping[str, Block],
+    blocks: Sequence[Block],
 ) -> None:
     """Refuse limits and rules by which a column of clusters would depend on single rows, or jointly drawn ones have."""
     for block in {id(block): block for block in block_of.values()}.values():
@@ -546,7 +546,7 @@ def _check_upper(
                 "column that is not, or leave them to trees."
             )
     for name in drawn:
-        if name in block_of and limits.get(name):
+        if limits.get(name) and any(name in block.columns for block in blocks):
             raise PlanError(
                 f"{name!r} is drawn jointly, once for each cluster, so bounds and what is forbidden cannot be met by "
                 "drawing it again. Leave it out of the block, or leave the limit out."

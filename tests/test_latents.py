@@ -21,7 +21,7 @@ from fastsynth.latents import (
     normal_scores,
     quantile_points,
 )
-from fastsynth.sdc import normal
+from fastsynth.normals import normal
 from fastsynth.streams import random_words
 
 INF = np.inf
