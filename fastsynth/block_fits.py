@@ -29,14 +29,14 @@ from fastsynth.errors import ConvergenceWarning, DataError
 from fastsynth.execute import Executor, Threads
 from fastsynth.joint import Chains, run_chains
 from fastsynth.joint_data import JointData
-from fastsynth.latents import JointModel, LatentColumn
+from fastsynth.latents import JointModel, LatentColumn, missing
 from fastsynth.learn import Learned, code
 from fastsynth.outcome import Outcome, OutcomeModel
 from fastsynth.plan import Plan, Step
 from fastsynth.products import Product
 from fastsynth.source import spread_rows
 from fastsynth.streams import CHAIN, hashed, random_words
-from fastsynth.terms import Terms
+from fastsynth.terms import Terms, aliased
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.uint32]
@@ -54,8 +54,6 @@ MOST_CELLS = 24
 MARGIN_ROWS = 20
 # Rows that the cells of columns of a copula are learned from, and what makes other words of those of its latents.
 PRODUCT_ROWS, PRODUCT_WORDS = 200_000, np.uint64(0x510E527FADE682D1)
-# A predictor of which the earlier ones leave less than this share of the variance is one of them.
-OWN_SHARE = 1e-9
 
 
 # Predictors
@@ -101,13 +99,7 @@ class Lookup:
     def without_aliased(self, codes: Codes, rows: Rows) -> Lookup:
         """The same without predictors that are linear combinations of earlier ones."""
         x = self.matrix(codes[:, rows].T)
-        left = x.T @ x
-        own, total = np.ones(len(left), bool), np.diag(left).copy()
-        for j in range(len(left)):
-            own[j] = left[j, j] > OWN_SHARE * total[j]
-            if own[j]:
-                left[j + 1 :] -= np.outer(left[j + 1 :, j] / left[j, j], left[j])
-        return self._some(np.flatnonzero(own[1:]).tolist())
+        return self._some(np.flatnonzero(~aliased(x.T @ x)[1:]).tolist())
 
     def _some(self, kept: Sequence[int]) -> Lookup:
         slots, tables, names = self.slots, self.tables, self.names
@@ -543,13 +535,13 @@ def _single_field(step: Step, table: EncodedTable, rows: Rows, transform: str) -
     ranks = table.ranks[step.slot][rows]
     of, kind, by_rank = _field(step, table.variables[step.slot], ranks, transform)
     values = by_rank[ranks]
-    missing = _missing(values)
+    holes = missing(values)
     under = table.ruled.get(step.slot)
     if under is not None:
         # What a rule sets tells nothing of the others, and what it leaves out is no hole.
-        missing &= ~under[rows]
+        holes &= ~under[rows]
         values[under[rows]] = np.nan if kind == "continuous" else -1
-    return of, kind, values, bool(missing.any())
+    return of, kind, values, bool(holes.any())
 
 
 def _outcome(
@@ -598,11 +590,6 @@ def _product_field(group: Sequence[Step], table: EncodedTable, rows: Rows) -> tu
     product = Product.of(ranks, kinds, first, bins=bins, names=[step.name for step in group])
     slots = tuple(step.slot for step in group)
     return Field(slots, np.zeros(0, np.uint32), product=product), "unordered", product.codes(ranks)
-
-
-def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
-    missing: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else values < 0
-    return missing
 
 
 def _note(chains: Chains) -> str:

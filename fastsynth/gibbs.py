@@ -47,7 +47,7 @@ from fastsynth.latents import (
     Floats,
     box_cox,
 )
-from fastsynth.sdc import normal
+from fastsynth.normals import normal
 from fastsynth.streams import CHAIN, hashed, random_words, unit
 
 # Rows whose sums are made at a time.

@@ -19,7 +19,7 @@ from fastsynth.errors import DataError, FastsynthError, OptionError, check_count
 from fastsynth.execute import Executor, Threads, Tick
 from fastsynth.gibbs import LevelState, State, start, sweep
 from fastsynth.joint_data import JointData, Level, Problem, prepare
-from fastsynth.latents import NUMBER, Codes, Floats, JointModel, Layout, Values, values_of
+from fastsynth.latents import NUMBER, Codes, Floats, JointModel, Layout, Values, missing, values_of
 from fastsynth.outcome import Companion, Outcome, OutcomeModel, OutcomeState
 from fastsynth.substantive import Parameters
 
@@ -350,7 +350,7 @@ class Chains:
         given = self.data.values if companion is None else (*self.data.values, companion.y)
         for values, found in zip(given, self._kept()[i].imputed, strict=True):
             values = values.copy()
-            values[_missing(values)] = found
+            values[missing(values)] = found
             out.append(values)
         return out
 
@@ -454,10 +454,6 @@ def _draw(problem: Problem, state: State, data: JointData, effects: bool) -> _Dr
         "cluster_effects": given.u if effects else given.u[:0],
     }
     return _Draw(arrays, imputed, None)
-
-
-def _missing(values: Values) -> NDArray[np.bool_]:
-    return np.isnan(values) if values.dtype == np.float64 else values < 0
 
 
 # ----------------------------------------------------------------------------------------------------------- parameters

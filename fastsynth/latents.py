@@ -88,6 +88,12 @@ class LatentColumn:
             raise OptionError(f"Column {self.name!r}: n_levels={self.n_levels!r}: must be {wanted}.")
 
 
+def missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where numbers are NaN, or levels -1."""
+    found: NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else values < 0
+    return found
+
+
 def box_cox(logs: Floats, power: float) -> Floats:
     """Box-Cox transform (y^power - 1) / power of numbers given by their logarithms; log y for power 0.
 

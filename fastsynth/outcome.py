@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fastsynth.errors import DataError
 from fastsynth.gibbs import LevelState, Review, State
 from fastsynth.joint_data import JointData, Level, Problem
-from fastsynth.latents import Codes, Floats, Values
+from fastsynth.latents import Codes, Floats, Values, missing
 from fastsynth.streams import Words
 from fastsynth.substantive import Kind, Parameters, Substantive, Sums, chain_words
 from fastsynth.terms import Design, Terms
@@ -91,7 +91,7 @@ class Covariates:
         """Refuse given covariates with missing values."""
         terms, given = outcome.terms, outcome.given
         for name, values in given.items():
-            if _missing(values).any():
+            if missing(values).any():
                 raise DataError(
                     f"model: column {name!r} has missing values, and is kept or of an earlier joint model. Put it into "
                     "the block, which fills in what is missing, or leave it out of the model."
@@ -108,7 +108,7 @@ class Covariates:
         out = np.zeros(level.x.shape[1], bool)
         for column in level.columns:
             if column.name in self.known:
-                out |= _missing(self.known[column.name])
+                out |= missing(self.known[column.name])
         return np.flatnonzero(out)
 
     def matrix(self, rows: NDArray[np.int64], one: LevelState, two: LevelState) -> Floats:
@@ -128,12 +128,12 @@ class Covariates:
             if column.name not in self.known:
                 continue
             out[column.name] = of = self.known[column.name][at]
-            missing = np.flatnonzero(_missing(of))
-            z = now.z[:, missing]
+            holes = np.flatnonzero(missing(of))
+            z = now.z[:, holes]
             if column.kind == "continuous":
-                of[missing] = scale.numbers(column, z[level.layout.first_of(i)], now.shapes[i])
+                of[holes] = scale.numbers(column, z[level.layout.first_of(i)], now.shapes[i])
             else:
-                of[missing] = scale.levels[level.layout.levels_of(i, z, now.cuts)]
+                of[holes] = scale.levels[level.layout.levels_of(i, z, now.cuts)]
         return out
 
 
@@ -230,7 +230,7 @@ class Companion:
     def imputed(self, state: State, own: OutcomeState, entropy: int) -> Values:
         """Outcomes of the rows that miss one."""
         words = self._words(state, entropy)(COMPLETE, len(self.y))
-        return self.model.completed(own.parameters, own.x, self.y, self._cluster, words)[_missing(self.y)]
+        return self.model.completed(own.parameters, own.x, self.y, self._cluster, words)[missing(self.y)]
 
     @property
     def _cluster(self) -> Codes | None:
@@ -247,11 +247,6 @@ class Companion:
 
 def _of_rows(now: LevelState, rows: NDArray[np.int64]) -> LevelState:
     return replace(now, z=now.z.take(rows, axis=1))
-
-
-def _missing(values: Values) -> NDArray[np.bool_]:
-    missing: NDArray[np.bool_] = np.isnan(values) if values.dtype == np.float64 else values < 0
-    return missing
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -248,7 +248,7 @@ def make_plan(
     kept = _find_kept(names, columns, expressions, strata, where)
     check_strata(strata, names, columns, patterns)
     fixed = {*kept, *patterns, *strata, *expressions}
-    cluster_pattern, made = None, dict(patterns)
+    cluster_pattern, made = None, patterns
     if cluster is not None:
         cluster_pattern = patterns.pop(cluster.column, None)
         check_cluster(cluster, names, columns, patterns, kept, level2, strata, where)
@@ -539,7 +539,7 @@ def _check_upper(
     blocks: Sequence[Block],
 ) -> None:
     """Refuse limits and rules by which a column of clusters would depend on single rows, or jointly drawn ones have."""
-    for block in {id(block): block for block in block_of.values()}.values():
+    for block in blocks:
         if isinstance(block, LatentNormal) and set(block.columns) <= set(upper):
             raise PlanError(
                 f"{block!r}: all columns are constant within clusters, and their random effects have no rows. Add a "

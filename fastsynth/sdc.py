@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fastsynth.errors import DataError, OptionError, check_count
-from fastsynth.normals import normal as normal
+from fastsynth.normals import normal
 from fastsynth.streams import Words, hashed, unit
 
 Floats = NDArray[np.float64]

@@ -36,7 +36,7 @@ from scipy.special import ndtri
 from fastsynth.errors import DataError
 from fastsynth.normals import chi2, interior, log_between, normal, truncated
 from fastsynth.streams import CHAIN, Words, random_words
-from fastsynth.terms import Design
+from fastsynth.terms import Design, aliased
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int32]
@@ -49,8 +49,6 @@ START, BETA, EFFECTS, PRIOR, TAU2, TAU2_BELOW, SIGMA2, LATENT, STEP, ACCEPT = ra
 COEFFICIENT = {"continuous": 10.0, "binary": 5.0, "ordered": 5.0}
 DISTANCE, SPREAD, DEGREES = 5.0, 5.0, 2.0
 SIGMA2_ROWS, SIGMA2_MEAN = 1.0, 1e-3
-# Share of a column's sum of squares below which earlier columns explain it all.
-ALIASED = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,7 +195,7 @@ class Substantive:
             )
         if (known == known[0]).all():
             raise DataError(f"model: column {name!r} has one value only. Leave the model out.")
-        used = ~_aliased(_square(x if seen.all() else x[seen]))
+        used = ~aliased(_square(x if seen.all() else x[seen]))
         shared = (tuple(random), n_clusters, used)
         if kind == "continuous":
             return cls(kind, 0, *shared, float(known.mean()), float(known.std()), np.zeros(0), np.zeros(0))
@@ -434,16 +432,6 @@ def _observed(x: Floats, y: NDArray[Any], cluster: Integers | None) -> tuple[Flo
 def _square(x: Floats) -> Floats:
     square: Floats = x.T @ x
     return square
-
-
-def _aliased(square: Floats) -> NDArray[np.bool_]:
-    """Which columns (p,) are linear combinations of earlier ones, from their products (p, p). O(p^3)."""
-    left, aliased = square.copy(), np.zeros(len(square), bool)
-    for j in range(len(square)):
-        aliased[j] = left[j, j] <= ALIASED * square[j, j]
-        if not aliased[j]:
-            left[j + 1 :] -= np.outer(left[j + 1 :, j] / left[j, j], left[j])
-    return aliased
 
 
 def _margin(rows: NDArray[np.int64]) -> tuple[Floats, Floats]:

@@ -31,6 +31,8 @@ Term = tuple[str, ...]
 # What a column of the matrix is the product of: a number (level 0), or whether a category has a level.
 Factor = tuple[str, int]
 MOST_COLUMNS = 500
+# Share of a predictor's sum of squares below which earlier ones explain it all.
+ALIASED = 1e-9
 RANDOM_PART = re.compile(r"\(([^()|]*)\|([^()|]*)\)")
 
 
@@ -275,3 +277,13 @@ class Design:
                         weight *= (1.0 if (name, level) in kept else -self.centre[name]) / self.scale[name]
                     to[place[frozenset((*dummies, *kept))], i] += weight
         return to
+
+
+def aliased(square: Floats) -> NDArray[np.bool_]:
+    """Which predictors (p,) are linear combinations of earlier ones, from their products (p, p). O(p^3)."""
+    left, found = square.copy(), np.zeros(len(square), bool)
+    for j in range(len(square)):
+        found[j] = left[j, j] <= ALIASED * square[j, j]
+        if not found[j]:
+            left[j + 1 :] -= np.outer(left[j + 1 :, j] / left[j, j], left[j])
+    return found
