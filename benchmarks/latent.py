@@ -62,7 +62,7 @@ def mixing(sweeps: int = 1_500, chains: int = 8) -> dict[str, float]:
     ran = run_chains(five, n_draws=chains, burn_in=500, thin=sweeps, chains=chains, entropy=1, executor=Threads(1))
     seconds = time.process_time() - begun
     done = chains * (500 + sweeps)
-    per_sweep = np.array([parameter.ess for parameter in ran.table]) / (chains * sweeps)
+    per_sweep = np.array([parameter.ess for parameter in ran.parameters]) / (chains * sweeps)
     return {
         "ms per sweep": 1e3 * seconds / done, "parameters": len(per_sweep),
         "effective draws per sweep, least": per_sweep.min(), "median": float(np.median(per_sweep)),
@@ -77,7 +77,7 @@ def recovery(seeds: int) -> dict[str, float]:
     for seed in range(seeds):
         data, truth = two_level(seed=100 + seed)
         chains = run_chains(data, n_draws=20, burn_in=500, thin=150, entropy=seed, executor=Threads(1))
-        away += [abs(p.mean - truth[p.name]) / p.sd for p in chains.table if p.name in truth]
+        away += [abs(p.mean - truth[p.name]) / p.sd for p in chains.parameters if p.name in truth]
     found = np.array(away)
     shares = {"within 1": (found < 1).mean(), "within 2": (found < 2).mean()}
     return {"seeds": seeds, "parameters": len(found) // seeds, **shares}

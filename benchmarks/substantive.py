@@ -59,7 +59,7 @@ def synthesised(frame: pl.DataFrame, model: str | None, m: int, seed: int) -> tu
     block = fs.LatentNormal("y", "x", "w", "g", model=model, burn_in=300, thin=300, chains=2, most_sweeps=2_000)
     synthesizer = fs.Synthesizer(m=m, cluster="j", blocks=[block], random_state=seed).fit(frame)
     (chains,) = synthesizer.chains_.values()
-    return list(synthesizer.sample()), {parameter.name: parameter for parameter in chains.table}
+    return list(synthesizer.sample()), {parameter.name: parameter for parameter in chains.parameters}
 
 
 def refitted(frame: pl.DataFrame, kind: str, seed: int) -> dict[str, float]:
@@ -71,7 +71,7 @@ def refitted(frame: pl.DataFrame, kind: str, seed: int) -> dict[str, float]:
     outcome = Outcome(Terms.parse(MODEL), kind, n_levels, y.astype(np.int32) if n_levels else y, values, {"g": 2})
     data = JointData((), (), np.ones((len(y), 1)), None, cluster, int(cluster.max()) + 1)
     options = {"n_draws": 1, "burn_in": 150, "thin": 400, "chains": 1, "entropy": seed, "executor": Threads(1)}
-    return {parameter.name: parameter.mean for parameter in run_chains(data, outcome, **options).table}
+    return {parameter.name: parameter.mean for parameter in run_chains(data, outcome, **options).parameters}
 
 
 def one_seed(kind: str, n: int, m: int, missing: float, seed: int) -> dict[str, dict[str, float]]:

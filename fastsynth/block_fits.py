@@ -49,7 +49,7 @@ DUMMY_ROWS = 3
 # With normal scores, numbers of so few values are levels with an order, and no value may have a larger share.
 FEW_VALUES, MOST_TIED = 20, 0.05
 # Cells of columns whose interaction is kept: each but one is a latent normal.
-MOST_CELLS = 24
+MOST_CELLS = 12
 # Numbers that fewer rows have are moved among their neighbours.
 MARGIN_ROWS = 20
 # Rows that the cells of columns of a copula are learned from, and what makes other words of those of its latents.
@@ -594,9 +594,9 @@ def _product_field(group: Sequence[Step], table: EncodedTable, rows: Rows) -> tu
 
 def _note(chains: Chains) -> str:
     """What ``summary`` says of a chain."""
-    worst = max(parameter.r_hat for parameter in chains.table)
-    least = min(parameter.ess for parameter in chains.table)
-    return f"{len(chains.table)} parameters, R-hat at most {worst:.2f}, effective sample size at least {least:.0f}"
+    worst = max(parameter.r_hat for parameter in chains.parameters)
+    least = min(parameter.ess for parameter in chains.parameters)
+    return f"{len(chains.parameters)} parameters, R-hat at most {worst:.2f}, effective sample size at least {least:.0f}"
 
 
 def _warn_unconverged(block: LatentNormal, chains: Chains) -> None:
@@ -604,8 +604,9 @@ def _warn_unconverged(block: LatentNormal, chains: Chains) -> None:
     if names:
         some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         warnings.warn(
-            f"{block!r}: {len(names)} of {len(chains.table)} parameters have not converged ({some}): the chains "
-            "differ, or moved too slowly. Look at chains_, and raise burn_in and thin; or simplify the model.",
+            f"{block!r}: {len(names)} of {len(chains.parameters)} parameters have not converged ({some}): the chains "
+            f"differ, or moved too slowly. Look at chains_ (plot_chains), raise most_sweeps ({block.most_sweeps:,}), "
+            "or leave rare levels and interactions out.",
             ConvergenceWarning,
             stacklevel=6,
         )

@@ -260,6 +260,9 @@ class BlockModel(Protocol):
 
 
 def _set_columns(block: Any, columns: Sequence[str], interactions: Sequence[Sequence[str]]) -> None:
+    if len(columns) == 1 and isinstance(columns[0], list | tuple):
+        named = ", ".join(map(repr, columns[0]))
+        raise OptionError(f"Columns are named one by one: {type(block).__name__}({named}).")
     object.__setattr__(block, "columns", tuple(check_column_list("columns", columns)) if columns else ())
     if len(set(columns)) < len(columns):
         raise OptionError(f"{type(block).__name__}({', '.join(map(repr, columns))}): a column is named twice.")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsynth.columns import Ranks
+from fastsynth.columns import SIZE, Ranks
 from fastsynth.errors import OptionError
 from fastsynth.streams import CLUSTER, below, random_words
 
@@ -125,6 +125,9 @@ class Clusters:
         empty: from all.
     led : bool
         Whether the first row of a cluster is drawn before the others, which are drawn given what it has.
+    counts : dict
+        By part of the column, rows of some kind of each cluster (n_clusters,): of a level of a column that is
+        resampled.
     """
 
     slot: int
@@ -134,6 +137,7 @@ class Clusters:
     first_rows: Numbers = field(default_factory=lambda: np.zeros(0, np.int64))
     pools: tuple[NDArray[np.int32], ...] = ()
     led: bool = False
+    counts: dict[str, Numbers] = field(default_factory=dict)
     _layouts: dict[tuple[int, int, int], Layout] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -148,8 +152,9 @@ class Clusters:
         arrays |= {f"pool_{i}": pool for i, pool in enumerate(self.pools)}
         if self.rows is not None:
             arrays["rows"] = self.rows
+        arrays |= {f"count_{part}": counts for part, counts in self.counts.items()}
         record = {"slot": self.slot, "structure": list(self.structure), "pools": len(self.pools), "led": self.led}
-        return record, arrays
+        return record | {"counts": list(self.counts)}, arrays
 
     @classmethod
     def of_state(cls, record: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Clusters:
@@ -162,6 +167,7 @@ class Clusters:
             arrays["first_rows"],
             tuple(arrays[f"pool_{i}"] for i in range(record["pools"])),
             record["led"],
+            {part: arrays[f"count_{part}"] for part in record["counts"]},
         )
 
     def layout(self, entropy: int, copy: int, k: int) -> Layout:
@@ -189,6 +195,10 @@ class Clusters:
         ends = np.cumsum(self.sizes[donors])
         n = int(np.searchsorted(ends, k)) + 1
         return Layout(np.concatenate([[0], ends[: n - 1], [k]]), donors[:n])
+
+    def counted(self, part: str) -> Numbers | None:
+        """Rows, or rows of some kind, of each cluster; None for what is no count."""
+        return self.sizes if part == SIZE else self.counts.get(part)
 
     def of_structure(self, slot: int, layout: Layout, rows: Numbers, cluster: Numbers) -> Ranks:
         """Ranks of a column that is resampled, at some rows of a copy that are in these clusters of it."""

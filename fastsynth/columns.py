@@ -71,8 +71,8 @@ class Variable:
     calendar : tuple of (int, str), or None
         Of what is no column of the table but a part ("weekday", "month", "hour") of the dates in the column of a slot,
         which later columns are predicted from: this slot, and the part. ``bins`` has the code of each rank of the
-        dates. Likewise "size", the rows of a cluster, and "first", what the first row of a cluster has of a column,
-        whose codes are those of the column.
+        dates. Likewise "size", the rows of a cluster; "3=1", those of rank 1 of the column at slot 3; and "first", what
+        the first row of a cluster has of a column, whose codes are those of the column.
     """
 
     name: str
@@ -351,18 +351,18 @@ def _part_of(dates: pa.Array, part: str) -> pa.Array:
     return CALENDAR[part](dates).cast(pa.int8())
 
 
-def size_of_cluster(cluster: Variable, slot: int, rows: NDArray[np.int64]) -> list[Variable]:
-    """How many rows a row's cluster has, as a further variable; none where all have as many.
+def count_of_cluster(cluster: Variable, slot: int, rows: NDArray[np.int64], part: str) -> list[Variable]:
+    """How many rows (of some kind) a row's cluster has, as a further variable; none where all have as many.
 
     ``rows`` are those of each rank of the column at ``slot`` that names the clusters.
     """
-    sizes, code = np.unique(rows[cluster.first :], return_inverse=True)
-    if len(sizes) < 2:
+    counts, code = np.unique(rows[cluster.first :], return_inverse=True)
+    if len(counts) < 2:
         return []
     bins = np.append(np.zeros(cluster.first, np.uint16), code + 1).astype(np.uint16)
-    values = pa.concat_arrays([pa.nulls(1, pa.int64()), pa.array(sizes)])
+    values = pa.concat_arrays([pa.nulls(1, pa.int64()), pa.array(counts)])
     known = (values, pa.int64(), 1, False, bins)
-    return [Variable(f"{cluster.name}.{SIZE}", "numeric", *known, False, len(sizes), (slot, SIZE))]
+    return [Variable(f"{cluster.name}.{part}", "numeric", *known, False, len(counts), (slot, part))]
 
 
 def of_first_row(variables: Sequence[Variable], names: Collection[str]) -> list[Variable]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fastsynth.blocks import Belonging, Block, BlockModel
 from fastsynth.climb import climb, climb_kinds
 from fastsynth.clusters import Layout
-from fastsynth.columns import SIZE, Codes, Ranks, taken
+from fastsynth.columns import Codes, Ranks, taken
 from fastsynth.exact import Exact, value_hashes
 from fastsynth.identifiers import fresh
 from fastsynth.methods import ColumnModel, people_of_ranks
@@ -315,14 +315,15 @@ class Drawing:
         self.arrays[step.slot] = taken(names, upper.cluster - start)
 
     def _set_sizes(self, donors: NDArray[np.int32]) -> None:
-        """Codes of how many rows the clusters have."""
+        """Codes of how many rows the clusters have, of all kinds and of some."""
         own = self.model.clusters
         assert own is not None
         for slot in self.model.slots_of(own.slot)[1:]:
-            if self.model.variables[slot].calendar != (own.slot, SIZE):
-                continue
-            known = self.model.variables[slot].numbers()[1:]
-            self.codes[:, slot] = np.searchsorted(known, own.sizes[donors]) + 1
+            part = self.model.variables[slot].calendar
+            counts = None if part is None else own.counted(part[1])
+            if counts is not None:
+                known = self.model.variables[slot].numbers()[1:]
+                self.codes[:, slot] = np.searchsorted(known, counts[donors]) + 1
 
     def _resample(self, step: Step) -> None:
         """A column that is taken from donor clusters, row by row."""

@@ -8,10 +8,11 @@ had never stopped.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from fastsynth.convergence import effective_size, r_hat
@@ -216,7 +217,7 @@ def run_chains(
     >>> columns = LatentColumn("score", "continuous"), LatentColumn("passed", "binary", 2)
     >>> data = JointData(columns, (z[:, 0], (z[:, 1] > 0).astype(np.int32)), x, x_names=("1", "age"))
     >>> chains = run_chains(data, n_draws=2, burn_in=100, thin=200, entropy=1)
-    >>> [p.name for p in chains.table][:4]
+    >>> [p.name for p in chains.parameters][:4]
     ['beta[score, 1]', 'beta[passed, 1]', 'beta[score, age]', 'beta[passed, age]']
     >>> len(chains.model)
     2
@@ -240,7 +241,7 @@ def run_chains(
     return begun.continued(n_draws, tick=tick)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Chains:
     """Chains of a latent normal model, as ``run_chains`` leaves them.
 
@@ -262,6 +263,15 @@ class Chains:
     _draws: list[list[_Draw]]
     n_draws: int
     burnt: int
+
+    def __repr__(self) -> str:
+        # What a notebook shows has no values of the data.
+        table = self.parameters
+        worst, least = max(of.r_hat for of in table), min(of.ess for of in table)
+        return (
+            f"Chains: {len(self._places)} of {self._places[0].joint.sweep:,} sweeps, {self.burnt:,} of them burn-in; "
+            f"{len(table)} parameters, R-hat at most {worst:.3f}, effective sample size at least {least:.0f}"
+        )
 
     def continued(
         self, n_more: int, *, discard: bool = False, thin: int | None = None, tick: Tick | None = None
@@ -367,7 +377,7 @@ class Chains:
         return {name: stacked[:, :, i] for i, name in enumerate(self._models.names)}
 
     @property
-    def table(self) -> list[Parameter]:
+    def parameters(self) -> list[Parameter]:
         """All free parameters, from the traced sweeps after burn-in."""
         after = np.stack(self._traces)[:, self.sweeps > self.burnt]
         flat = after.reshape(-1, after.shape[2])
@@ -378,9 +388,14 @@ class Chains:
         return [Parameter(name, *map(float, row)) for name, row in rows]
 
     @property
+    def table(self) -> pl.DataFrame:
+        """The same as a table: name, mean, sd, low, high, r_hat, ess; worst R-hat first."""
+        return pl.DataFrame([asdict(parameter) for parameter in self.parameters]).sort("r_hat", descending=True)
+
+    @property
     def not_converged(self) -> list[str]:
         """Names of parameters whose R-hat is above 1.05, or whose effective sample size is below 50."""
-        return [parameter.name for parameter in self.table if not parameter.converged]
+        return [parameter.name for parameter in self.parameters if not parameter.converged]
 
     def to_arviz(self) -> Any:
         """The traces after burn-in as an ``arviz.InferenceData``, for its plots."""

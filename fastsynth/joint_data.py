@@ -37,7 +37,7 @@ RARE = 0.1
 NO_CODES = np.zeros(0, np.int32)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class JointData:
     """Columns of a joint model as arrays.
 

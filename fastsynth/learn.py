@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastsynth import association
 from fastsynth.columns import (
     FIRST,
+    SIZE,
     Codes,
     EncodedTable,
     Ranks,
@@ -24,9 +25,9 @@ from fastsynth.columns import (
     Variable,
     calendars,
     check_size,
+    count_of_cluster,
     encode,
     of_first_row,
-    size_of_cluster,
     take,
 )
 from fastsynth.execute import Executor, Threads, Tick
@@ -75,14 +76,21 @@ class Learned:
             table = EncodedTable(variables, ranks, np.take(table.codes, left, axis=0), source.frame)
         return Learned(source, variables, rows, table, self.slopes.without(names))
 
-    def with_calendars(self, cluster: str | None = None, led: Collection[str] = ()) -> Learned:
-        """The same with parts of dates, sizes of clusters, and what the first row of a cluster has of the columns
-        ``led``, as further variables that others are predicted from.
+    def with_calendars(
+        self,
+        cluster: str | None = None,
+        led: Collection[str] = (),
+        counts: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> Learned:
+        """The same with further variables that others are predicted from: parts of dates, sizes of clusters, other
+        ``counts`` of each rank of the column that names them, and what the first row of a cluster has of the columns
+        ``led``.
         """
         parts = calendars(self.variables)
         for slot, variable in enumerate(self.variables):
             if variable.name == cluster:
-                parts += size_of_cluster(variable, slot, self.rows[slot])
+                for name, rows_of in ({SIZE: self.rows[slot]} | dict(counts or {})).items():
+                    parts += count_of_cluster(variable, slot, rows_of, name)
         parts += of_first_row(self.variables, led)
         if not parts:
             return self

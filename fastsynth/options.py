@@ -311,4 +311,5 @@ def find_method(method: Any) -> Method:
     if isinstance(method, str) and method in METHODS:
         return METHODS[method]()
     allowed = ", ".join(repr(name) for name in [*METHODS, "keep"] if name != Nested.name)
+    allowed += f" (for a whole table also {', '.join(map(repr, BLOCKS))})"
     raise OptionError(f"method={method!r}: allowed are {allowed}, or a method object such as Calibrated(minbucket=20).")

@@ -179,7 +179,7 @@ def plot_chains(chains: Chains, path: str | os.PathLike[str], parameters: Sequen
     -----
     Left of the dotted line is burn-in. Chains that have mixed look alike, and like hairy caterpillars.
     """
-    known = {parameter.name: parameter for parameter in chains.table}
+    known = {parameter.name: parameter for parameter in chains.parameters}
     if parameters is None:
         parameters = sorted(known, key=lambda name: -known[name].r_hat)[:TRACES]
     unknown = [name for name in parameters if name not in known]

@@ -16,7 +16,7 @@ import polars as pl
 from fastsynth._tree import MAX_SLOTS
 from fastsynth.blocks import BLOCKS, Block, LatentNormal
 from fastsynth.clusters import Cluster
-from fastsynth.columns import FIRST, SIZE, Variable
+from fastsynth.columns import FIRST, Variable
 from fastsynth.errors import DataError, OptionError, PlanError, check_count, check_known
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern
@@ -275,7 +275,7 @@ def make_plan(
     sizes: tuple[int, ...] = ()
     if cluster is not None:
         of_cluster = parts.pop(slot[cluster.column], [])
-        sizes = tuple(place for place in of_cluster if every[place].calendar == (slot[cluster.column], SIZE))
+        sizes = tuple(place for place in of_cluster if every[place].kind == "numeric")
     setting = _Setting(
         variables,
         order,
@@ -562,10 +562,25 @@ def _check_upper(
 
 
 def _check_covariates(steps: Sequence[Step], blocks: Sequence[Block], slot: Mapping[str, int]) -> None:
-    """Refuse an analyst's model whose covariates are drawn after it, or whose outcome belongs to clusters."""
+    """Refuse what of a joint model is drawn after it, or ties columns of rows and of clusters together."""
     by_name = {step.name: step for step in steps}
     for block in blocks:
-        if not isinstance(block, LatentNormal) or block.model is None:
+        for group in block.interactions:
+            if len({by_name[name].level for name in group}) > 1:
+                raise PlanError(
+                    f"interactions: of {', '.join(map(repr, group))} some are constant within clusters and some are "
+                    "not, so they cannot be drawn together. Use model=, or trees."
+                )
+        if not isinstance(block, LatentNormal):
+            continue
+        known = {slot for step in steps if step.method is block and step.level == 1 for slot in step.predictors}
+        late = [name for name in block.slopes if slot[name] not in known]
+        if late:
+            raise PlanError(
+                f"slopes: {', '.join(map(repr, late))} are drawn after the block. They must be kept columns, or "
+                "those of earlier blocks."
+            )
+        if block.model is None:
             continue
         terms = Terms.parse(block.model)
         outcome = by_name[terms.outcome]

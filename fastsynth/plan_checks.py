@@ -191,7 +191,9 @@ def _check_latent(name: str, variable: Variable, column: Column) -> None:
 
 def _check_latent_options(block: LatentNormal, by_name: Mapping[str, Variable], cluster: Cluster | None) -> None:
     if not isinstance(block.transform, str):
-        check_known("transform", block.transform, list(block.columns))
+        outside = [name for name in block.transform if name not in block.columns]
+        if outside:
+            raise PlanError(f"transform: {', '.join(map(repr, outside))} are not among the columns of {block!r}.")
         wrong = [name for name in block.transform if by_name[name].kind != "numeric"]
         if wrong:
             raise OptionError(f"transform: {', '.join(map(repr, wrong))} are categories; it is for numbers.")

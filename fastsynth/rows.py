@@ -30,6 +30,8 @@ from fastsynth.source import Source, read_table
 Mask = NDArray[np.bool_]
 # Share of the replaced rows of a column in which another one may be kept without a word.
 APART = 0.05
+# Levels of a category that are counted in each cluster, at most.
+MOST_COUNTED = 12
 # A pattern needs room for so many times the clusters of the original; without it they are counted.
 NAMES = 3
 LOSSY = "given: a column holds values that its type in the original cannot hold."
@@ -176,6 +178,48 @@ def find_level2(learned: Learned, name: str, executor: Executor) -> list[str]:
     if left:
         executor.map(_first_of_clusters, (source, variables, slot, left), source.jobs(), merge)
     return [variables[s].name for s in left if s in same]
+
+
+def count_structure(
+    learned: Learned, cluster: str, structure: Sequence[str], executor: Executor
+) -> dict[str, NDArray[np.int64]]:
+    """For each level of the categories among some columns, its rows by rank of the column that names clusters.
+
+    What a household is made of decides on the age of its head: size alone cannot tell a couple from a parent and child.
+    """
+    slot = {variable.name: slot for slot, variable in enumerate(learned.variables)}
+    few = [slot[n] for n in structure if learned.variables[slot[n]].kind != "numeric"]
+    few = [s for s in few if learned.variables[s].n_used <= MOST_COUNTED]
+    of = slot[cluster]
+    shape = len(learned.variables[of].values)
+    total = {s: np.zeros((shape, len(learned.variables[s].values)), np.int64) for s in few}
+
+    def add(ranks: Ranks, levels: Mapping[int, Ranks]) -> None:
+        for s, of_slot in levels.items():
+            np.add.at(total[s], (ranks, of_slot), 1)
+
+    if learned.table is not None:
+        add(learned.table.ranks[of], {s: learned.table.ranks[s] for s in few})
+    elif few:
+        shared = (learned.source, learned.variables, of, few)
+
+        def merge(_: int, found: list[tuple[Ranks, list[Ranks]]]) -> None:
+            for ranks, levels in found:
+                add(ranks, dict(zip(few, levels, strict=True)))
+
+        executor.map(_ranks_of_piece, shared, learned.source.jobs(), merge)
+    return {f"{s}={rank}": counts for s in few for rank, counts in enumerate(total[s].T) if counts.any()}
+
+
+def _ranks_of_piece(
+    shared: tuple[Source, tuple[Variable, ...], int, list[int]], piece: int, *held: Any
+) -> list[tuple[Ranks, list[Ranks]]]:
+    """For each batch of a piece the ranks of the column that names clusters, and of some others."""
+    source, variables, slot, others = shared
+    return [
+        (variables[slot].rank(batch.column(slot)), [variables[s].rank(batch.column(s)) for s in others])
+        for batch in source.batches(piece, *held)
+    ]
 
 
 def _constant_in_piece(
@@ -384,7 +428,7 @@ def find_exact(learned: Learned, plan: Plan, policy: str, executor: Executor) ->
     if slot is None:
         raise PlanError(
             f"copies={policy!r} redraws one column of a row that equals a real one, and every column that is drawn "
-            "decides on others (rules, bounds, passive or nested columns). Use copies='keep'."
+            "decides on others (rules, bounds, passive or nested columns) or is drawn with them. Use copies='keep'."
         )
     if learned.table is not None:
         return Exact.of(policy, row_hashes(columns, learned.table.ranks[: len(columns)]), slot)

@@ -318,7 +318,12 @@ def find_clusters(
         pools = (np.repeat(np.arange(len(sizes), dtype=np.int32), _times(total / sizes, entropy)),)
     if any(step.slot == slot and step.action == "keep" for step in plan.steps):
         return Clusters(slot, sizes, rows=cluster, first_rows=order[np.cumsum(sizes) - sizes]), cluster
-    return Clusters(slot, sizes, structure, pools=pools, led=bool(structure)), cluster
+    counts = {}
+    for variable in learned.variables:
+        if variable.calendar is not None and variable.calendar[0] == slot and "=" in variable.calendar[1]:
+            of, rank = map(int, variable.calendar[1].split("="))
+            counts[variable.calendar[1]] = np.bincount(cluster[ranks[of] == rank], minlength=len(sizes))
+    return Clusters(slot, sizes, structure, pools=pools, led=bool(structure), counts=counts), cluster
 
 
 def _lead(table: EncodedTable, cluster: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -777,7 +782,10 @@ def draw_part(
 
 def find_v(model: Model, copies: list[list[pa.Table | str]], executor: Executor) -> float | None:
     """Find v of copies, each given as tables or paths of files."""
-    names = model.slopes.names
+    # Declared noise is none of the models'.
+    noisy = [step.name for step in model.plan.steps if step.noise]
+    slopes = model.slopes.without(noisy)
+    names = slopes.names
     if len(names) < 2:
         return None
     jobs = [(part,) for parts in copies for part in parts]
@@ -785,7 +793,7 @@ def find_v(model: Model, copies: list[list[pa.Table | str]], executor: Executor)
     ends = np.cumsum([len(parts) for parts in copies])
     of_copies = [add_up(found[end - len(parts) : end]) for end, parts in zip(ends, copies, strict=True)]
     kept = {step.name for step in model.plan.steps if step.action == "keep"}
-    return excess_variance(model.slopes, of_copies, np.array([name in kept for name in names], bool))
+    return excess_variance(slopes, of_copies, np.array([name in kept for name in names], bool))
 
 
 def _slopes_of(names: tuple[str, ...], part: pa.Table | str) -> Slopes:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from fastsynth import model_file
@@ -27,7 +28,15 @@ from fastsynth.blocks import BLOCKS, Block, Copula, LatentNormal
 from fastsynth.clusters import Cluster
 from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, source_of, summary_of
 from fastsynth.draw import BLOCK_ROWS
-from fastsynth.errors import DataWarning, NotFittedError, OptionError, PlanError, PrivacyWarning, check_count
+from fastsynth.errors import (
+    DataWarning,
+    NotFittedError,
+    OptionError,
+    PlanError,
+    PrivacyWarning,
+    check_count,
+    check_known,
+)
 from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
 from fastsynth.joint import Chains
@@ -45,6 +54,7 @@ from fastsynth.relations import Relations, relations_of
 from fastsynth.rows import (
     check_cells,
     cluster_pattern,
+    count_structure,
     find_exact,
     find_identifiers,
     find_level2,
@@ -102,6 +112,9 @@ NOT_PRIVATE = {
     "guard": "leaves hold noisy counts, and no people",
     "client": "noise is not sent to workers",
 }
+GIVEN_BESIDE = (
+    "given: clusters, and columns that are drawn together, cannot be given in part. Fit without them, or keep columns."
+)
 # A random state below is guessed by trying them all.
 GUESSABLE = 2**64
 
@@ -342,6 +355,8 @@ def synthesize(
         random_state = output.run.get("random_state")
     synthesizer.random_state = _entropy(random_state)
     if fit == "whole":
+        if given is not None and (cluster is not None or len(blocks) or _is_joint(method)):
+            raise OptionError(GIVEN_BESIDE)
         return synthesizer._fit(data, k, output is None)._sample(None, k, None, output, given)
     if fit != "partition":
         raise OptionError(f"fit={fit!r}: allowed are 'whole' and 'partition'.")
@@ -353,7 +368,7 @@ def synthesize(
         "where": where is not None,
         "strata": len(strata) > 0,
         "cluster": cluster is not None,
-        "blocks": len(blocks) > 0 or isinstance(method, Block) or method in BLOCKS,
+        "blocks": len(blocks) > 0 or _is_joint(method),
         "weights": weights is not None,
         "given": given is not None,
     }
@@ -603,9 +618,12 @@ class Synthesizer:
             level2 = find_level2(learned, of_cluster, executor)
             patterns |= cluster_pattern(learned, of_cluster, columns.get(of_cluster, Column()))
         led: list[str] = []
+        counts: dict[str, NDArray[np.int64]] = {}
         if cluster is not None and len(cluster.structure):
             led = [name for name in learned.source.frame.schema.names if name not in {*level2, *patterns}]
-        learned = learned.with_calendars(of_cluster, led)
+            check_known("structure", cluster.structure, learned.source.frame.schema.names)
+            counts = count_structure(learned, cluster.column, cluster.structure, executor)
+        learned = learned.with_calendars(of_cluster, led, counts)
         where = read_where(learned.source, self.where, executor)
         plan = make_plan(
             learned.variables,
@@ -907,7 +925,7 @@ class Synthesizer:
         self.differences_ = state["differences"]
         self.dropped_ = state["dropped"]
         self.recoded_ = state["recoded"]
-        self.relations_ = Relations(())
+        self.relations_, self.chains_ = Relations(()), {}
         self._bound_to_data = plan.where or model.effective is not None or bool(self.recoded_)
         self._is_loaded = True
         self.rare_levels_ = state["rare_levels"]
@@ -1116,8 +1134,11 @@ def _rows_of_given(model: Model, k: int | None) -> int:
 
 def _refuse_given_beside(model: Model) -> None:
     if model.clusters is not None or model.plan.blocks:
-        what = "clusters" if model.clusters is not None else "columns that are drawn together"
-        raise OptionError(f"given: the model has {what}, which cannot be given in part. Fit without, or keep columns.")
+        raise OptionError(GIVEN_BESIDE)
+
+
+def _is_joint(method: Any) -> bool:
+    return isinstance(method, Block) or (isinstance(method, str) and method in BLOCKS)
 
 
 def _refuse_parts(plan: Plan, fit_rows: int | None, weights: str | None, copies: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import fastsynth as fs
 from fastsynth import draw
-from fastsynth.errors import ConvergenceWarning, DataError, OptionError, PlanError
+from fastsynth.errors import ConvergenceWarning, DataError, OptionError, OutputError, PlanError
 
 KEEP = fs.Column(method="keep")
 SHORT = {"burn_in": 200, "thin": 20, "most_sweeps": 1}
@@ -233,7 +233,7 @@ def test_saved_models_draw_the_same(options: dict, tmp_path) -> None:
 def test_short_chains_say_what_has_not_converged() -> None:
     warnings.simplefilter("always", ConvergenceWarning)
     s = fs.Synthesizer(m=2, method=fs.LatentNormal(burn_in=20, thin=10, most_sweeps=1), random_state=1)
-    with pytest.warns(ConvergenceWarning, match=r"beta\[.*raise burn_in"):
+    with pytest.warns(ConvergenceWarning, match=r"beta\[.*raise most_sweeps"):
         s.fit(PEOPLE.select("passed", "kind"))
 
 
@@ -433,10 +433,26 @@ def test_rare_numbers_of_a_copula_are_no_real_ones() -> None:
         ({"blocks": [fs.Copula("x", "y")], "columns": {"x": fs.Column(method="cart")}}, OptionError, "takes no method"),
         ({"blocks": [fs.Copula("x", "y")], "columns": {"x": fs.Column(predictors=[])}}, OptionError, "no predictors"),
         ({"blocks": [fs.LatentNormal("x", "y")], "columns": {"x": fs.Column(cont_na=[-9])}}, OptionError, "fills in"),
-        ({"blocks": [fs.LatentNormal("x", "y", transform={"kind": "scores"})]}, PlanError, "no column 'kind'"),
+        ({"blocks": [fs.LatentNormal("x", "y", transform={"kind": "scores"})]}, PlanError, "not among the columns"),
         ({"blocks": [fs.LatentNormal("x", "kind", transform={"kind": "scores"})]}, OptionError, "for numbers"),
         ({"blocks": [fs.LatentNormal("x", "y", slopes=["passed"])]}, OptionError, "say with cluster="),
         ({"blocks": [fs.LatentNormal("x", "y", slopes=["x"])], "cluster": "school"}, OptionError, "must be numbers"),
+        ({"blocks": [fs.LatentNormal("x", slopes=["y"])], "cluster": "school"}, PlanError, "drawn after the block"),
+        (
+            {"blocks": [fs.LatentNormal("x", "size", interactions=[("x", "size")])], "cluster": "school"},
+            PlanError,
+            "cannot be drawn together",
+        ),
+        ({"blocks": [fs.LatentNormal("size")], "cluster": "school"}, PlanError, "constant within clusters"),
+        (
+            {
+                "blocks": [fs.LatentNormal("size", "x")],
+                "cluster": "school",
+                "columns": {"size": fs.Column(bounds=(0, 9))},
+            },
+            PlanError,
+            "drawing it again",
+        ),
         ({"blocks": [fs.LatentNormal("x", "y", transform="boxcox")]}, DataError, "positive"),
         ({"blocks": [fs.LatentNormal("x", "y")], "weights": "income"}, OptionError, "weights"),
         ({"blocks": [fs.LatentNormal("x", "y")], "fit_rows": 100}, OptionError, "fit_rows"),
@@ -472,6 +488,7 @@ def test_refused(options: dict, error: type[Exception], message: str) -> None:
         (lambda: fs.Copula("x", "y", interactions="xy"), "list of tuples"),
         (lambda: fs.Copula("x", "y", "z", interactions=[("x", "y"), ("y", "z")]), "in two of them"),
         (lambda: fs.Copula(3), "columns"),
+        (lambda: fs.LatentNormal(["x", "y"]), "one by one"),
         (lambda: fs.Column(method="joint"), "for all columns together"),
     ],
 )
@@ -505,3 +522,115 @@ def test_blocks_of_rows_of_a_joint_model_with_clusters_agree(monkeypatch: pytest
         PEOPLE.select("school", "size", "x", "y"), m=1, cluster="school", blocks=[block], random_state=1
     )
     assert syn[0].group_by("school").agg(pl.col("size").n_unique())["size"].max() == 1
+
+
+def test_members_of_households_are_drawn_jointly_too() -> None:
+    frame = PEOPLE.select("school", "x", "passed", role=pl.int_range(pl.len()).mod(3).cast(pl.String))
+    cluster = fs.Cluster("school", structure=["role"])
+    for options in ({"blocks": [fs.LatentNormal("x", **SHORT)]}, {"method": fs.LatentNormal(**SHORT)}):
+        copy = fs.synthesize(frame, m=1, cluster=cluster, random_state=1, **options)[0]
+        assert not copy.null_count().sum_horizontal().item()
+
+
+def test_more_clusters_than_a_block_has_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "BLOCK_ROWS", 32)
+    block = fs.LatentNormal("size", "x", **SHORT)
+    copy = fs.synthesize(
+        PEOPLE.select("school", "size", "x"), m=1, k=3000, cluster="school", blocks=[block], random_state=1
+    )
+    assert copy[0].group_by("school").agg(pl.col("size").n_unique())["size"].max() == 1
+
+
+def test_times_and_large_numbers_stay_what_their_types_hold() -> None:
+    rng = np.random.default_rng(0)
+    seconds = np.clip(rng.normal(80_000, 5_000, 400), 0, 86_399).astype(int)
+    frame = pl.DataFrame(
+        {
+            "a": rng.normal(size=400),
+            "t": [datetime.time(s // 3600, s // 60 % 60) for s in seconds.tolist()],
+            "small": (rng.normal(size=400) * 20 + 100).astype(np.uint8),
+        }
+    )
+    copy = fs.synthesize(frame, m=1, method=fs.LatentNormal(**SHORT), random_state=1)[0]
+    assert not copy.null_count().sum_horizontal().item()
+    assert copy["small"].dtype == pl.UInt8
+    assert copy["small"].max() - copy["small"].min() < 200
+
+
+def test_chains_show_no_values_and_strata_have_their_own_random_numbers() -> None:
+    frame = pl.concat([PEOPLE.select("x", "born").with_columns(s=pl.lit(i)) for i in (0, 1)])
+    s = fs.Synthesizer(m=2, method=fs.LatentNormal(**SHORT), strata=["s"], random_state=1).fit(frame)
+    one, other = s.chains_.values()
+    assert repr(one).startswith("Chains: 2 of ")
+    assert len(repr(one)) < 200
+    assert one.table.columns == ["name", "mean", "sd", "low", "high", "r_hat", "ess"]
+    assert one.parameters[0].mean != other.parameters[0].mean
+
+
+def test_holes_that_a_rule_explains_are_not_imputed() -> None:
+    frame = PEOPLE.select("x", "passed", "kind").with_columns(x=pl.when(pl.col("kind") != "1").then("x"))
+    columns = {"kind": KEEP, "x": fs.Column(rules=[fs.Rule("kind = '1'")])}
+    syn = fs.synthesize(frame, m=2, method=fs.LatentNormal(**SHORT), columns=columns, random_state=1)
+    assert not syn.design.imputed
+    assert syn[0].filter(pl.col("kind") == "1")["x"].null_count() == frame.filter(pl.col("kind") == "1").height
+    both = fs.LatentNormal(interactions=[("y", "passed")], **SHORT)
+    assert fs.synthesize(PEOPLE.select("y", "passed", "x"), m=2, method=both, random_state=1).design.imputed
+
+
+def test_ruled_rows_may_be_out_of_bounds() -> None:
+    frame = PEOPLE.select("x", "kind").with_columns(x=pl.when(pl.col("kind") == "1").then(-99.0).otherwise("x"))
+    columns = {"kind": KEEP, "x": fs.Column(rules=[fs.Rule("kind = '1'", -99.0)], bounds=(-20, None))}
+    copy = fs.synthesize(frame, m=1, method=fs.LatentNormal(**SHORT), columns=columns, random_state=1)[0]
+    assert (copy.filter(pl.col("kind") == "1")["x"] == -99).all()
+
+
+def test_rare_levels_of_kept_columns_count() -> None:
+    rng = np.random.default_rng(1)
+    g = np.repeat(["a", "b", "c"], [280, 12, 8])
+    frame = pl.DataFrame({"g": g, "y": np.where(g == "b", 5.0, 0.0) + rng.normal(size=300)})
+    copy = fs.synthesize(frame, m=1, method=fs.LatentNormal(**SHORT), columns={"g": KEEP}, random_state=1)[0]
+    assert copy.filter(pl.col("g") == "b")["y"].mean() > 3
+
+
+def test_a_few_strong_correlations_among_many_columns_stay() -> None:
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=(4000, 30))
+    z[:, 1] = 0.3 * z[:, 0] + np.sqrt(1 - 0.09) * z[:, 1]
+    frame = pl.DataFrame(z, schema=[f"c{i}" for i in range(30)])
+    copy = fs.synthesize(frame, m=1, method="copula", random_state=1)[0]
+    assert copy.select(pl.corr("c0", "c1")).item() > 0.25
+
+
+def test_resumed_runs_of_other_data_are_refused(tmp_path) -> None:
+    rng = np.random.default_rng(1)
+    a = np.arange(200.0)
+    b = a + rng.normal(size=200)
+    options = {"blocks": [fs.LatentNormal("a", "b", **SHORT)], "random_state": 1, "m": 2, "out": tmp_path / "o"}
+    fs.synthesize(pl.DataFrame({"a": a, "b": b}), **options)
+    (tmp_path / "o" / "copy_2.parquet").unlink()
+    with pytest.raises(OutputError):
+        fs.synthesize(pl.DataFrame({"a": a, "b": b[::-1]}), resume=True, **options)
+
+
+def test_what_a_latent_normal_cannot_keep_is_refused() -> None:
+    frame = PEOPLE.select("school", "size", "x").with_columns(spike=pl.when(pl.col("x") > 0).then("x").otherwise(0.0))
+    with pytest.raises(DataError, match="have one value"):
+        fs.synthesize(frame, m=1, blocks=[fs.LatentNormal("x", "spike", transform="scores")], random_state=1)
+    with pytest.raises(PlanError, match="drawing it again"):
+        fs.synthesize(
+            frame,
+            m=1,
+            cluster="school",
+            blocks=[fs.LatentNormal("size", "x")],
+            columns={"size": fs.Column(bounds=(0, 99))},
+            random_state=1,
+        )
+
+
+def test_normal_scores_of_few_values_are_levels_with_an_order() -> None:
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=2000)
+    frame = pl.DataFrame({"z": z, "scale": np.digitize(z + rng.normal(size=2000), [-1.2, -0.4, 0.4, 1.2])})
+    copy = fs.synthesize(frame, m=1, method=fs.LatentNormal(transform="scores", **SHORT), random_state=1)[0]
+    assert abs(copy["scale"].var() / frame["scale"].var() - 1) < 0.08
+    assert set(copy["scale"].unique()) == set(range(5))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import polars as pl
 import pytest
@@ -314,6 +316,18 @@ def test_households_saved_proper_and_of_other_k(tmp_path) -> None:
         ),
         ({"cluster": "school", "columns": {"y": fs.Column(method=fs.Nested("eal"))}}, PlanError, "nothing of clusters"),
         ({"cluster": "eal", "visit_sequence": "table", "columns": {"eal": fs.Column(noise=0.1)}}, OptionError, "fresh"),
+        ({"cluster": "school", "columns": {"school": fs.Column(rare_levels=(3, "x"))}}, OptionError, "fresh names"),
+        ({"cluster": "school", "forbid": ["school = 'S1003'"]}, PlanError, "made anew"),
+        (
+            {"cluster": "school", "columns": {"funding": fs.Column(guard=fs.Guard(max_copies=2))}},
+            PlanError,
+            "max_copies of 'funding'",
+        ),
+        (
+            {"cluster": fs.Cluster("school", structure=["eal"]), "guard": fs.Guard(max_copies=2)},
+            PlanError,
+            "max_copies",
+        ),
         ({"cluster": "school", "proper": True, "fit_rows": 100}, OptionError, "bootstrap sample of whole clusters"),
         ({"cluster": "score"}, DataError, "have no 'score'"),
         ({"cluster": "school", "method": "copula"}, OptionError, "rows as independent"),
@@ -377,3 +391,60 @@ def test_limits_are_met_where_leaves_have_effects_of_clusters() -> None:
         assert copy["y"].is_between(-1, 1.5).all()
         assert copy["score"].drop_nulls().min() >= 0
         assert not copy.filter((pl.col("eal") == "yes") & (pl.col("y") > 1.2)).height
+
+
+def test_kept_clusters_have_their_effects_in_every_bootstrap_sample() -> None:
+    rng = np.random.default_rng(0)
+    of = np.repeat(np.arange(100), 20)
+    u = 2 * rng.normal(size=100)
+    frame = pl.DataFrame({"s": of, "y": u[of] + rng.normal(size=2000), "g": rng.integers(0, 2, 2000)})
+    syn = fs.synthesize(frame, m=2, cluster="s", columns={"s": KEEP}, proper=True, random_state=1)
+    for copy in syn:
+        means = copy.group_by("s", maintain_order=True).agg(pl.col("y").mean())["y"].to_numpy()
+        assert np.corrcoef(u, means)[0, 1] > 0.9
+
+
+def test_columns_computed_from_kept_clusters_are_computed_row_by_row() -> None:
+    frame = SCHOOLS.with_columns(school=pl.col("school").str.slice(1).cast(int))
+    frame = frame.with_columns(district=pl.col("school") // 10, doubled=2 * pl.col("founded"))
+    columns = {
+        "school": KEEP,
+        "district": fs.Column(passive="school // 10"),
+        "doubled": fs.Column(passive=2 * pl.col("founded")),
+    }
+    copy = fs.synthesize(frame, m=1, cluster="school", columns=columns, random_state=1)[0]
+    assert copy["district"].equals(frame["district"])
+    assert (copy["doubled"] == 2 * copy["founded"]).all()
+
+
+def test_default_k_finds_names_where_the_pattern_is_nearly_full() -> None:
+    frame = pl.DataFrame({"c": [f"S{j:02}" for j in np.repeat(np.arange(100), 6)], "x": np.arange(600) % 7})
+    for seed in range(5):
+        fs.synthesize(frame, m=2, cluster="c", method="sample", random_state=seed)
+
+
+def test_no_name_of_a_real_cluster_lives_on(tmp_path) -> None:
+    for dtype in (pl.String, pl.Categorical):
+        frame = SCHOOLS.with_columns(pl.col("school").cast(dtype))
+        s = fs.Synthesizer(m=1, cluster="school", random_state=1).fit(frame)
+        held = pickle.dumps(s.model_.variables)
+        assert not any(name.encode() in held for name in SCHOOLS["school"].unique())
+    coded = SCHOOLS.with_columns(school=pl.col("school").str.slice(1).cast(int))
+    assert "school" not in fs.Synthesizer(m=1, cluster="school", random_state=1).fit(coded).model_.slopes.names
+
+
+def test_the_head_knows_who_lives_in_the_household() -> None:
+    cluster = fs.Cluster("hh", structure=["relation"])
+    frame = households(1500, seed=2)
+    copy = fs.synthesize(frame, m=1, cluster=cluster, random_state=1)[0]
+
+    def head(frame: pl.DataFrame) -> pl.DataFrame:
+        of = frame.group_by("hh").agg(
+            pl.col("age").first(), pl.len(), children=(pl.col("relation") == "child").sum(), n=pl.len()
+        )
+        return of.filter(pl.col("n") == 2).group_by("children").agg(pl.col("age").mean()).sort("children")
+
+    real, found = head(frame)["age"], head(copy)["age"]
+    # Couples, and parents of one child: of two persons both, of very different ages.
+    assert real[0] - real[1] > 10
+    assert np.abs((real - found).to_numpy()).max() < 3.5

@@ -76,21 +76,21 @@ def recovered():
 def test_parameters_that_are_known_are_found(recovered):
     """95 % within two posterior standard deviations; in one table misses go together, so a few more may miss."""
     chains, truth = recovered
-    by_name = {parameter.name: parameter for parameter in chains.table}
+    by_name = {parameter.name: parameter for parameter in chains.parameters}
     away = np.array([(by_name[name].mean - value) / by_name[name].sd for name, value in truth.items()])
     assert len(away) == len(truth) == 45
     assert (np.abs(away) < 2).mean() > 0.85
     assert (np.abs(away) < 4).all()
-    for parameter in chains.table:
+    for parameter in chains.parameters:
         assert parameter.low < parameter.mean < parameter.high
         assert parameter.r_hat < 1.2
-    assert {parameter.name for parameter in chains.table} >= set(truth)
+    assert {parameter.name for parameter in chains.parameters} >= set(truth)
 
 
 def test_chains_that_converged_are_told_from_those_that_have_not(recovered):
     chains, _ = recovered
-    assert len(chains.not_converged) < 0.2 * len(chains.table)
-    assert set(chains.not_converged) == {p.name for p in chains.table if not p.converged}
+    assert len(chains.not_converged) < 0.2 * len(chains.parameters)
+    assert set(chains.not_converged) == {p.name for p in chains.parameters if not p.converged}
     data, _ = two_level(n=500, n_clusters=20)
     short = run_chains(data, n_draws=2, burn_in=5, thin=10, entropy=1, executor=SERIAL)
     assert "beta[y, 1]" in short.not_converged
@@ -234,7 +234,7 @@ def test_traces_are_thinned():
     assert chains.not_converged == []
     mean = chains.trace["beta[a, 1]"].mean()
     assert mean == pytest.approx(24.5, abs=5 * np.arange(50.0).std() / np.sqrt(50) / np.sqrt(1_000))
-    variance = next(p for p in chains.table if p.name == "omega_e[a, a]")
+    variance = next(p for p in chains.parameters if p.name == "omega_e[a, a]")
     assert variance.mean == pytest.approx(np.arange(50.0).var(), rel=0.1)
 
 
@@ -258,7 +258,7 @@ def test_random_slopes_are_found_in_the_units_of_the_predictors():
         "beta[y, 1]": 3, "beta[y, age]": 0.2, "omega_e[y, y]": 1, "omega_2[y, y]": 4,
         "omega_2[y:age, y]": 0.02, "omega_2[y:age, y:age]": 0.0025,
     }  # fmt: skip
-    for parameter in chains.table:
+    for parameter in chains.parameters:
         assert abs(parameter.mean - truth[parameter.name]) < 4 * parameter.sd
         assert parameter.r_hat < 1.1
     # Effects of one draw: their reliability is .83.
@@ -304,7 +304,7 @@ def test_awkward_tables_have_finite_chains(case):
     data = awkward(**{k: v.astype(np.int32) if k == "b" else v for k, v in change.items()})
     chains = run_chains(data, n_draws=2, burn_in=150, thin=150, chains=2, entropy=1, executor=SERIAL)
     assert all(np.isfinite(values).all() for values in chains.trace.values())
-    assert max(abs(p.mean) for p in chains.table if p.name.startswith(("beta", "omega_e"))) < 100
+    assert max(abs(p.mean) for p in chains.parameters if p.name.startswith(("beta", "omega_e"))) < 100
     words = random_words(1, (1,), 2 * 300 * 3).reshape(-1, 300)[: chains.model.n_words]
     words2 = random_words(2, (1,), 10 * data.n_clusters).reshape(10, -1)[: chains.model.n_words2]
     b = chains.model.draw(0, data.x, words, data.cluster, data.n_clusters, words2)[1]

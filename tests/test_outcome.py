@@ -74,7 +74,7 @@ def test_chains_are_the_same_for_any_number_of_threads_and_go_on(given):
     joined = one.continued(4)
     np.testing.assert_array_equal(longer.trace["y: beta[x]"], joined.trace["y: beta[x]"])
     assert [d.sigma2 for d in longer.outcome.draws] == [d.sigma2 for d in joined.outcome.draws]
-    assert {p.name for p in one.table} >= {f"y: {name}" for name in TRUTH}
+    assert {p.name for p in one.parameters} >= {f"y: {name}" for name in TRUTH}
     assert len(one.model) == len(one.outcome.draws) == 6
 
 
