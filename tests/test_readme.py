@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 import fastsynth as fs
 from fastsynth.cli import CONFIG_KEYS, _read_config
@@ -32,6 +33,15 @@ def test_examples_of_inference_run(capsys):
     for block in blocks("python", "docs/inference.md"):
         exec(block, names)
     assert "Lack of fit" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::fastsynth.errors.ConvergenceWarning")
+def test_examples_of_clusters_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks("python", "docs/multilevel.md"):
+        exec(block, names)
+    assert (tmp_path / "chains.png").exists()
 
 
 def test_examples_of_real_tables_run():
