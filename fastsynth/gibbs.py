@@ -33,6 +33,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -567,30 +568,36 @@ def draw_covariance(
     omega : ndarray of shape (q, q)
     scales : ndarray of shape (q,)
     """
-    out, c, f = np.array(omega), np.flatnonzero(constrained), np.flatnonzero(~constrained)
-    fixed = np.ascontiguousarray(omega[c][:, c])
-    of_fixed = squares[c][:, c]
+    out, (c, f, cc, cf, fc, ff) = np.array(omega), _split(constrained.tobytes())
+    fixed = np.ascontiguousarray(omega[cc])
+    of_fixed = squares[cc]
     if len(pairs):
         precision = _inverse(fixed)
         spread = precision @ (of_fixed + LITTLE * np.eye(len(c))) @ precision
         width = min(2.0, 8 / np.sqrt(n + 1))
         _latent.draw_covariances(fixed, precision, spread, pairs, float(n), width, words.key(), np.empty((4, len(c))))
-        out[np.ix_(c, c)] = fixed
+        out[cc] = fixed
     if not len(f):
         return out, scales
     # One row of prior knowledge about each slope: none.
-    weight = of_fixed + np.eye(len(c))
-    slope = np.linalg.solve(weight, squares[c][:, f])
-    left = squares[f][:, f] - squares[f][:, c] @ slope + 2 * NU * np.diag(scales[f])
+    root = _inverse(_factor(of_fixed + np.eye(len(c)))).T
+    slope = root @ (root.T @ squares[cf])
+    left = squares[ff] - squares[fc] @ slope + 2 * NU * np.diag(scales[f])
     free, inverse = draw_inverse_wishart(left, n + NU + len(f) - 1, words)
-    root = _inverse(_factor(weight)).T
     slope = slope + root @ words.normal(len(c), len(f)) @ _factor(free).T
-    out[np.ix_(c, f)] = fixed @ slope
-    out[np.ix_(f, c)] = out[np.ix_(c, f)].T
-    out[np.ix_(f, f)] = free + slope.T @ fixed @ slope
+    across = fixed @ slope
+    out[cf], out[fc], out[ff] = across, across.T, free + slope.T @ across
     scales = scales.copy()
     scales[f] = words.gamma((NU + len(f)) / 2, len(f)) / (1 / A**2 + NU * np.diagonal(inverse))
     return out, scales
+
+
+@functools.lru_cache(maxsize=16)
+def _split(constrained: bytes) -> tuple[Any, ...]:
+    """Places of latents of fixed variance and of the others, and what picks their parts out of a matrix."""
+    which = np.frombuffer(constrained, bool)
+    c, f = np.flatnonzero(which), np.flatnonzero(~which)
+    return c, f, np.ix_(c, c), np.ix_(c, f), np.ix_(f, c), np.ix_(f, f)
 
 
 def draw_inverse_wishart(scale: Floats, df: float, words: Words) -> tuple[Floats, Floats]:
