@@ -21,7 +21,7 @@ test-debug: $(VENV)/.test
 	FASTSYNTH_DEBUG=1 $(BIN)/python setup.py -q build --build-lib build/debug --build-temp build/debug-objects
 	cp -r tests build/debug/tests
 	cd build/debug && LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
-		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -c $(abspath pyproject.toml) --rootdir=. tests/test_tree.py tests/test_calibration.py tests/test_count.py
+		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -c $(abspath pyproject.toml) --rootdir=. tests/test_tree.py tests/test_calibration.py tests/test_count.py tests/test_latent.py tests/test_copula.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
