@@ -424,8 +424,9 @@ def _read_state(parts: dict[str, bytes], manifest: dict[str, Any], name: str) ->
     shapes = state["shapes"]
     arrays = {key: _array(parts, f"{name}_{key}.arrow").reshape(shape) for key, shape in shapes.items()}
     for key, array in arrays.items():
-        bad = array.dtype.kind == "f" and (np.isnan(array) if "cuts" in key else ~np.isfinite(array)).any()
-        if bad:
+        # The first and last cut are infinite, and codes of missing values have no number.
+        allowed = np.isinf if "cuts" in key else np.isnan if "given_" in key else np.zeros_like
+        if array.dtype.kind == "f" and (~np.isfinite(array) & ~allowed(array).astype(bool)).any():
             raise ModelFileError(f"Numbers of {name} are missing. The file is damaged; fit it again.")
     return state["record"], arrays
 

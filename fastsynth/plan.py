@@ -604,10 +604,9 @@ def _guard_of(setting: _Setting, name: str, column: Column, method: Method) -> G
         return None if isinstance(method, Nested) else guard
     led = setting.cluster is not None and len(setting.cluster.structure) > 0
     if led or (name in setting.upper and column.guard is not None):
-        what = "clusters are drawn one by one" if name in setting.upper else "with structure, rows of several blocks"
+        what = "clusters are drawn one by one" if name in setting.upper else "structure ties rows of several together"
         raise PlanError(
-            f"max_copies of {name!r}: copies are counted among the rows of a block, but {what} are drawn together. "
-            "Leave max_copies out."
+            f"max_copies of {name!r}: copies are counted among the rows of a block, but {what}. Leave max_copies out."
         )
     return replace(guard, max_copies=None) if name in setting.upper else guard
 

@@ -189,7 +189,7 @@ def count_structure(
     """
     slot = {variable.name: slot for slot, variable in enumerate(learned.variables)}
     few = [slot[n] for n in structure if learned.variables[slot[n]].kind != "numeric"]
-    few = [s for s in few if learned.variables[s].n_used <= MOST_COUNTED]
+    few = sorted(s for s in few if learned.variables[s].n_used <= MOST_COUNTED)
     of = slot[cluster]
     shape = len(learned.variables[of].values)
     total = {s: np.zeros((shape, len(learned.variables[s].values)), np.int64) for s in few}

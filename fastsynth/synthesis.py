@@ -41,7 +41,7 @@ from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
 from fastsynth.joint import Chains
 from fastsynth.learn import Learned, learn, strongest_predictors
-from fastsynth.methods import Calibrated, Cart, ColumnModel, Method, people_of_ranks
+from fastsynth.methods import Calibrated, Cart, ColumnModel, Method, Sample, people_of_ranks
 from fastsynth.model import Model
 from fastsynth.options import Column, Guard, Rule
 from fastsynth.output import Output
@@ -1207,11 +1207,14 @@ def _column_of(step: Step, model: Model) -> Column:
     earlier = [of for of in model.plan.steps[: model.plan.steps.index(step)] if of.level >= step.level]
     usual = {of.name for of in earlier if of.action not in ("identifier", "stratum", "cluster") and of.slot not in own}
     # Those that a column has without being told: sizes of clusters come with them.
-    every = isinstance(step.method, Block) or (model.clusters is not None and set(names) == usual)
+    parts = [model.variables[slot].calendar for slot in range(len(model.frame.schema), len(model.variables))]
+    counts = {len(model.frame.schema) + i for i, part in enumerate(parts) if part is not None and part[0] in own}
+    told = set(names) != usual or (bool(counts) and counts.isdisjoint(step.predictors))
+    told = told and not isinstance(step.method, Block | Sample)
     bounds = [limit.expression for limit in step.limits if limit.values_only]
     return Column(
         method=None if isinstance(step.method, Block) else step.method,
-        predictors=None if every else names or None,
+        predictors=names if told else None,
         cont_na=cont_na,
         semicont=[value(rank) for rank in step.spikes],
         rules=[Rule(rule.expression, value(rule.rank)) for rule in step.rules],

@@ -634,3 +634,14 @@ def test_normal_scores_of_few_values_are_levels_with_an_order() -> None:
     copy = fs.synthesize(frame, m=1, method=fs.LatentNormal(transform="scores", **SHORT), random_state=1)[0]
     assert abs(copy["scale"].var() / frame["scale"].var() - 1) < 0.08
     assert set(copy["scale"].unique()) == set(range(5))
+
+
+def test_saved_models_of_covariates_outside_the_block_can_be_loaded(tmp_path) -> None:
+    frame = PEOPLE.select("x", "y", "passed", "kind").drop_nulls()
+    model = fs.LatentNormal("y", "passed", model="y ~ x*passed", **SHORT)
+    for i, options in enumerate(
+        ({"blocks": [model], "columns": {"x": KEEP}}, {"blocks": [fs.LatentNormal("x", "kind", **SHORT), model]})
+    ):
+        s = fs.Synthesizer(m=2, random_state=1, **options).fit(frame)
+        s.save(tmp_path / f"{i}.fsyn")
+        assert fs.Synthesizer.load(tmp_path / f"{i}.fsyn").sample()[1].equals(s.sample()[1])

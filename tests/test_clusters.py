@@ -448,3 +448,17 @@ def test_the_head_knows_who_lives_in_the_household() -> None:
     # Couples, and parents of one child: of two persons both, of very different ages.
     assert real[0] - real[1] > 10
     assert np.abs((real - found).to_numpy()).max() < 3.5
+
+
+def test_a_loaded_synthesizer_fits_as_the_first_one_did(tmp_path) -> None:
+    frame = households(200).with_columns(pl.col("group").alias("second"))
+    options = {"columns": {"age": fs.Column(predictors=[])}, "random_state": 1, "m": 1}
+    copies = []
+    for i, structure in enumerate((["relation", "second"], ["second", "relation"])):
+        s = fs.Synthesizer(cluster=fs.Cluster("hh", structure), **options).fit(frame)
+        s.save(tmp_path / f"{i}.fsyn")
+        loaded = fs.Synthesizer.load(tmp_path / f"{i}.fsyn")
+        again = fs.Synthesizer(**loaded.get_params()).fit(frame)
+        assert again.sample()[0].equals(s.sample()[0])
+        copies.append(s.sample()[0])
+    assert copies[0].equals(copies[1])
