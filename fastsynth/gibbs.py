@@ -31,12 +31,14 @@ interactions and non-linear terms, JRSS A 177.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 from scipy.special import gammaincinv, ndtr, ndtri
 
 from fastsynth import _latent
@@ -48,7 +50,7 @@ from fastsynth.latents import (
     Floats,
     box_cox,
 )
-from fastsynth.normals import normal
+from fastsynth.normals import interior, normal
 from fastsynth.streams import CHAIN, hashed, random_words, unit
 
 # Rows whose sums are made at a time.
@@ -77,26 +79,28 @@ class Words:
 
     def __init__(self, entropy: int, chain: int, sweep: int, n: int) -> None:
         self._words, self._place = random_words(entropy, (CHAIN, chain, sweep), n), 0
+        # Nearly all are for normal numbers, which cost less at a time.
+        self._normal = normal(self._words)
 
-    def _take(self, n: int) -> NDArray[np.uint64]:
+    def _take(self, n: int) -> slice:
         self._place += n
-        return self._words[self._place - n : self._place]
+        return slice(self._place - n, self._place)
 
     def key(self) -> int:
         """A key of hashes."""
-        return int(self._take(1)[0])
+        return int(self._words[self._take(1)][0])
 
     def unit(self) -> float:
         """A number above 0 and up to 1."""
-        return 1 - float(unit(self._take(1))[0])
+        return 1 - float(unit(self._words[self._take(1)])[0])
 
     def normal(self, *shape: int) -> Floats:
         """Standard normal numbers."""
-        return normal(self._take(int(np.prod(shape)))).reshape(shape)
+        return self._normal[self._take(math.prod(shape))].reshape(shape)
 
     def gamma(self, shape: Floats | float, n: int) -> Floats:
         """Gamma numbers of scale 1."""
-        out: Floats = gammaincinv(shape, (self._take(n) >> np.uint64(12)).astype(np.float64) / 2.0**52 + 2.0**-53)
+        out: Floats = gammaincinv(shape, interior(self._words[self._take(n)]))
         return out
 
 
@@ -409,9 +413,8 @@ def _draw_clusters(
     two, now = problem.two, state.two
     n, e, q = state.u.shape
     d = e * q
-    uu, ur, rr = state.omega_2[:d, :d], state.omega_2[:d, d:], state.omega_2[d:, d:]
-    slope = np.linalg.solve(rr, ur.T)
-    mean, given = (now.z.T - two.x.T @ now.beta) @ slope, uu - ur @ slope
+    slope, given = _given(state.omega_2, slice(d))
+    mean = (now.z.T - two.x.T @ now.beta) @ slope
     left = sums - problem.by_cluster @ state.one.beta
     flat = (left @ precision).reshape(n, d) + mean @ _inverse(given)
     crossed = problem.by_cluster[:, :, problem.effects]
@@ -421,9 +424,8 @@ def _draw_clusters(
     _rescale(problem, state, sums, precision, words)
     effects = state.u.reshape(n, d)
     if two.layout.q:
-        uu, ur = state.omega_2[:d, :d], state.omega_2[:d, d:]
-        slope = np.linalg.solve(uu, ur)
-        offset, covariance = (effects @ slope).T, rr - ur.T @ slope
+        slope, covariance = _given(state.omega_2, slice(d, None))
+        offset = (effects @ slope).T
         rows = Rows(two, now, _inverse(covariance), offset, NO_CODES, NO_CODES, NOTHING)
         _, xz = _draw_level(rows, words, adapt, NOTHING, review)
         _draw_coefficients(two, now, xz - two.x @ offset.T, _factor(covariance), words)
@@ -480,15 +482,13 @@ def _shift(
     coefficients decides on acceptance.
     """
     n, e, q = state.u.shape
-    mine = np.zeros(e * q, bool)
-    mine[k * q : (k + 1) * q] = True
+    mine = slice(k * q, (k + 1) * q)
     flat = state.u.reshape(n, e * q) - mean
-    slope = np.linalg.solve(covariance[~mine][:, ~mine], covariance[~mine][:, mine])
-    left = flat[:, mine] - flat[:, ~mine] @ slope
-    conditional = covariance[mine][:, mine] - covariance[mine][:, ~mine] @ slope
+    slope, conditional = _given(covariance, mine)
+    left = flat[:, mine] - np.delete(flat, mine, axis=1) @ slope
     h = problem.h if k == 0 else problem.h[:, :1]
     columns = problem.between if k == 0 else problem.effects[k : k + 1]
-    root = _inverse(_factor(h.T @ h)).T
+    root = _triangular(_factor(h.T @ h)).T
     move = root @ root.T @ (h.T @ left) + root @ words.normal(h.shape[1], q) @ _factor(conditional).T
     old, new = state.one.beta[columns], state.one.beta[columns] + move
     ratio = RIDGE / 2 * float(np.sum((old @ precision) * old) - np.sum((new @ precision) * new))
@@ -501,27 +501,20 @@ def _rescale(problem: Problem, state: State, sums: Floats, precision: Floats, wo
     """Multiply effects of each kind by a factor, and their covariances and prior scales with them.
 
     What effects have to do with their covariances stays as it is, so the rows alone, and the half-t prior, have a say:
-    the factor is normal. Without this step small variances would hardly move. Liu and Wu (1999), Parameter expansion
+    factors are normal. Without this step small variances would hardly move. Liu and Wu (1999), Parameter expansion
     for data augmentation, JASA 94; Gelman, van Dyk, Huang and Boscardin (2008), Using redundant parameterizations to
     fit hierarchical models, JCGS 17.
     """
-    _, e, q = state.u.shape
+    n, e, q = state.u.shape
     d = e * q
-    left = sums - problem.by_cluster @ state.one.beta
-    noise, factors = words.normal(d), np.ones(d)
-    # Sums over rows of an effect times its predictor, with residuals before effects, and with what each effect adds.
-    target, added = np.empty((d, q)), np.empty((d, e, q))
-    for k in range(e):
-        mine = slice(k * q, (k + 1) * q)
-        target[mine] = state.u[:, k].T @ left[:, k]
-        for other, column in enumerate(problem.effects):
-            added[mine, other] = (state.u[:, k] * problem.by_cluster[:, k, column, None]).T @ state.u[:, other]
-    for a in range(d):
-        k, c = divmod(a, q)
-        others = (added[a] * factors.reshape(e, q)).sum(axis=0)
-        others[c] -= added[a, k, c]
-        weight = precision[c, c] * added[a, k, c] + 2 * state.scales_2[a] / A**2
-        factors[a] = precision[c] @ (target[a] - others) / weight + noise[a] / np.sqrt(weight)
+    # Sums over rows of what each effect adds, times residuals before effects, and times what each other effect adds.
+    residuals = (sums - problem.by_cluster @ state.one.beta) @ precision
+    target = np.einsum("jkq,jkq->kq", state.u, residuals).ravel()
+    crossed = problem.by_cluster[:, :, problem.effects]
+    added = [state.u[:, k].T @ (crossed[:, k, :, None] * state.u).reshape(n, d) for k in range(e)]
+    weight = np.vstack(added) * np.tile(precision, (e, e)) + np.diag(2 * state.scales_2[:d] / A**2)
+    root = _triangular(_factor(weight))
+    factors = root.T @ (root @ target + words.normal(d))
     state.u = state.u * factors.reshape(e, q)
     turn = np.concatenate([factors, np.ones(len(state.omega_2) - d)])
     state.omega_2 = state.omega_2 * np.outer(turn, turn)
@@ -580,7 +573,7 @@ def draw_covariance(
     if not len(f):
         return out, scales
     # One row of prior knowledge about each slope: none.
-    root = _inverse(_factor(of_fixed + np.eye(len(c)))).T
+    root = _triangular(_factor(of_fixed + np.eye(len(c)))).T
     slope = root @ (root.T @ squares[cf])
     left = squares[ff] - squares[fc] @ slope + 2 * NU * np.diag(scales[f])
     free, inverse = draw_inverse_wishart(left, n + NU + len(f) - 1, words)
@@ -603,17 +596,45 @@ def _split(constrained: bytes) -> tuple[Any, ...]:
 def draw_inverse_wishart(scale: Floats, df: float, words: Words) -> tuple[Floats, Floats]:
     """A matrix with an inverse Wishart distribution, and its inverse, by Bartlett's decomposition."""
     k = len(scale)
-    factor = np.tril(words.normal(k, k), -1)
+    # Only the lower triangle counts.
+    factor = words.normal(k, k)
     np.fill_diagonal(factor, np.sqrt(2 * words.gamma((df - np.arange(k)) / 2, k)))
-    factor = _factor(_inverse(scale)) @ factor
-    root = _inverse(factor)
+    factor = _factor(_inverse(scale)) @ np.tril(factor)
+    root = _triangular(factor)
     return root.T @ root, factor @ factor.T
 
 
+def _given(omega: Floats, mine: slice) -> tuple[Floats, Floats]:
+    """Slopes (others, mine) of some variables on the others, and their covariance matrix given these."""
+    own, across = omega[mine, mine], np.delete(omega[:, mine], mine, axis=0)
+    if not len(across):
+        return across, own
+    slope = _inverse(np.delete(np.delete(omega, mine, axis=0), mine, axis=1)) @ across
+    return slope, own - across.T @ slope
+
+
+# LAPACK itself: with matrices this small, a check that numpy makes costs more than the factor. What is symmetric is so
+# in either order of its elements.
+
+
 def _inverse(matrix: Floats) -> Floats:
-    return np.asarray(np.linalg.inv(matrix), np.float64)
+    """Inverse of a symmetric positive definite matrix."""
+    if not len(matrix):
+        return matrix
+    return _possible(*lapack.dposv(matrix, np.eye(len(matrix)), lower=1)[1:]).T
 
 
 def _factor(matrix: Floats) -> Floats:
     """Lower triangular factor of a symmetric positive definite matrix."""
-    return np.asarray(np.linalg.cholesky(matrix), np.float64)
+    return _possible(*lapack.dpotrf(matrix, lower=1)) if len(matrix) else matrix
+
+
+def _triangular(factor: Floats) -> Floats:
+    """Inverse of a lower triangular matrix."""
+    return _possible(*lapack.dtrtri(factor, lower=1)) if len(factor) else factor
+
+
+def _possible(result: Floats, info: int) -> Floats:
+    if info:
+        raise np.linalg.LinAlgError("Not positive definite.")
+    return result

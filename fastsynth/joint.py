@@ -70,7 +70,6 @@ class _Given:
     beta: Floats
     alpha: Floats
     omega_2: Floats
-    u: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,12 +95,13 @@ class _Models:
 
     data: JointData
     problem: Problem
+    vector: _Vector
     companion: Companion | None
 
     @property
     def names(self) -> list[str]:
         """Names of the free parameters."""
-        return parameter_names(self.problem, self.data) + ([] if self.companion is None else self.companion.names)
+        return self.vector.names + ([] if self.companion is None else self.companion.names)
 
     def start(self, chain: int, entropy: int) -> _Place:
         """Where a chain begins."""
@@ -122,14 +122,14 @@ class _Models:
 
     def parameters(self, place: _Place) -> Floats:
         """Values of ``names``."""
-        own = _parameters(self.problem, place.joint)
+        own = self.vector.of(self.problem, place.joint)
         if self.companion is None or place.outcome is None:
             return own
         return np.concatenate([own, self.companion.vector(place.outcome)])
 
     def draw(self, place: _Place, entropy: int, effects: bool) -> _Draw:
         """What is kept of a chain where it is."""
-        own = _draw(self.problem, place.joint, self.data, effects)
+        own = _draw(self.problem, self.vector, place.joint, self.data, effects)
         if self.companion is None or place.outcome is None:
             return own
         parameters = place.outcome.parameters
@@ -230,7 +230,7 @@ def run_chains(
         raise OptionError("columns: at least one column has to vary within clusters (level=1).")
     problem = prepare(data)
     companion = None if outcome is None else Companion.of(outcome, data, problem, start(problem, 0, entropy))
-    models = _Models(data, problem, companion)
+    models = _Models(data, problem, _Vector.prepared(problem, data), companion)
     total = burn_in + thin * -(-n_draws // chains)
     # As many sweeps after burn-in as before are traced closely enough to tell whether chains have mixed.
     closely = max(total - burn_in, burn_in // 10, 1)
@@ -435,21 +435,8 @@ def _levels(problem: Problem, data: JointData) -> list[tuple[Level, list[int]]]:
     return [(problem.one, data.of_level(1)), (problem.two, data.of_level(2))]
 
 
-def _given(problem: Problem, state: State) -> _Given:
-    effects = problem.one.to_given[np.ix_(problem.effects, problem.effects)]
-    q, q2 = problem.one.layout.q, problem.two.layout.q
-    turn = np.eye(len(effects) * q + q2)
-    turn[: len(effects) * q, : len(effects) * q] = np.kron(effects, np.eye(q))
-    return _Given(
-        problem.one.to_given @ state.one.beta,
-        problem.two.to_given @ state.two.beta,
-        turn @ state.omega_2 @ turn.T,
-        effects @ state.u,
-    )
-
-
-def _draw(problem: Problem, state: State, data: JointData, effects: bool) -> _Draw:
-    given = _given(problem, state)
+def _draw(problem: Problem, vector: _Vector, state: State, data: JointData, effects: bool) -> _Draw:
+    given = vector.given(problem, state)
     shapes = np.empty((len(data.columns), 3))
     imputed: list[Values] = [np.zeros(0)] * len(data.columns)
     for (level, places), now in zip(_levels(problem, data), (state.one, state.two), strict=True):
@@ -466,7 +453,7 @@ def _draw(problem: Problem, state: State, data: JointData, effects: bool) -> _Dr
         "cuts": state.one.cuts.copy(),
         "cuts2": state.two.cuts.copy(),
         "shapes": shapes,
-        "cluster_effects": given.u if effects else given.u[:0],
+        "cluster_effects": vector.effects @ (state.u if effects else state.u[:0]),
     }
     return _Draw(arrays, imputed, None)
 
@@ -474,15 +461,74 @@ def _draw(problem: Problem, state: State, data: JointData, effects: bool) -> _Dr
 # ----------------------------------------------------------------------------------------------------------- parameters
 
 
-def parameter_names(problem: Problem, data: JointData) -> list[str]:
-    """Names of the free parameters, in the order of ``_parameters``."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Vector:
+    """How a state becomes the vector of its free parameters.
+
+    Attributes
+    ----------
+    names : list of str
+    free, free_2 : ndarray of shape (2, m)
+        Free elements of both covariance matrices.
+    plain, plain_2 : ndarray of shape (2, m)
+        Latents, and columns, of numbers without transform, of both levels.
+    effects : ndarray of shape (e, e)
+        Effects of predictors as they were given are those of standardised ones times this.
+    turn : ndarray of shape (e q + q2, e q + q2)
+        The same of effects and latents of level 2.
+    """
+
+    names: list[str]
+    free: Codes
+    free_2: Codes
+    plain: Codes
+    plain_2: Codes
+    effects: Floats
+    turn: Floats
+
+    @classmethod
+    def prepared(cls, problem: Problem, data: JointData) -> _Vector:
+        """What does not change."""
+        effects = problem.one.to_given[np.ix_(problem.effects, problem.effects)]
+        q, q2 = problem.one.layout.q, problem.two.layout.q
+        d = len(effects) * q
+        turn = np.eye(d + q2)
+        turn[:d, :d] = np.kron(effects, np.eye(q))
+        free, free_2 = _free(problem.one.layout, 0), _free(problem.two.layout, d)
+        plain = _plain(problem.one), _plain(problem.two)
+        return cls(_names(problem, data, free, free_2), free.T, free_2.T, *plain, effects, turn)
+
+    def given(self, problem: Problem, state: State) -> _Given:
+        """Parameters for predictors as they were given."""
+        beta, alpha = problem.one.to_given @ state.one.beta, problem.two.to_given @ state.two.beta
+        return _Given(beta, alpha, self.turn @ state.omega_2 @ self.turn.T)
+
+    def of(self, problem: Problem, state: State) -> Floats:
+        """All free parameters in the units of the data."""
+        given = self.given(problem, state)
+        (location, scale), (location2, scale2) = _units(self.plain, state.one), _units(self.plain_2, state.two)
+        beta, alpha = given.beta * scale, given.alpha * scale2
+        beta[0] += location
+        alpha[0] += location2
+        both = np.concatenate([*[scale] * len(self.effects), scale2])
+        (j, k), (j2, k2) = self.free, self.free_2
+        parts = [beta.ravel(), alpha.ravel()]
+        parts += [state.omega_e[j, k] * scale[j] * scale[k], given.omega_2[j2, k2] * both[j2] * both[k2]]
+        for level, now in ((problem.one, state.one), (problem.two, state.two)):
+            parts += [now.cuts[c.first + 2 : c.first + c.size] for c in level.thresholds]
+            parts.append(now.shapes[[power.column for power in level.powers], 0])
+        return np.concatenate(parts)
+
+
+def _names(problem: Problem, data: JointData, free: Codes, free_2: Codes) -> list[str]:
+    """Names of the free parameters, in the order of ``_Vector.of``."""
     one, two = problem.one, problem.two
     names = [f"beta[{z}, {x}]" for x in data.x_names for z in one.layout.names]
     names += [f"beta[{w}, {h}]" for h in data.x2_names for w in two.layout.names]
-    names += [f"omega_e[{one.layout.names[j]}, {one.layout.names[k]}]" for j, k in _free(one.layout, 0)]
+    names += [f"omega_e[{one.layout.names[j]}, {one.layout.names[k]}]" for j, k in free]
     of_effects = [z if a == 0 else f"{z}:{data.x_names[a]}" for a in data.effects for z in one.layout.names]
     both = [*of_effects, *two.layout.names]
-    names += [f"omega_2[{both[j]}, {both[k]}]" for j, k in _free(two.layout, len(of_effects))] if both else []
+    names += [f"omega_2[{both[j]}, {both[k]}]" for j, k in free_2]
     for level in (one, two):
         for c in level.thresholds:
             names += [f"threshold[{level.layout.names[c.latent]}, {k}]" for k in range(2, c.size)]
@@ -499,28 +545,16 @@ def _free(layout: Layout, before: int) -> Codes:
     return np.argwhere(np.tril(free)).astype(np.int32)
 
 
-def _units(level: Level, now: LevelState) -> tuple[Floats, Floats]:
+def _plain(level: Level) -> Codes:
+    """Latents, and columns, of numbers without transform: (2, m)."""
+    of_numbers = [(c, i) for c, (kind, i, _, _) in enumerate(level.layout.table) if kind == NUMBER]
+    plain = [pair for pair in of_numbers if level.columns[pair[1]].transform == "none"]
+    return np.array(plain, np.int32).reshape(-1, 2).T
+
+
+def _units(plain: Codes, now: LevelState) -> tuple[Floats, Floats]:
     """Mean and standard deviation by which numbers without transform were standardised; 0 and 1 for other latents."""
-    location, scale = np.zeros(level.layout.q), np.ones(level.layout.q)
-    for c, (kind, i, _, _) in enumerate(level.layout.table):
-        if kind == NUMBER and level.columns[i].transform == "none":
-            location[c], scale[c] = now.shapes[i, 1:]
-    return location, scale
-
-
-def _parameters(problem: Problem, state: State) -> Floats:
-    """All free parameters in the units of the data."""
-    given, e = _given(problem, state), len(problem.effects)
-    (location, scale), (location2, scale2) = _units(problem.one, state.one), _units(problem.two, state.two)
-    beta, alpha = given.beta * scale, given.alpha * scale2
-    beta[0] += location
-    alpha[0] += location2
-    both = np.concatenate([*[scale] * e, scale2])
-    j, k = _free(problem.one.layout, 0).T
-    j2, k2 = _free(problem.two.layout, e * len(scale)).T
-    parts = [beta.ravel(), alpha.ravel(), (state.omega_e * np.outer(scale, scale))[j, k]]
-    parts.append((given.omega_2 * np.outer(both, both))[j2, k2])
-    for level, now in ((problem.one, state.one), (problem.two, state.two)):
-        parts += [now.cuts[c.first + 2 : c.first + c.size] for c in level.thresholds]
-        parts.append(now.shapes[[power.column for power in level.powers], 0])
-    return np.concatenate(parts)
+    units = np.zeros((2, len(now.z)))
+    units[1] = 1
+    units[:, plain[0]] = now.shapes[plain[1], 1:].T
+    return units[0], units[1]
