@@ -9,6 +9,7 @@ from fastsynth.disclosure import Disclosure, disclosure
 from fastsynth.domains import Bins
 from fastsynth.estimates import Estimates
 from fastsynth.estimators import correlation, mean, proportion, quantile, std, table, total, variance
+from fastsynth.impute import Forest, Impute
 from fastsynth.methods import Calibrated, Cart, Identifier, Nested, Sample
 from fastsynth.options import Column, Guard, Rule
 from fastsynth.pictures import plot_chains, plot_coefficients, plot_compare
@@ -34,8 +35,10 @@ __all__ = [
     "Disclosure",
     "DpCart",
     "Estimates",
+    "Forest",
     "Guard",
     "Identifier",
+    "Impute",
     "LatentNormal",
     "Nested",
     "Pooled",

@@ -42,9 +42,14 @@ def n_rows(n_columns: int) -> int:
 
 
 def strongest(
-    codes: Codes, order: Sequence[int], targets: Sequence[int], q: int, block_groups: int = BLOCK_GROUPS
+    codes: Codes,
+    order: Sequence[int],
+    targets: Sequence[int],
+    q: int,
+    block_groups: int = BLOCK_GROUPS,
+    earlier: bool = True,
 ) -> Mapping[int, tuple[int, ...]]:
-    """The q columns before each target that are most associated with it.
+    """The q columns before each target, or of all others, that are most associated with it.
 
     Parameters
     ----------
@@ -57,6 +62,8 @@ def strongest(
     q : int
     block_groups : int
         Groups of one side of a matrix product; any number gives the same.
+    earlier : bool
+        Whether only columns before the target count.
 
     Returns
     -------
@@ -80,11 +87,12 @@ def strongest(
         scores = np.hstack(
             [
                 association(of_block, _indicators(groups[first : first + width]))
-                for first in range(0, block[-1] + 1, width)
+                for first in range(0, block[-1] + 1 if earlier else len(order), width)
             ]
         )
         for row, i in zip(scores, block, strict=True):
-            best = np.lexsort((visited[:i], -row[:i]))[:q]
+            others = np.arange(i) if earlier else np.delete(np.arange(len(visited)), i)
+            best = others[np.lexsort((visited[others], -row[others]))[:q]]
             chosen[int(visited[i])] = tuple(visited[best].tolist())
     return chosen
 

@@ -249,7 +249,7 @@ class Variable:
         if self.calendar is not None:
             column = _part_of(column, self.calendar[1])
         if self.kind == "numeric":
-            codes = self._nearest_number(_numbers(storage_of(column)))
+            codes = self.codes(self.nearest_ranks(_numbers(storage_of(column))))
             for i in range(len(self.missing_codes)):
                 equal = pc.fill_null(pc.equal(storage_of(column), self.missing_codes[i]), False)
                 codes[equal.to_numpy(zero_copy_only=False)] = 1 + i
@@ -258,15 +258,17 @@ class Variable:
         codes = pc.fill_null(pc.add(ranks, self.first), UNSEEN).to_numpy(zero_copy_only=False)
         return np.where(column.is_null().to_numpy(zero_copy_only=False), 0, codes).astype(np.uint16)
 
-    def _nearest_number(self, given: NDArray[np.float64]) -> Codes:
+    def nearest_ranks(self, given: NDArray[np.float64]) -> Ranks:
+        """Ranks of the values that are nearest to some numbers, 0 for NaN. O(k log n_ranks)."""
         known = self.numbers()[self.first :]
         if not len(known):
-            return np.zeros(len(given), np.uint16)
+            return np.zeros(len(given), self.rank_dtype)
         right = np.clip(np.searchsorted(known, given), 1, max(len(known) - 1, 1))
         left = right - 1
         right = np.minimum(right, len(known) - 1)
         nearest = np.where(given - known[left] <= known[right] - given, left, right) + self.first
-        return self.codes(np.where(np.isnan(given), 0, nearest).astype(self.rank_dtype))
+        ranks: Ranks = np.where(np.isnan(given), 0, nearest).astype(self.rank_dtype)
+        return ranks
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -103,6 +103,8 @@ class Synthesis(Sequence[Any]):
         What ``protect`` did to the copies: names and counts.
     private : dict or None
         Of differentially private copies the guarantee, and what each column spent.
+    imputation : dict or None
+        Where missing values were filled in first: cells by column, sweeps, and what has not converged.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Synthesis(Sequence[Any]):
         self.exact: dict[str, Any] | None = None
         self.protection: list[dict[str, Any]] = []
         self.private: dict[str, Any] | None = None
+        self.imputation: dict[str, Any] | None = None
         self.design = design
         self.random_state_ = random_state
 
@@ -161,7 +164,7 @@ class Synthesis(Sequence[Any]):
             part = Synthesis(some, self._frame, design, self.random_state_, self._records, self._partitions)
             part.climbed = self.climbed if len(some) == len(self) else None
             part.recipe, part.exact, part.protection = self.recipe, self.exact, self.protection
-            part.private = self.private
+            part.private, part.imputation = self.private, self.imputation
             return part
         return self._frame.native(_whole(self._copies[i], self._frame))
 
@@ -169,6 +172,8 @@ class Synthesis(Sequence[Any]):
         return (self._frame.native(_whole(copy, self._frame)) for copy in self._copies)
 
     def __repr__(self) -> str:
+        if self.design.imputed and not self.design.syntheses:
+            return f"Synthesis: m={self.m} completed tables of {self.k} rows x {len(self._frame.schema.names)} columns"
         kind = "proper" if self.design.proper else "simple"
         whole = "partially" if self.design.partial else "fully"
         size = f"k={self.k} rows x {len(self._frame.schema.names)} columns"
@@ -239,7 +244,7 @@ class Synthesis(Sequence[Any]):
         Synthesis: m=2 fully synthetic copies of k=748 rows x 9 columns (n=748, simple)
         """
         place, audit, parts = read_folder(folder)
-        names = ("n", "k", "m", "proper", "partial", "fit_rows")
+        names = ("n", "k", "m", "proper", "partial", "fit_rows", "imputed", "syntheses")
         noted = {"fresh": audit["fresh_rows"], "v": audit.get("v"), "private": "private" in audit}
         design = Design(**{name: audit[name] for name in names}, **noted)
         copies = [FileCopy(place, of_copy) for of_copy in parts]
@@ -248,7 +253,7 @@ class Synthesis(Sequence[Any]):
         found = cls(copies, frame, design, audit["random_state"], audit["columns"], audit["partitions"])
         found.climbed, found.exact = audit["climbed"], audit.get("copies")
         found.protection = audit.get("protection", [])
-        found.private = audit.get("private")
+        found.private, found.imputation = audit.get("private"), audit.get("imputation")
         return found
 
     def arrow(self, i: int) -> pa.Table:
@@ -308,6 +313,8 @@ class Synthesis(Sequence[Any]):
                 "partial": self.design.partial,
                 "fit_rows": self.design.fit_rows,
                 "fresh_rows": self.design.fresh,
+                "imputed": self.design.imputed,
+                "syntheses": self.design.syntheses,
                 "v": self.design.v,
                 "fit": "whole" if self._partitions is None else "partition",
                 "partitions": self._partitions,
@@ -317,6 +324,7 @@ class Synthesis(Sequence[Any]):
                 "columns": self._records,
             }
             | ({"protection": self.protection} if self.protection else {})
+            | ({"imputation": self.imputation} if self.imputation else {})
         )
 
     def write_parquet(self, folder: str | os.PathLike[str]) -> list[str]:
@@ -363,7 +371,12 @@ def summary_of(records: list[dict[str, Any]]) -> pl.DataFrame:
 
 
 def compare(synthesis: Synthesis, model: Model, executor: Executor, copies: list[list[Any]] | None = None) -> None:
-    """Find v, of these copies unless others are given; rounded, because sums of pieces end in different bits."""
+    """Find v, of these copies unless others are given; rounded, because sums of pieces end in different bits.
+
+    Copies of completed tables vary for what was missing, too, and are not those of the original's complete pairs.
+    """
+    if model.filled is not None:
+        return
     own = [copy.paths() if isinstance(copy, FileCopy) else [copy] for copy in synthesis._copies]
     v = find_v(model, own if copies is None else copies, executor)
     synthesis.design = replace(synthesis.design, v=None if v is None else round(v, 3))

@@ -80,7 +80,7 @@ def concat(a: pa.Array, b: pa.Array) -> pa.Array:
     return (whole.unify_dictionaries() if pa.types.is_dictionary(a.type) else whole).combine_chunks()
 
 
-def _mixed(a: pa.Array, b: pa.Array, take_b: NDArray[np.bool_]) -> pa.Array:
+def mixed(a: pa.Array, b: pa.Array, take_b: NDArray[np.bool_]) -> pa.Array:
     """Values of b where wanted, else of a."""
     if take_b.all():
         return b
@@ -162,7 +162,7 @@ class Drawing:
             elif step.action == "identifier":
                 self._identify(step)
             elif step.action == "keep":
-                self._set_ranks(step, self.model.kept[step.slot][self.numbers])
+                self._set_ranks(step, self.model.kept_ranks(self.copy, step.slot, self.numbers))
             elif step.action == "stratum":
                 self._draw_stratum(step)
             elif step.action == "structure":
@@ -450,8 +450,11 @@ class Drawing:
         array = evaluate(step, self._table(step.predictors), schema)
         where = self.model.where.get(step.slot)
         if where is not None:
-            original = self.model.variables[step.slot].decode(self.model.kept[step.slot][self.numbers])
-            array = _mixed(original, array, where[self.numbers])
+            ranks = self.model.kept[step.slot][self.numbers]
+            # Where a parent was filled in, the column is computed, too.
+            variable = self.model.variables[step.slot]
+            lost = (ranks <= variable.has_nan) & self.model.imputed
+            array = mixed(variable.decode(ranks), array, where[self.numbers] | lost)
         self._set(step, array)
 
     def _identify(self, step: Step) -> None:
@@ -466,8 +469,8 @@ class Drawing:
         missing = unit(self.words(DRAW, step.slot, 1, self.attempt * (TRIES + 2))[0]) < step.pattern.missing / 1e4
         self.arrays[step.slot] = taken(made, pa.array(place, mask=missing))
 
-    def draw_step(self, step: Step) -> None:
-        """Draw a column by its own model."""
+    def draw_step(self, step: Step) -> tuple[Ranks, NDArray[np.float64]]:
+        """Draw a column by its own model; gives what was drawn, numbers being empty where all are ranks."""
         model, variable = self.model, self.model.variables[step.slot]
         n, columns = len(self.numbers), model.columns(self.copy, step.slot)[: len(self.rows_of_strata)]
         where = model.where.get(step.slot)
@@ -475,7 +478,7 @@ class Drawing:
         if where is None:
             ranks: Ranks = np.zeros(n, variable.rank_dtype)
         else:
-            ranks = model.kept[step.slot][self.numbers].copy()
+            ranks = model.kept_ranks(self.copy, step.slot, self.numbers)
         numbers = np.full(n if any(column.has_numbers for column in columns) else 0, np.nan)
         of_strata = list(zip(columns, self.rows_of_strata, strict=True))
         # The first row of a cluster is drawn before the others, which are drawn given it.
@@ -486,6 +489,7 @@ class Drawing:
                 here[turn[0][1]] = True
             self._draw_turn(step, turn, ranks, numbers, here)
             self._set_drawn(step, ranks, numbers)
+        return ranks, numbers
 
     def _draw_turn(
         self,

@@ -73,6 +73,48 @@ def _keys(ranks: list[Ranks], sizes: list[int]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Filled:
+    """What was filled in of columns that are kept.
+
+    Attributes
+    ----------
+    rows : dict of int to ndarray, dtype=uint32
+        By slot the rows, ascending.
+    ranks : tuple of dict of int to ndarray
+        For each imputation, the ranks of these rows by slot.
+    record : dict
+        What is told of all that was filled in: names and counts.
+    """
+
+    rows: dict[int, NDArray[np.uint32]]
+    ranks: tuple[dict[int, Ranks], ...]
+    record: dict[str, Any]
+
+    def into(self, ranks: Ranks, imputation: int, slot: int, numbers: NDArray[np.int64]) -> Ranks:
+        """Ranks of some rows of a column with what was filled in."""
+        rows = self.rows[slot]
+        place = np.minimum(np.searchsorted(rows, numbers), len(rows) - 1)
+        filled: Ranks = np.where(rows[place] == numbers, self.ranks[imputation][slot][place], ranks)
+        return filled
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What ``of_state`` makes the same of: a record for JSON, and arrays by name."""
+        arrays: dict[str, NDArray[Any]] = {f"rows_{slot}": rows for slot, rows in self.rows.items()}
+        arrays |= {f"ranks_{i}_{slot}": own for i, of in enumerate(self.ranks) for slot, own in of.items()}
+        return {"slots": list(self.rows), "imputations": len(self.ranks), "told": self.record}, arrays
+
+    @classmethod
+    def of_state(cls, record: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Filled:
+        """What gave this state."""
+        slots = record["slots"]
+        return cls(
+            {slot: arrays[f"rows_{slot}"] for slot in slots},
+            tuple({slot: arrays[f"ranks_{i}_{slot}"] for slot in slots} for i in range(record["imputations"])),
+            record["told"],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """A fitted plan. Holds real values in its leaves, and all rows of columns that are kept.
 
@@ -110,7 +152,11 @@ class Model:
     blocks : tuple of BlockModel
         Joint models of the plan, in its order, each for all fits; with strata one for each stratum.
     imputed : bool
-        Whether missing values were filled in while models were fitted.
+        Whether missing values were filled in before models were fitted, or meanwhile.
+    syntheses : int
+        Copies of each completed table; 0 for the completed tables themselves.
+    filled : Filled or None
+        Of completed tables, what was filled in of columns of which some cells are not synthesised.
     """
 
     plan: Plan
@@ -130,6 +176,8 @@ class Model:
     clusters: Clusters | None = None
     blocks: tuple[tuple[BlockModel, ...], ...] = ()
     imputed: bool = False
+    syntheses: int = 1
+    filled: Filled | None = None
 
     @property
     def n_strata(self) -> int:
@@ -139,14 +187,33 @@ class Model:
         return 1 if self.strata is None else len(self.strata.rows)
 
     @property
+    def most_copies(self) -> int | None:
+        """Copies that there are models of, or completed tables for; None for any number."""
+        if self.plan.proper or (self.n_fits > 1 and self.filled is None):
+            return self.n_fits
+        return None if self.filled is None else len(self.filled.ranks) * max(self.syntheses, 1)
+
+    @property
     def n_fits(self) -> int:
         """Fits, each of all strata: 1, or one for each copy."""
         return len(self.fits) // self.n_strata
 
     def columns(self, copy: int, slot: int) -> list[ColumnModel]:
         """Models of a column for a copy, one for each stratum."""
-        fit = copy if self.n_fits > 1 else 0
+        fit = copy if self.plan.proper else self.imputation(copy)
+        fit = fit if self.n_fits > 1 else 0
         return [of_stratum[slot] for of_stratum in self.fits[fit * self.n_strata : (fit + 1) * self.n_strata]]
+
+    def imputation(self, copy: int) -> int:
+        """Completed table that a copy is of: those of one table stand side by side."""
+        return copy // max(self.syntheses, 1)
+
+    def kept_ranks(self, copy: int, slot: int, numbers: NDArray[np.int64]) -> Ranks:
+        """Ranks of some rows of a column of which cells are kept, for a copy."""
+        ranks: Ranks = self.kept[slot][numbers]
+        if self.filled is None or slot not in self.filled.rows:
+            return ranks
+        return self.filled.into(ranks, self.imputation(copy), slot, numbers)
 
     def slots_of(self, slot: int) -> list[int]:
         """The slot of a column, and of parts of its dates."""
@@ -187,6 +254,8 @@ def with_states(model: Model) -> Iterator[tuple[str, Any]]:
     """Parts of a model that say themselves what has to be kept, by name."""
     if model.clusters is not None:
         yield "clusters", model.clusters
+    if model.filled is not None:
+        yield "filled", model.filled
     for number, of_strata in enumerate(model.blocks):
         for stratum, block in enumerate(of_strata):
             yield f"block_{number:02}_{stratum:04}", block

@@ -43,7 +43,7 @@ from fastsynth.errors import ModelFileError, OptionError, OutputError
 from fastsynth.exact import POLICIES, Exact
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import METHODS, ColumnModel, Pools, Tree
-from fastsynth.model import Model, Strata, with_states
+from fastsynth.model import Filled, Model, Strata, with_states
 from fastsynth.options import Guard
 from fastsynth.plan import Fixed, Limit, Plan, Step
 from fastsynth.private import FORMAT as PRIVATE_FORMAT
@@ -53,7 +53,7 @@ from fastsynth.source import Frame
 from fastsynth.version import __version__
 
 FORMAT = "fastsynth model"
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 VARIABLE = ("name", "kind", "first", "has_nan", "has_missing", "n_used", "calendar")
 NODE_FIELDS = ("feature", "threshold", "left")
 # Values and residuals of releasable models are means of so many.
@@ -122,6 +122,7 @@ def save(path: Path, model: Model, state: dict[str, Any]) -> None:
         "cluster": model.plan.cluster,
         "blocks": [_block_record(block) for block in model.plan.blocks],
         "imputed": model.imputed,
+        "syntheses": model.syntheses,
         "states": states,
         "effective": model.effective,
         "exact": exact and {name: getattr(exact, name) for name in EXACT},
@@ -389,7 +390,27 @@ def _read(manifest: dict[str, Any], parts: dict[str, bytes]) -> Model:
     fit_rows, effective = manifest["fit_rows"], manifest["effective"]
     held = (kept, slopes, strata, where, effective)
     joint = {"clusters": clusters, "blocks": tuple(blocks), "imputed": manifest["imputed"]}
+    joint |= {"syntheses": manifest["syntheses"], "filled": _read_filled(parts, manifest, variables, kept)}
     return Model(plan, tuple(variables), frame, n_rows, fit_rows, fits, *held, exact=exact, **joint)
+
+
+def _read_filled(
+    parts: dict[str, bytes], manifest: dict[str, Any], variables: list[Variable], kept: dict[int, Ranks]
+) -> Filled | None:
+    """What was filled in, which has to be of rows and values that there are."""
+    state = _read_state(parts, manifest, "filled")
+    if state is None:
+        return None
+    filled = Filled.of_state(*state)
+    sound = filled.rows.keys() <= kept.keys()
+    for slot, rows in filled.rows.items():
+        sound = sound and bool(len(rows)) and bool((np.diff(rows.astype(np.int64)) > 0).all())
+        sound = sound and rows[-1] < manifest["n_rows"]
+        for ranks in filled.ranks:
+            sound = sound and len(ranks[slot]) == len(rows) and ranks[slot].max() < len(variables[slot].values)
+    if not sound:
+        raise ModelFileError("What was filled in does not fit the columns. The file is damaged; fit it again.")
+    return filled
 
 
 def _read_clusters(

@@ -19,6 +19,7 @@ from fastsynth.exact import POLICIES, Exact, row_hashes
 from fastsynth.execute import Executor
 from fastsynth.expressions import parse
 from fastsynth.identifiers import Pattern, check_space, find_pattern, looks_like_identifier
+from fastsynth.impute import Impute
 from fastsynth.learn import Learned
 from fastsynth.methods import Identifier, Nested
 from fastsynth.model import Model
@@ -319,6 +320,38 @@ def read_where(source: Source, where: Any, executor: Executor) -> dict[str, Mask
     if not any(mask.any() for mask in masks.values()):
         raise OptionError("where: no cell would be replaced.")
     return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def read_holes(source: Source, impute: Impute, executor: Executor) -> tuple[dict[str, Mask], Mask | None]:
+    """By column that ``Impute(where=...)`` names the cells (n,) to fill in, and the rows that nothing is fitted to."""
+    holes = {}
+    if impute.where is not None:
+        given = where_by_name(impute.where)
+        nothing: Mask = np.zeros(source.starts[-1], bool)
+        holes = dict.fromkeys(given, nothing) | (read_where(source, given, executor) or {})
+    if impute.ignore is None:
+        return holes, None
+    first = source.frame.schema.names[0]
+    try:
+        ignored = (read_where(source, {first: impute.ignore}, executor) or {})[first]
+    except OptionError:
+        raise OptionError(
+            f"ignore of Impute: must be an expression, or {source.starts[-1]} values that are True or False, some of "
+            "them True."
+        ) from None
+    if ignored.all():
+        raise OptionError("ignore of Impute: all rows are ignored, so nothing can be fitted.")
+    return holes, ignored
+
+
+def n_holes(learned: Learned, holes: Mapping[str, Mask]) -> dict[str, int]:
+    """Cells to fill in by column, of columns that have some."""
+    found = {}
+    for variable, rows in zip(learned.variables, learned.rows, strict=True):
+        if variable.calendar is None:
+            own = holes.get(variable.name)
+            found[variable.name] = int(rows[: 1 + variable.has_nan].sum() if own is None else own.sum())
+    return {name: count for name, count in found.items() if count}
 
 
 def where_by_name(where: Any) -> Mapping[str, Any]:

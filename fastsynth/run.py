@@ -31,6 +31,8 @@ from fastsynth.errors import DataError
 from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick
 from fastsynth.guards import guarded, kinds_of
+from fastsynth.imputation import Imputation, begin, find_gaps
+from fastsynth.impute import ImputePlan
 from fastsynth.joint import Chains
 from fastsynth.learn import Learned, code
 from fastsynth.methods import (
@@ -94,6 +96,16 @@ class Rows:
     shapes: list[NDArray[np.uint32]]
     leaves: list[NDArray[np.uint32]] | None
     weighted: bool = False
+
+    def for_tables(self, m: int, whole: bool) -> Rows:
+        """The same for m completed tables; ``whole`` if all rows have to be completed."""
+        rows = self
+        if whole and self.coded is not None:
+            leaves = None if self.leaves is None else [self.coded[own] for own in self.leaves]
+            rows = Rows(None, [self.coded[own] for own in self.shapes], leaves)
+        if len(rows.shapes) > 1:
+            return rows
+        return replace(rows, shapes=rows.shapes * m, leaves=None if rows.leaves is None else rows.leaves * m)
 
 
 def choose_rows(n: int, fit_rows: int | None, proper: bool, fresh: bool, m: int, entropy: int, fill: int = 1) -> Rows:
@@ -163,10 +175,53 @@ class Cells:
     where : dict
         By slot, the rows (n,) that are replaced, for columns of which not all are.
     weights : ndarray of shape (n,), dtype=float64, or None
+    holes : dict
+        By slot, the rows (n,) that are filled in, of columns of which the caller says so.
+    ignored : ndarray of shape (n,), dtype=bool, or None
+        Rows that nothing is fitted to that fills in.
     """
 
     where: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     weights: NDArray[np.float64] | None = None
+    holes: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
+    ignored: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Imputing:
+    """What is to be filled in before anything is synthesised.
+
+    Attributes
+    ----------
+    plan : ImputePlan
+    syntheses : int
+        Copies of each completed table; 0 for these themselves.
+    so_far : Imputation or None
+        Chains to go on with.
+    sweeps : int
+        Of each chain, from now on.
+    tick : callable
+        Called with the number of chains that made a sweep.
+    """
+
+    plan: ImputePlan
+    syntheses: int
+    so_far: Imputation | None
+    sweeps: int
+    tick: Tick
+
+    def run(
+        self, table: EncodedTable, cells: Cells, coded: NDArray[np.uint32] | None, m: int, entropy: int,
+        executor: Executor, memory: int,
+    ) -> Imputation:  # fmt: skip
+        """Fill in the holes of coded rows."""
+        chains = self.so_far
+        if chains is None:
+            some = slice(None) if coded is None else coded
+            ignored = None if cells.ignored is None else cells.ignored[some]
+            where = {slot: of[some] for slot, of in cells.holes.items()}
+            chains = begin(find_gaps(table, self.plan, where, ignored, entropy), m)
+        return chains.continued(self.sweeps, executor, memory, self.tick)
 
 
 def fit_plan(
@@ -180,15 +235,17 @@ def fit_plan(
     memory: int,
     executor: Executor,
     tick: Tick,
-) -> tuple[Model, dict[str, Chains]]:
+    imputing: Imputing | None = None,
+) -> tuple[Model, dict[str, Chains], Imputation | None]:
     """Fit all columns on the observed earlier columns: all fits are independent, the biggest go first.
 
     Simple synthesis fits once for all copies; proper synthesis fits each copy on a bootstrap sample of the rows. With
     ``fit_rows`` trees are grown on so many rows, all copies on the same ones or with ``fresh`` each on its own; columns
-    without predictors are drawn from all rows nevertheless, but for proper synthesis. Chains of joint models are given
-    back beside the model.
+    without predictors are drawn from all rows nevertheless, but for proper synthesis. Where missing values are filled
+    in first, m completed tables are fitted. Chains of joint models, and of imputation, are given back beside the model.
     """
     n, strata = learned.n_rows, None
+    syntheses = 1 if imputing is None else max(imputing.syntheses, 1)
     drawn = [step for step in plan.steps if step.action == "draw"]
     calibrated = any(isinstance(step.method, Calibrated) for step in drawn)
     # Calibrated leaves, nested codes and effects of clusters come from all rows, whatever the shape was grown on.
@@ -196,7 +253,9 @@ def fit_plan(
     whole = calibrated or nested or plan.cluster is not None
     fill = -(-n // (fit_rows or n)) if whole else FILL if any(map(_refills, drawn)) else 1
     by_cluster = plan.cluster is not None and plan.proper
-    rows = choose_rows(n, fit_rows, plan.proper and not by_cluster, fresh, m, entropy, fill)
+    rows = choose_rows(n, fit_rows, plan.proper and not by_cluster, fresh, m * syntheses, entropy, fill)
+    if imputing is not None:
+        rows = rows.for_tables(m, bool(plan.partial))
     if cells.weights is not None and not by_cluster:
         rows = weighted_rows(rows, cells.weights, plan.proper, entropy)
     kept = {step.slot for step in plan.steps if step.action in ("keep", "structure", "cluster")}
@@ -239,10 +298,15 @@ def fit_plan(
             setting = replace(setting, cluster=own_cluster, clusters=clusters)
         else:
             setting = Setting.of(table, rows, entropy, cells)
+        imputation = None
+        if imputing is not None:
+            room = memory - (0 if mapped else needed)
+            imputation = imputing.run(table, cells, rows.coded, m, entropy, executor, room)
         fits: tuple[dict[int, ColumnModel], ...] = tuple({} for _ in range(len(rows.shapes) * setting.n_strata))
         # What is constant within clusters is drawn as the first row is.
         jobs = [(i, step) for i in range(len(fits)) for step in drawn if step.level == 1 or i % setting.n_strata == 0]
-        if fit_rows is not None and not plan.proper and cells.weights is None and strata is None and clusters is None:
+        plain = imputation is None and cells.weights is None and strata is None and clusters is None
+        if fit_rows is not None and not plan.proper and plain:
             margins = [job for job in jobs if not job[1].predictors and job[1].slot not in setting.free]
             for fit, step in margins:
                 variable, of_ranks = learned.variables[step.slot], learned.rows[step.slot]
@@ -252,13 +316,14 @@ def fit_plan(
                 tick(1)
             jobs = [job for job in jobs if job not in margins]
         jobs.sort(key=lambda job: -len(job[1].predictors))
+        for of_table, its_jobs in _by_table(setting, jobs, imputation, syntheses if plan.proper else 1):
 
-        def done(i: int, model: ColumnModel) -> None:
-            fit, step = jobs[i]
-            fits[fit][step.slot] = model
-            tick(1)
+            def done(i: int, model: ColumnModel) -> None:
+                fit, step = its_jobs[i]  # noqa: B023
+                fits[fit][step.slot] = model
+                tick(1)
 
-        executor.map(fit_step, setting, jobs, done, at_most)
+            executor.map(fit_step, of_table, its_jobs, done, at_most)
         for i, of_fit in enumerate(fits):
             of_fit.update({step.slot: fits[i - i % setting.n_strata][step.slot] for step in drawn if step.level == 2})
         every = np.arange(table.n_rows, dtype=np.uint32)
@@ -291,9 +356,25 @@ def fit_plan(
         _effective_rows(cells.weights),
         clusters=clusters,
         blocks=blocks,
-        imputed=imputed,
+        imputed=imputed or imputation is not None,
+        syntheses=1 if imputing is None else imputing.syntheses,
+        filled=None if imputation is None else imputation.filled(sorted(all_ranks)),
     )
-    return model, chains
+    return model, chains, imputation
+
+
+def _by_table(
+    setting: Setting, jobs: list[tuple[int, Step]], imputation: Imputation | None, fits_a_table: int
+) -> Iterator[tuple[Setting, list[tuple[int, Step]]]]:
+    """Fits with the table that they are of: the coded one, or each completed one in turn."""
+    if imputation is None:
+        yield setting, jobs
+        return
+    each = fits_a_table * setting.n_strata
+    for i in range(len(setting.by_fit) // each):
+        own = [job for job in jobs if job[0] // each == i]
+        if own:
+            yield replace(setting, table=imputation.completed(i)), own
 
 
 def find_clusters(

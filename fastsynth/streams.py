@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 # First entry of a stream's key.
 BOOTSTRAP, DRAW, SUBSAMPLE, REFILL, PARTITION, STRATUM, IDENTIFIER, WEIGHT = range(8)
-FRESH, HOLDOUT, ATTACK, PROTECT, NULL, GUARD, CHAIN, CLUSTER = 8, 10, 11, 12, 13, 15, 16, 17
+FRESH, HOLDOUT, ATTACK, PROTECT, NULL, GUARD, CHAIN, CLUSTER, IMPUTE, AMPUTE = 8, 10, 11, 12, 13, 15, 16, 17, 18, 19
 
 
 def random_words(entropy: int, key: tuple[int, ...], n: int) -> Words:

@@ -11,11 +11,11 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -29,6 +29,7 @@ from fastsynth.clusters import Cluster
 from fastsynth.copies import FileCopy, Synthesis, compare, executor_of, identity, source_of, summary_of
 from fastsynth.draw import BLOCK_ROWS
 from fastsynth.errors import (
+    ConvergenceWarning,
     DataWarning,
     NotFittedError,
     OptionError,
@@ -37,8 +38,11 @@ from fastsynth.errors import (
     check_count,
     check_known,
 )
+from fastsynth.exact import Exact
 from fastsynth.execute import Executor, Tick
 from fastsynth.identifiers import check_space
+from fastsynth.imputation import Imputation
+from fastsynth.impute import Impute, completed_plan, plan_imputation
 from fastsynth.joint import Chains
 from fastsynth.learn import Learned, learn, strongest_predictors
 from fastsynth.methods import Calibrated, Cart, ColumnModel, Method, Sample, people_of_ranks
@@ -58,7 +62,9 @@ from fastsynth.rows import (
     find_exact,
     find_identifiers,
     find_level2,
+    n_holes,
     read_given,
+    read_holes,
     read_weights,
     read_where,
     replaced_cells,
@@ -68,6 +74,7 @@ from fastsynth.rowwise import check_rows
 from fastsynth.rules import Design
 from fastsynth.run import (
     Cells,
+    Imputing,
     fingerprint,
     fit_plan,
     generate,
@@ -99,6 +106,7 @@ NOT_PRIVATE = {
     "proper": "a fit for each copy would need a budget for each",
     "forbid": "the domains say what there may be",
     "where": "cells that are not replaced are real values",
+    "impute": "what is filled in are real values",
     "strata": "they are found in the data, and small ones refused",
     "cluster": "which rows belong together, and how many, is found in the data",
     "blocks": "joint models have no budget",
@@ -135,6 +143,7 @@ def synthesize(
     proper: bool = False,
     forbid: Sequence[pl.Expr | str] = (),
     where: Any = None,
+    impute: bool | Impute = False,
     strata: Sequence[str] = (),
     cluster: str | Cluster | None = None,
     weights: str | None = None,
@@ -202,6 +211,10 @@ def synthesize(
         each column an expression, SQL text, or one bool for each row; a table has a column of bool for each. Columns
         that are not named are kept. Models are fitted to the cells that are replaced (Reiter 2003), to all where these
         are fewer than ``minbucket``.
+    impute : bool or Impute, default False
+        Fill in missing values before the synthesis, m times, and draw one copy of each completed table, or as many as
+        ``Impute(syntheses=...)`` says (docs/imputation.md). ``pool`` then counts what is not known for the holes. The
+        default keeps missing values as missing, as synthpop does.
     strata : list of str, default ()
         Columns whose combinations have models of their own. They are drawn together, in proportion to their rows; give
         them ``Column(method="keep")`` to keep the sizes.
@@ -327,6 +340,7 @@ def synthesize(
         proper=proper,
         forbid=forbid,
         where=where,
+        impute=impute,
         strata=strata,
         cluster=cluster,
         weights=weights,
@@ -366,6 +380,7 @@ def synthesize(
         raise OptionError("fit='partition' fits every partition on all its rows: leave out fit_rows and fresh_rows.")
     whole = {
         "where": where is not None,
+        "impute": impute is not False,
         "strata": len(strata) > 0,
         "cluster": cluster is not None,
         "blocks": len(blocks) > 0 or _is_joint(method),
@@ -387,7 +402,7 @@ def _by_partition(synthesizer: Synthesizer, data: Any, k: int | None, output: Ou
     executor = executor_of(synthesizer.threads, synthesizer.client)
     memory = parse_memory(synthesizer.memory_limit)
     # Files are never read as a whole here: their pieces are what is fitted.
-    learned, plan, _ = synthesizer._plan(data, executor, 0)
+    learned, plan, _, _ = synthesizer._plan(data, executor, 0)
     n = learned.n_rows
     k = n if k is None else k
     _refuse_other_k(k, n, plan)
@@ -417,7 +432,7 @@ class Synthesizer:
 
     Parameters
     ----------
-    m, method, columns, visit_sequence, predictors, blocks, proper, forbid, where, strata, cluster, weights, \
+    m, method, columns, visit_sequence, predictors, blocks, proper, forbid, where, impute, strata, cluster, weights, \
     relations, fit_rows, fresh_rows, copies, guard, random_state, threads, client, memory_limit, progress
         As in ``synthesize``. ``m`` is the default number of copies of ``sample``, and with ``proper`` or ``fresh_rows``
         the number of fits. ``random_state`` is the default of ``sample``.
@@ -441,6 +456,8 @@ class Synthesizer:
         Columns of free text, which are not in the copies.
     chains_ : dict of str to Chains
         Of latent normal models, by their columns: parameters, traces, R-hat. Not kept in files.
+    imputation_ : Imputation or None
+        Chains that filled in missing values: traces, R-hat. Not kept in files.
     rare_levels_ : dict of str to int
         For each column of categories the number of levels that fewer than 10 rows have: the people in them can be
         found in a copy. Group such levels before the synthesis.
@@ -459,6 +476,7 @@ class Synthesizer:
     rare_levels_: dict[str, int]
     dropped_: list[str]
     chains_: dict[str, Chains]
+    imputation_: Imputation | None
 
     def __init__(
         self,
@@ -472,6 +490,7 @@ class Synthesizer:
         proper: bool = False,
         forbid: Sequence[pl.Expr | str] = (),
         where: Any = None,
+        impute: bool | Impute = False,
         strata: Sequence[str] = (),
         cluster: str | Cluster | None = None,
         weights: str | None = None,
@@ -495,6 +514,7 @@ class Synthesizer:
         self.proper = proper
         self.forbid = forbid
         self.where = where
+        self.impute = impute
         self.strata = strata
         self.cluster = cluster
         self.weights = weights
@@ -509,6 +529,7 @@ class Synthesizer:
         self.memory_limit = memory_limit
         self.progress = progress
         self._bound_to_data = self._is_loaded = False
+        self._held: _Fit | None = None
 
     def fit(self, data: Any, y: None = None) -> Synthesizer:  # noqa: ARG002
         """Fit the models of all columns.
@@ -532,8 +553,8 @@ class Synthesizer:
         m = check_count("m", self.m)
         if self._bound_to_data:
             raise OptionError(
-                "The loaded model is private, or had where=, weights=, coding or rare levels, which are not kept: make "
-                "a new Synthesizer to fit."
+                "The loaded model is private, or had where=, impute=, weights=, coding or rare levels, which are not "
+                "kept: make a new Synthesizer to fit."
             )
         if isinstance(self.method, DpCart):
             return self._fit_private(data, self.method, m, k, in_memory)
@@ -543,7 +564,7 @@ class Synthesizer:
         fit_rows = None if self.fit_rows is None else check_count("fit_rows", self.fit_rows)
         if not isinstance(self.fresh_rows, bool):
             raise OptionError(f"fresh_rows={self.fresh_rows!r}: must be True or False.")
-        learned, plan, cells = self._plan(data, executor, memory)
+        learned, plan, cells, imputing = self._plan(data, executor, memory)
         n = learned.n_rows
         share = self.fresh_rows and fit_rows is None
         if share:
@@ -555,17 +576,58 @@ class Synthesizer:
         if fit_rows is not None and fit_rows >= n:
             fit_rows = None
         _refuse_parts(plan, fit_rows, self.weights, self.copies)
+        if imputing is not None:
+            _refuse_beside_imputation(plan, self.fresh_rows, learned)
         _refuse_few_rows(fit_rows, plan, share)
         exact = find_exact(learned, plan, self.copies, executor)
-        own = plan.proper or (self.fresh_rows and fit_rows is not None)
-        n_fits = sum(step.action == "draw" for step in plan.steps) * (m if own else 1)
-        with _progress(self.progress, "fit", n_fits, "column") as tick:
-            fitted = fit_plan(learned, plan, cells, fit_rows, self.fresh_rows, m, entropy, memory, executor, tick)
-            model, self.chains_ = fitted
-        self.model_ = with_exact(model, exact, entropy)
-        self.n_rows_ = n
-        self.random_state_ = entropy
+        job = _Fit(learned, plan, cells, imputing, fit_rows, m, entropy, exact)
+        self._held = None if imputing is None else job
+        return self._fit_models(job, executor, memory)
+
+    def _fit_models(self, job: _Fit, executor: Executor, memory: int) -> Self:
+        plan, m, imputing, fresh = job.plan, job.m, job.imputing, self.fresh_rows
+        own = plan.proper or (fresh and job.fit_rows is not None) or imputing is not None
+        times = (m if own else 1) * (max(imputing.syntheses, 1) if imputing is not None and plan.proper else 1)
+        n_fits = sum(step.action == "draw" for step in plan.steps) * times
+        n_sweeps = 0 if imputing is None else m * imputing.sweeps
+        with ExitStack() as stack:
+            sweeps = stack.enter_context(_progress(self.progress if n_sweeps else False, "impute", n_sweeps, "sweep"))
+            tick = stack.enter_context(_progress(self.progress, "fit", n_fits, "column"))
+            imputing = None if imputing is None else replace(imputing, tick=sweeps)
+            model, self.chains_, self.imputation_ = fit_plan(
+                job.learned, plan, job.cells, job.fit_rows, fresh, m, job.entropy, memory, executor, tick, imputing
+            )
+        if self.imputation_ is not None:
+            _warn_of_chains(self.imputation_)
+        self.model_ = with_exact(model, job.exact, job.entropy)
+        self.n_rows_ = job.learned.n_rows
+        self.random_state_ = job.entropy
         return self
+
+    def iterate(self, sweeps: int) -> Self:
+        """Go on with the chains that fill in missing values, and fit all models to the tables as they stand then.
+
+        Parameters
+        ----------
+        sweeps : int
+            More sweeps of each chain; the same as ``Impute(maxit=...)`` that large from the beginning would be, but
+            for tables of more than 100,000 rows, whose last sweep takes all rows.
+
+        Returns
+        -------
+        Synthesizer
+            Itself.
+
+        Raises
+        ------
+        NotFittedError
+            It was not fitted here with ``impute``.
+        """
+        if self._held is None or self.imputation_ is None or self._held.imputing is None:
+            raise NotFittedError("iterate goes on with chains of imputation: fit with impute=True first, in memory.")
+        more = replace(self._held.imputing, so_far=self.imputation_, sweeps=check_count("sweeps", sweeps))
+        executor = executor_of(self.threads, self.client)
+        return self._fit_models(replace(self._held, imputing=more), executor, parse_memory(self.memory_limit))
 
     def _fit_private(self, data: Any, method: DpCart, m: int, k: int | None, in_memory: bool) -> Synthesizer:
         """Fit with a guarantee: nothing else here looks at the data, and nothing is told of them."""
@@ -590,7 +652,7 @@ class Synthesizer:
         self._learn_nothing()
         return self
 
-    def _plan(self, data: Any, executor: Executor, memory: int) -> tuple[Learned, Plan, Cells]:
+    def _plan(self, data: Any, executor: Executor, memory: int) -> tuple[Learned, Plan, Cells, Imputing | None]:
         """Learn the columns and plan; every option that says what to do with them is checked here."""
         source = source_of(data, self.client, memory)
         weights = None if self.weights is None else read_weights(source, self.weights, self.columns, executor)
@@ -650,7 +712,19 @@ class Synthesizer:
         }
         replaced = replaced_cells(plan, where)
         check_cells(plan, replaced, learned.variables)
-        return learned, plan, Cells(replaced, weights)
+        impute = Impute.of(self.impute)
+        if impute is None:
+            return learned, plan, Cells(replaced, weights), None
+        holes, ignored = read_holes(learned.source, impute, executor)
+        lost = n_holes(learned, holes)
+        imputed = plan_imputation(learned.variables, impute, lost, columns=columns, forbid=forbid, patterns=patterns)
+        slot = {v.name: i for i, v in enumerate(learned.variables)}
+        cells = Cells(replaced, weights, {slot[name]: mask for name, mask in holes.items()}, ignored)
+        if impute.syntheses == 0:
+            plan = completed_plan(plan)
+            nothing = np.zeros(learned.n_rows, bool)
+            cells = replace(cells, where={step.slot: nothing for step in plan.steps if step.action == "passive"})
+        return learned, plan, cells, Imputing(imputed, impute.syntheses, None, impute.maxit, lambda _: None)
 
     def _coded(self, source: Source, cont_na: dict[str, Sequence[Any]], executor: Executor) -> Source:
         """The source with extremes and rare levels coded, as ``columns`` says."""
@@ -736,25 +810,30 @@ class Synthesizer:
             _refuse_given_copies(model)
         m = check_count("m", self.m if m is None else m)
         k = check_count("k", self.n_rows_ if k is None else k)
-        fresh = not model.plan.proper and model.n_fits > 1
-        if (model.plan.proper or fresh) and m > model.n_fits:
-            raise OptionError(f"m={m}: models of {model.n_fits} copies were fitted. Fit again with m={m}.")
+        fresh = not model.plan.proper and model.n_fits > 1 and model.filled is None
+        imputations, m = m, m * max(model.syntheses, 1)
+        if model.most_copies is not None and m > model.most_copies:
+            most = model.most_copies // max(model.syntheses, 1)
+            raise OptionError(f"m={imputations}: models of {most} copies were fitted. Fit again with m={imputations}.")
         _refuse_other_k(k, self.n_rows_, model.plan)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
         _check_identifiers(model.plan, model.variables, k)
         _check_cluster_names(model, m, k, entropy)
         _check_max_copies(model, k)
         n = self.n_rows_ if model.effective is None else max(round(model.effective), 2)
-        partial = model.plan.partial or model.given is not None
-        design = Design(n, k, m, model.plan.proper, partial, model.learned_rows, fresh, model.imputed)
+        partial = (model.plan.partial and model.syntheses > 0) or model.given is not None
+        made = (model.learned_rows, fresh, model.imputed, model.syntheses)
+        design = Design(n, k, m, model.plan.proper, partial, *made)
         executor = executor_of(self.threads, self.client)
         records = _describe(model, self)
+        told = None if model.filled is None else model.filled.record
         if output is None:
             _refuse_beyond_memory(model.frame.schema, m, k, parse_memory(self.memory_limit))
             with _progress(self.progress, "draw", m * k, "row") as tick:
                 tables, climbed = generate(model, range(m), k, entropy, executor, tick)
             synthesis = Synthesis(tables, model.frame, design, entropy, records)
             synthesis.recipe, synthesis.exact = self._recipe(given), _describe_exact(model)
+            synthesis.imputation = told
             synthesis.climbed = dict(sorted(climbed.items()))
             _warn_of_restarts(climbed, m * k)
             compare(synthesis, model, executor, self._large_draw(m, entropy, executor))
@@ -762,6 +841,7 @@ class Synthesizer:
         copies = [FileCopy(output.folder, names) for names in part_names(m, k)]
         synthesis = Synthesis(copies, model.frame, design, entropy, records)
         synthesis.recipe, synthesis.exact = self._recipe(given), _describe_exact(model)
+        synthesis.imputation = told
         with output, _progress(self.progress, "draw", m * k, "row") as tick:
             output.begin(identity(synthesis, model, trees=model_arrays(model)))
             write_copies(model, m, k, entropy, output, executor, tick)
@@ -908,7 +988,7 @@ class Synthesizer:
             visit_sequence=[step.name for step in plan.steps],
             proper=plan.proper,
             fit_rows=model.fit_rows,
-            fresh_rows=not plan.proper and model.n_fits > 1,
+            fresh_rows=not plan.proper and model.n_fits > 1 and model.filled is None,
             forbid=[~limit.expression for step in plan.steps for limit in step.limits if not limit.values_only],
             strata=[model.variables[slot].name for slot in plan.strata],
             cluster=_cluster_of(plan, model),
@@ -925,8 +1005,9 @@ class Synthesizer:
         self.differences_ = state["differences"]
         self.dropped_ = state["dropped"]
         self.recoded_ = state["recoded"]
-        self.relations_, self.chains_ = Relations(()), {}
+        self.relations_, self.chains_, self.imputation_ = Relations(()), {}, None
         self._bound_to_data = plan.where or model.effective is not None or bool(self.recoded_)
+        self._bound_to_data |= model.filled is not None
         self._is_loaded = True
         self.rare_levels_ = state["rare_levels"]
         return self
@@ -967,7 +1048,7 @@ class Synthesizer:
     def _learn_nothing(self) -> None:
         """What else is noted of data is not noted of private ones."""
         self.differences_, self.recoded_, self.rare_levels_ = {}, {}, {}
-        self.dropped_, self.relations_ = [], Relations(())
+        self.dropped_, self.relations_, self.imputation_ = [], Relations(()), None
 
     def _private(self) -> PrivateModel | None:
         model = getattr(self, "model_", None)
@@ -1160,6 +1241,62 @@ def _refuse_parts(plan: Plan, fit_rows: int | None, weights: str | None, copies:
     if plan.cluster is not None and plan.proper and fit_rows is not None:
         raise OptionError(
             "fit_rows: with proper=True each copy is fitted to a bootstrap sample of whole clusters. Leave one out."
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fit:
+    """What is fitted: kept where chains can go on, so that nothing is read or planned again."""
+
+    learned: Learned
+    plan: Plan
+    cells: Cells
+    imputing: Imputing | None
+    fit_rows: int | None
+    m: int
+    entropy: int
+    exact: Exact | None
+
+
+def _refuse_beside_imputation(plan: Plan, fresh_rows: bool, learned: Learned) -> None:
+    """Refuse what does not go with tables that are filled in first."""
+    if plan.cluster is not None:
+        raise OptionError(
+            "impute: trees that fill in know nothing of clusters, and would take from what their rows have in common. "
+            "Leave impute out, and draw the columns by LatentNormal, which fills in with effects of clusters."
+        )
+    if plan.blocks:
+        raise OptionError(
+            "impute: LatentNormal fills in its columns itself, and Copula counts one table. Leave impute out, or the "
+            "blocks."
+        )
+    if fresh_rows:
+        raise OptionError("impute: each completed table has a fit of its own anyway. Leave fresh_rows out.")
+    lost = [learned.variables[slot].name for slot in plan.strata if learned.variables[slot].has_missing]
+    if lost:
+        raise OptionError(
+            f"impute: {', '.join(map(repr, lost))} make strata and have missing values, so rows would change their "
+            "stratum from table to table. Take complete columns."
+        )
+
+
+def _warn_of_chains(imputation: Imputation) -> None:
+    worst = imputation.not_converged
+    if worst:
+        warnings.warn(
+            f"Chains that fill in missing values have not mixed after {imputation.maxit} sweeps: "
+            f"{', '.join(worst[:5])}{', ...' if len(worst) > 5 else ''}. Look at imputation_ (plot_chains), go on with "
+            "iterate(), or leave columns that are computed from each other out of each other's predictors.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    if imputation.stuck:
+        told = ", ".join(f"{count:,} of {name!r}" for name, count in imputation.stuck.items())
+        warnings.warn(
+            f"Cells found nothing that rules and bounds admit: {told}. They have what they had in an earlier sweep, or "
+            "what was drawn first. Do limits contradict observed values?",
+            DataWarning,
+            stacklevel=4,
         )
 
 

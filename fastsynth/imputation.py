@@ -1,0 +1,546 @@
+"""Chained equations: m chains that fill in what is missing, judged, continued.
+
+All of it is done on coded rows. What a chain has filled in is the rank of an observed value for each hole, so a chain
+is kept as few numbers, and a completed table is the coded one with these written into it::
+
+    column        codes of the table        holes (rows)     state of chain 1      state of chain 2
+    gen           3 1 0 0 2 0 ...           2 3 5 ...        1 1 4 ...             2 1 5 ...
+
+A sweep goes through the columns with holes: it fits a tree where the column is observed, on the bootstrap sample of
+this sweep, given all other columns as they stand, and draws the holes from its leaves. Random numbers come from chain,
+sweep and column, so a chain is the same on any number of threads and goes on as if it had never stopped.
+
+Sources
+-------
+van Buuren and Groothuis-Oudshoorn (2011), JSS 45(3). Burgette and Reiter (2010), American Journal of Epidemiology
+172:1070. Rubin (1987), Multiple Imputation for Nonresponse in Surveys, on proper imputation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.stats import f as f_distribution
+
+from fastsynth import association
+from fastsynth.calibrate import Job, fit_calibrated
+from fastsynth.columns import EncodedTable, Ranks, Variable
+from fastsynth.draw import Drawing, mixed
+from fastsynth.errors import OptionError
+from fastsynth.execute import Executor, Tick
+from fastsynth.impute import Forest, ImputePlan
+from fastsynth.methods import Calibrated, Cart, ColumnModel, Sample, class_ids, fit_column, grow, refill, scaled
+from fastsynth.model import Filled, Model
+from fastsynth.plan import AUTO_COLUMNS, AUTO_PREDICTORS, Step
+from fastsynth.rowwise import evaluate, table_of
+from fastsynth.slopes import Slopes
+from fastsynth.source import spread_rows
+from fastsynth.streams import IMPUTE, below, hashed, random_words, unit
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.uint32]
+# Ranks of the holes of each column, by slot.
+State = dict[int, Ranks]
+# Trees are grown on at most so many rows; in the last sweep all rows fill the leaves.
+MOST_ROWS = 100_000
+# Chains that have not mixed would look like this, or worse, by chance once in so many columns.
+CHANCE = 1e-3
+# An R-hat of at most this has never done harm.
+R_HAT = 1.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Gaps:
+    """What chains share.
+
+    Attributes
+    ----------
+    table : EncodedTable
+        With nothing filled in.
+    plan : ImputePlan
+    holes : dict of int to ndarray, dtype=uint32
+        By slot, the rows to fill in; of passive columns those to compute.
+    known : dict of int to ndarray of shape (n_rows,), dtype=bool
+        By slot, the rows that models may be fitted to.
+    entropy : int
+    """
+
+    table: EncodedTable
+    plan: ImputePlan
+    holes: dict[int, Rows]
+    known: dict[int, NDArray[np.bool_]]
+    entropy: int
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether rows that lack a column lack all that are visited later: one sweep then says all there is to say."""
+        visited = [self.holes[step.slot] for step in self.plan.steps]
+        return all(len(np.setdiff1d(a, b)) == 0 for a, b in itertools.pairwise(visited))
+
+    @property
+    def bytes_a_chain(self) -> int:
+        """Memory that a running chain needs for itself."""
+        table = self.table
+        return 3 * table.codes.nbytes + sum(table.ranks[slot].nbytes for slot in self.holes)
+
+
+def find_gaps(
+    table: EncodedTable,
+    plan: ImputePlan,
+    where: Mapping[int, NDArray[np.bool_]],
+    ignored: NDArray[np.bool_] | None,
+    entropy: int,
+) -> Gaps:
+    """Find the holes of a coded table, and what each column is predicted from in a wide one.
+
+    Parameters
+    ----------
+    where : dict of int to ndarray of shape (n_rows,), dtype=bool
+        By slot, the cells to fill in, of columns of which the caller says so.
+    ignored : ndarray of shape (n_rows,), dtype=bool, or None
+        Rows that nothing is fitted to.
+    """
+    holes, known = {}, {}
+    for step in plan.steps:
+        lost = is_hole(table, step.slot, where)
+        seen = int((lost & (table.ranks[step.slot] >= table.variables[step.slot].first)).sum())
+        if seen:
+            raise OptionError(
+                f"where of {step.name!r} in Impute names {seen:,} cells with a value. What was observed stays: name "
+                "cells that are null, NaN, or a code of cont_na."
+            )
+        rule = table.ruled.get(step.slot)
+        known[step.slot] = ~lost if rule is None else ~(lost | rule)
+        if ignored is not None:
+            known[step.slot] &= ~ignored
+        holes[step.slot] = np.flatnonzero(lost if rule is None else lost & ~rule).astype(np.uint32)
+    for step in plan.passive:
+        # Where a parent is filled in; what is observed stays.
+        parents = [np.isin(np.arange(table.n_rows), holes[slot]) for slot in step.predictors if slot in holes]
+        if parents:
+            lost = is_hole(table, step.slot, {}) & np.any(parents, axis=0)
+            holes[step.slot] = np.flatnonzero(lost).astype(np.uint32)
+    steps = tuple(step for step in plan.steps if len(holes[step.slot]))
+    passive = tuple(step for step in plan.passive if len(holes.get(step.slot, ())))
+    every = [v for v in table.variables if v.calendar is None]
+    if len(every) > AUTO_COLUMNS:
+        steps = _narrowed(table, steps)
+    return Gaps(table, replace(plan, steps=steps, passive=passive), holes, known, entropy)
+
+
+def is_hole(table: EncodedTable, slot: int, where: Mapping[int, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Cells of a column that are null or NaN, or that the caller says."""
+    if slot in where:
+        return where[slot]
+    lost: NDArray[np.bool_] = table.ranks[slot] <= int(table.variables[slot].has_nan)
+    return lost
+
+
+def _narrowed(table: EncodedTable, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """In a wide table the columns that each one goes with most, among those that it may be predicted from."""
+    rows = spread_rows(table.n_rows, association.n_rows(len(table.variables)))
+    codes = np.take(table.codes, rows, axis=1)
+    found = association.strongest(codes, range(len(codes)), [s.slot for s in steps], len(codes), earlier=False)
+    return tuple(
+        replace(
+            step,
+            predictors=tuple(
+                sorted([slot for slot in found[step.slot] if slot in set(step.predictors)][:AUTO_PREDICTORS])
+            ),
+        )
+        for step in steps
+    )
+
+
+class Chain:
+    """One completed table on its way: the coded table with what a chain has filled in so far."""
+
+    def __init__(self, gaps: Gaps, state: State) -> None:
+        self.gaps = gaps
+        table = gaps.table
+        codes, own = np.array(table.codes), list(table.ranks)
+        for slot in gaps.holes:
+            own[slot] = codes[slot] if table.variables[slot].codes_are_ranks else np.array(own[slot])
+        self.table = EncodedTable(table.variables, tuple(own), codes, table.frame, table.ruled)
+        self.parts: dict[int, list[int]] = {}
+        for place, variable in enumerate(table.variables):
+            if variable.calendar is not None:
+                self.parts.setdefault(variable.calendar[0], []).append(place)
+        for slot, ranks in state.items():
+            self.put(slot, gaps.holes[slot], ranks)
+        if state:
+            self.compute()
+
+    def put(self, slot: int, rows: Rows, ranks: Ranks) -> None:
+        """Write ranks into a column, and into parts of its dates."""
+        table = self.table
+        table.ranks[slot][rows] = ranks
+        for place in (slot, *self.parts.get(slot, ())):
+            table.codes[place][rows] = table.variables[place].codes(ranks)
+
+    def compute(self, slot: int | None = None) -> None:
+        """Compute passive columns where they are missing: all, or those that depend on a column."""
+        changed, table = {slot}, self.table
+        for step in self.gaps.plan.passive:
+            if slot is not None and not changed & set(step.predictors):
+                continue
+            changed.add(step.slot)
+            rows = self.gaps.holes[step.slot]
+            array = self.computed(step, rows)
+            for place in (step.slot, *self.parts.get(step.slot, ())):
+                table.codes[place][rows] = table.variables[place].nearest_codes(array)
+
+    def computed(self, step: Step, rows: Rows) -> Any:
+        """Values of a passive column for some rows."""
+        passive = {of.slot: of for of in self.gaps.plan.passive}
+
+        def column(slot: int) -> Any:
+            # A value that is computed need not be one that occurs, so parents that are passive are computed again.
+            if slot in passive and len(np.intersect1d(rows, self.gaps.holes[slot])):
+                return self._mixed(passive[slot], rows)
+            return self.table.variables[slot].decode(self.table.ranks[slot][rows])
+
+        parents = table_of(step.predictors, column, self.table.variables, self.table.frame.schema)
+        return evaluate(step, parents, self.table.frame.schema)
+
+    def _mixed(self, step: Step, rows: Rows) -> Any:
+        """A passive column for some rows: what is observed, or computed where it was missing."""
+        own = self.table.variables[step.slot].decode(self.table.ranks[step.slot][rows])
+        lost = np.isin(rows, self.gaps.holes[step.slot])
+        return mixed(own, self.computed(step, rows), lost)
+
+    def state(self) -> State:
+        """What was filled in."""
+        return {step.slot: self.table.ranks[step.slot][self.gaps.holes[step.slot]] for step in self.gaps.plan.steps}
+
+    # A sweep
+
+    def sweep(self, number: int, sweep: int, last: bool) -> Counter[str]:
+        """Fill in all columns anew; counts by column the rows for which nothing was admissible."""
+        gaps, stuck = self.gaps, Counter[str]()
+        rows = self._rows(number, sweep)
+        seen = set(range(len(self.table.variables))) - set(gaps.holes)
+        for step in gaps.plan.steps:
+            if sweep == 0:
+                # Columns not filled in yet say nothing so far.
+                step = replace(step, predictors=tuple(s for s in step.predictors if self._source(s) in seen))
+            entropy = _entropy(gaps.entropy, number, sweep, step.slot)
+            together = next((block for block in gaps.plan.blocks if block[0] == step.slot), None)
+            holes = gaps.holes[step.slot]
+            done = np.zeros(0, np.uint32)
+            for block in gaps.plan.blocks:
+                if step.slot in block:
+                    done = _common([gaps.holes[slot] for slot in block])
+            if together is not None and len(done):
+                self._draw_together(step, together, done, rows, entropy)
+            left = np.setdiff1d(holes, done, assume_unique=True) if len(done) else holes
+            if len(left):
+                self._draw(step, left, rows, entropy, last, stuck)
+            self.compute(step.slot)
+            seen |= {step.slot, *(of.slot for of in gaps.plan.passive if set(of.predictors) <= seen | {step.slot})}
+        return stuck
+
+    def _source(self, slot: int) -> int:
+        """The column that a slot belongs to."""
+        calendar = self.table.variables[slot].calendar
+        return slot if calendar is None else calendar[0]
+
+    def _rows(self, number: int, sweep: int) -> Rows:
+        """The bootstrap sample of a sweep: of all rows, so that columns share it."""
+        n = self.table.n_rows
+        if not self.gaps.plan.proper:
+            return np.arange(n, dtype=np.uint32)
+        drawn = below(random_words(self.gaps.entropy, (IMPUTE, number, sweep), n), n)
+        return np.repeat(np.arange(n, dtype=np.uint32), np.bincount(drawn.astype(np.int64), minlength=n))
+
+    def _fit(self, step: Step, rows: Rows, entropy: int, last: bool) -> ColumnModel:
+        """The model of a column on the rows of the sample in which it is known."""
+        own = rows[self.gaps.known[step.slot][rows]]
+        if not len(own):
+            # A sample that has missed all of the few rows that there are.
+            own = np.flatnonzero(self.gaps.known[step.slot]).astype(np.uint32)
+        shape = own
+        if len(own) > MOST_ROWS:
+            shape = own[unit(random_words(entropy, (IMPUTE, 1), len(own))) < MOST_ROWS / len(own)]
+        method = step.method
+        assert isinstance(method, Cart | Sample | Calibrated)
+        key = random_words(entropy, (IMPUTE, 2), 1)
+
+        def words(places: Rows) -> NDArray[np.uint64]:
+            return hashed(places.astype(np.uint64), key)
+
+        if isinstance(method, Calibrated):
+            filling = own if last else shape
+            job = Job(
+                self.table, step.slot, step.predictors, method.minbucket, shape, filling, words, step.spikes, 0, False
+            )
+            return fit_calibrated(job)
+        model = fit_column(self.table, step.slot, step.predictors, method, shape, step.spikes)
+        if last and len(own) > len(shape):
+            model = refill(self.table, step.slot, model, own, words, step.spikes)
+        return model
+
+    def _draw(self, step: Step, holes: Rows, rows: Rows, entropy: int, last: bool, stuck: Counter[str]) -> None:
+        """Draw the holes of a column."""
+        method = self.gaps.plan.methods[step.slot]
+        if not isinstance(method, Forest):
+            self._draw_from(step, self._fit(step, rows, entropy, last), holes, entropy, stuck)
+            return
+        key = random_words(entropy, (IMPUTE, 3), 1)
+        tree = (hashed(holes.astype(np.uint64), key) >> np.uint64(32)).astype(np.int64) * method.n_trees >> 32
+        parts = [holes[tree == number] for number in range(method.n_trees)]
+        for number, part in enumerate(parts):
+            if len(part):
+                again = below(random_words(entropy, (IMPUTE, 4, number), len(rows)), len(rows))
+                model = self._fit(step, np.sort(rows[again]), _entropy(entropy, number, 0, 0), last)
+                self._draw_from(step, model, part, entropy, stuck)
+
+    def _draw_from(self, step: Step, model: ColumnModel, holes: Rows, entropy: int, stuck: Counter[str]) -> None:
+        table, plan = self.table, self.gaps.plan
+        variable = table.variables[step.slot]
+        holder = Model(plan.whole, table.variables, table.frame, table.n_rows, None, ({step.slot: model},), {}, NONE)
+        drawing = Drawing(holder, entropy, 0, holes.astype(np.int64), 0, Counter())
+        drawing.codes = np.ascontiguousarray(table.codes[:, holes].T)
+        drawing.rows_of_strata = [np.arange(len(holes), dtype=np.uint32)]
+        passive = {of.slot: of for of in plan.passive}
+        for slot in plan.used(step):
+            if slot in passive:
+                drawing.arrays[slot] = self._mixed(passive[slot], holes)
+            else:
+                drawing.arrays[slot] = table.variables[slot].decode(table.ranks[slot][holes])
+        ranks, numbers = drawing.draw_step(step)
+        if len(numbers):
+            ranks = np.where(np.isfinite(numbers), variable.nearest_ranks(numbers), ranks).astype(ranks.dtype)
+        if drawing.dead.any():
+            # What stood there before may be admissible; in the first sweep nothing is.
+            stuck[step.name] += int(drawing.dead.sum())
+            before = table.ranks[step.slot][holes]
+            ranks = np.where(drawing.dead & (before > variable.has_nan), before, ranks)
+        self.put(step.slot, holes, ranks)
+
+    def _draw_together(self, step: Step, block: Sequence[int], holes: Rows, rows: Rows, entropy: int) -> None:
+        """Draw all columns of a block from one donor each, found by the first."""
+        table = self.table
+        whole = np.all([self.gaps.known[slot] for slot in block], axis=0)
+        donors = rows[whole[rows]]
+        donors = donors if len(donors) else np.flatnonzero(whole).astype(np.uint32)
+        if not len(donors):
+            return
+        predictors = tuple(slot for slot in step.predictors if slot not in block)
+        variable, ranks = table.variables[step.slot], table.ranks[step.slot]
+        if variable.kind == "numeric":
+            y, n_classes = scaled(variable.numbers(), len(donors)), 0
+        else:
+            occurs = np.bincount(ranks[donors], minlength=len(variable.values)) > 0
+            y, n_classes = class_ids(occurs)
+        method = step.method
+        minbucket = method.minbucket if isinstance(method, Cart | Calibrated) else len(donors)
+        tree = grow(table, predictors, minbucket, 1e-8, 0.0, donors, ranks, y, n_classes)
+        tree = replace(tree, donors=donors[tree.donors])
+        found = np.zeros(len(holes), np.uint32)
+        words = random_words(entropy, (IMPUTE, 5), len(holes))
+        tree.draw(np.ascontiguousarray(table.codes[:, holes].T), np.arange(len(holes), dtype=np.uint32), words, found)
+        for slot in block:
+            self.put(slot, holes, table.ranks[slot][found])
+
+    def moments(self) -> Floats:
+        """Mean and standard deviation of what was filled in, by column (columns, 2); of categories of their numbers."""
+        out = np.full((len(self.gaps.plan.steps), 2), np.nan)
+        for i, step in enumerate(self.gaps.plan.steps):
+            numbers = _values(self.table.variables[step.slot])[self.table.ranks[step.slot][self.gaps.holes[step.slot]]]
+            known = numbers[~np.isnan(numbers)]
+            if len(known):
+                out[i, 0] = known.mean()
+            if len(known) > 1:
+                out[i, 1] = known.std(ddof=1)
+        return out
+
+
+NONE = Slopes.of(pl.DataFrame().to_arrow(), ())
+
+
+def _values(variable: Variable) -> Floats:
+    """A number for each rank: the value, or which category it is; NaN for missing."""
+    if variable.kind == "numeric":
+        return variable.numbers()
+    ranks = np.arange(len(variable.values), dtype=np.float64)
+    return np.where(ranks < variable.first, np.nan, ranks - variable.first + 1)
+
+
+def _entropy(entropy: int, number: int, sweep: int, slot: int) -> int:
+    high, low = random_words(entropy, (IMPUTE, number, sweep, slot, 0), 2).tolist()
+    return int(high) << 64 | int(low)
+
+
+def _common(holes: Sequence[Rows]) -> Rows:
+    found = holes[0]
+    for other in holes[1:]:
+        found = np.intersect1d(found, other, assume_unique=True)
+    return found
+
+
+def advance(
+    gaps: Gaps, number: int, state: State, start: int, stop: int, end: int
+) -> tuple[State, Floats, Counter[str]]:
+    """Some sweeps of one chain: what it has filled in, moments (sweeps, columns, 2), rows without admissible value."""
+    chain, traced, stuck = Chain(gaps, state), [], Counter[str]()
+    for sweep in range(start, stop):
+        stuck = chain.sweep(number, sweep, sweep == end - 1)
+        traced.append(chain.moments())
+    return chain.state(), np.array(traced), stuck
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Imputation:
+    """m chains as they stand, and how well they have mixed.
+
+    Attributes
+    ----------
+    n_holes : dict of str to int
+        Cells that were filled in, by column, in visit sequence.
+    maxit : int
+        Sweeps of each chain so far.
+    monotone : bool
+        Whether one sweep was enough.
+    stuck : dict of str to int
+        Cells for which the last sweeps found nothing that rules and bounds admit.
+    """
+
+    n_holes: dict[str, int]
+    maxit: int
+    monotone: bool
+    stuck: dict[str, int]
+    _gaps: Gaps
+    _states: list[State]
+    _traces: Floats
+
+    def __repr__(self) -> str:
+        cells = f"{sum(self.n_holes.values()):,} cells of {len(self.n_holes)} columns"
+        told = "monotone: one sweep is all" if self.monotone else f"{self.maxit} sweeps"
+        return f"Imputation: {len(self._states)} chains, {cells}, {told}, {len(self.not_converged)} not converged"
+
+    @property
+    def trace(self) -> dict[str, Floats]:
+        """``mean[column]`` and ``sd[column]`` of what was filled in: ndarray of shape (chains, sweeps) each."""
+        return {
+            f"{what}[{name}]": self._traces[:, :, i, j]
+            for i, name in enumerate(self.n_holes)
+            for j, what in enumerate(("mean", "sd"))
+        }
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """parameter, mean (of the last sweeps of all chains), r_hat, bound, converged; worst first.
+
+        The first third of the sweeps is left out, and each chain is cut into two. With few sweeps R-hat is far from 1
+        by chance, so it is held against ``bound``, which it exceeds once in a thousand tables of chains that have
+        mixed, and never below 1.05. NaN where there are fewer than four sweeps, or nothing varies.
+        """
+        rows = []
+        for name, trace in self.trace.items():
+            ratio, bound = split_r_hat(trace, 2 * len(self.n_holes))
+            known = trace[:, -max(trace.shape[1] // 2, 1) :]
+            mean = float(known.mean()) if not np.isnan(known).any() else np.nan
+            rows.append((name, mean, ratio, bound, not ratio > bound))
+        schema = {"parameter": pl.String, "mean": pl.Float64, "r_hat": pl.Float64, "bound": pl.Float64}
+        frame = pl.DataFrame(rows, schema | {"converged": pl.Boolean}, orient="row")
+        worse = pl.col("r_hat").fill_nan(0) / pl.col("bound").fill_nan(1)
+        return frame.sort(worse, descending=True, maintain_order=True)
+
+    @property
+    def not_converged(self) -> list[str]:
+        """Parameters whose chains have not mixed."""
+        return [] if self.monotone else self.table.filter(~pl.col("converged"))["parameter"].to_list()
+
+    def completed(self, i: int) -> EncodedTable:
+        """The coded table as chain i has it."""
+        return Chain(self._gaps, self._states[i]).table
+
+    def filled(self, slots: Sequence[int]) -> Filled:
+        """What was filled in of some columns."""
+        holes = {slot: self._gaps.holes[slot] for slot in slots if slot in self._gaps.holes}
+        drawn = {step.slot for step in self._gaps.plan.steps}
+        return Filled(
+            {slot: rows for slot, rows in holes.items() if slot in drawn},
+            tuple({slot: state[slot] for slot in holes if slot in drawn} for state in self._states),
+            self.record,
+        )
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Names and counts, for the audit."""
+        return {
+            "cells": self.n_holes,
+            "maxit": self.maxit,
+            "monotone": self.monotone,
+            "stuck": self.stuck,
+            "not_converged": self.not_converged,
+        }
+
+    def continued(self, sweeps: int, executor: Executor, memory: int, tick: Tick) -> Imputation:
+        """More sweeps from where the chains stand; these stay as they are."""
+        gaps, m = self._gaps, len(self._states)
+        sweeps = 1 if self.monotone and not self.maxit else 0 if self.monotone else sweeps
+        states, traces, stuck = list(self._states), [self._traces], Counter[str]()
+        at_most = max(1, memory // max(gaps.bytes_a_chain, 1))
+        end = self.maxit + sweeps
+        for sweep in range(self.maxit, end):
+            own = np.empty((m, 1, len(gaps.plan.steps), 2))
+            stuck = Counter()
+
+            def done(i: int, result: tuple[State, Floats, Counter[str]]) -> int:
+                states[i], own[i] = result[0], result[1]  # noqa: B023
+                stuck.update(result[2])  # noqa: B023
+                tick(1)
+                return 0
+
+            jobs = [(i, states[i], sweep, sweep + 1, end) for i in range(m)]
+            executor.map(advance, gaps, jobs, done, at_most)
+            traces.append(own)
+        return replace(self, maxit=end, stuck=dict(stuck), _states=states, _traces=np.concatenate(traces, axis=1))
+
+
+def begin(gaps: Gaps, m: int) -> Imputation:
+    """M chains that have not begun."""
+    names = {step.name: len(gaps.holes[step.slot]) for step in gaps.plan.steps}
+    empty = np.empty((m, 0, len(names), 2))
+    return Imputation(names, 0, gaps.is_monotone, {}, gaps, [{} for _ in range(m)], empty)
+
+
+def split_r_hat(trace: Floats, n_traces: int) -> tuple[float, float]:
+    """R-hat of halves of chains (Gelman and Rubin 1992), and how large it may be by chance.
+
+    Parameters
+    ----------
+    trace : ndarray of shape (chains, sweeps)
+    n_traces : int
+        Of how many this is one.
+
+    Examples
+    --------
+    >>> calm = np.random.default_rng(1).normal(size=(5, 10))
+    >>> ratio, bound = split_r_hat(calm, 2)
+    >>> ratio < bound
+    True
+    >>> split_r_hat(calm + np.arange(10.0), 2)[0] > bound
+    True
+    """
+    n = trace.shape[1]
+    half = (n - n // 3) // 2
+    if half < 2 or np.isnan(trace).any():
+        return np.nan, np.nan
+    last = trace[:, n - 2 * half :].reshape(-1, half)
+    groups = len(last)
+    within = last.var(axis=1, ddof=1).mean()
+    between = half * last.mean(axis=1).var(ddof=1)
+    if within <= 0:
+        return (np.inf if between > 0 else np.nan), R_HAT
+    chance = float(f_distribution.isf(CHANCE / n_traces, groups - 1, groups * (half - 1)))
+    return float(np.sqrt((half - 1 + between / within) / half)), max(R_HAT, float(np.sqrt((half - 1 + chance) / half)))
