@@ -22,6 +22,7 @@ from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
 from fastsynth.errors import ClusterError, FastsynthError, OptionError, OutputError
+from fastsynth.impute import Impute
 from fastsynth.methods import METHODS, Calibrated, Cart
 from fastsynth.model_file import check_new_file
 from fastsynth.options import Column, Guard, Rule, find_method
@@ -46,6 +47,7 @@ CONFIG_KEYS = (
     "proper",
     "forbid",
     "where",
+    "impute",
     "strata",
     "cluster",
     "blocks",
@@ -65,6 +67,8 @@ CONFIG_KEYS = (
 FIT_CONFIG = tuple(key for key in CONFIG_KEYS if key not in ("k", "fit", "given", "drop"))
 # Of [columns.NAME].
 COLUMN_KEYS = tuple(Column.__dataclass_fields__)
+# Of [impute].
+IMPUTE_KEYS = tuple(Impute.__dataclass_fields__)
 
 FIT_OPTIONS = (
     "m",
@@ -72,6 +76,7 @@ FIT_OPTIONS = (
     "minbucket",
     "visit_sequence",
     "proper",
+    "impute",
     "strata",
     "cluster",
     "weights",
@@ -128,6 +133,9 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         ),
         "strata": click.option("--strata", multiple=True, metavar="COLUMN", help="Models for each of its values."),
         "cluster": click.option("--cluster", metavar="COLUMN", help="Rows with the same value belong together."),
+        "impute": click.option(
+            "--impute", is_flag=True, default=None, help="Fill in missing values before, anew for each copy."
+        ),
         "weights": click.option("--weights", metavar="COLUMN", help="Survey weights: copies represent the population."),
         "relations": click.option(
             "--relations", type=click.Choice(["auto"]), help="Find exact relations and keep them."
@@ -484,6 +492,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         options["guard"] = _guard(options["guard"])
     if isinstance(options.get("cluster"), dict):
         options["cluster"] = _cluster(options["cluster"])
+    if isinstance(options.get("impute"), dict):
+        options["impute"] = _impute(options["impute"])
     if "blocks" in options:
         options["blocks"] = _blocks(options["blocks"])
     options["columns"] = {name: _column(name, record) for name, record in columns.items()}
@@ -502,6 +512,12 @@ def _cluster(record: dict[str, Any]) -> Cluster:
     if not {"column"} <= {*record} <= {"column", "structure"}:
         raise OptionError(f"cluster={record!r}: must be a column, or a table with column and structure.")
     return Cluster(**record)
+
+
+def _impute(record: dict[str, Any]) -> Impute:
+    if not {*record} <= {*IMPUTE_KEYS}:
+        raise OptionError(f"[impute] may hold {', '.join(IMPUTE_KEYS)}; given is {record!r}.")
+    return Impute(**record)
 
 
 def _blocks(records: Any) -> list[Block]:

@@ -455,6 +455,22 @@ class Imputation:
         return frame.sort(worse, descending=True, maintain_order=True)
 
     @property
+    def notes(self) -> dict[str, str]:
+        """What plots say of each parameter, worst first."""
+        rows = self.table.iter_rows(named=True)
+        return {row["parameter"]: f"R-hat {row['r_hat']:.2f}, by chance up to {row['bound']:.2f}" for row in rows}
+
+    @property
+    def sweeps(self) -> NDArray[np.int64]:
+        """Numbers of the sweeps."""
+        return np.arange(1, self.maxit + 1)
+
+    @property
+    def burnt(self) -> int:
+        """Sweeps that R-hat does not look at."""
+        return self.maxit // 3
+
+    @property
     def not_converged(self) -> list[str]:
         """Parameters whose chains have not mixed."""
         return [] if self.monotone else self.table.filter(~pl.col("converged"))["parameter"].to_list()

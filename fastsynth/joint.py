@@ -393,6 +393,12 @@ class Chains:
         return pl.DataFrame([asdict(parameter) for parameter in self.parameters]).sort("r_hat", descending=True)
 
     @property
+    def notes(self) -> dict[str, str]:
+        """What plots say of each parameter, worst first."""
+        rows = self.table.iter_rows(named=True)
+        return {row["name"]: f"R-hat {row['r_hat']:.3f}, ESS {row['ess']:.0f}" for row in rows}
+
+    @property
     def not_converged(self) -> list[str]:
         """Names of parameters whose R-hat is above 1.05, or whose effective sample size is below 50."""
         return [parameter.name for parameter in self.parameters if not parameter.converged]

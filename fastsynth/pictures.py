@@ -21,6 +21,7 @@ import polars as pl
 
 from fastsynth.compared import open_compared
 from fastsynth.errors import FastsynthError, OptionError
+from fastsynth.imputation import Imputation
 from fastsynth.joint import Chains
 from fastsynth.measures import Floats
 from fastsynth.pooling import Comparison
@@ -156,13 +157,15 @@ def plot_coefficients(comparison: Comparison, path: str | os.PathLike[str]) -> N
     _save(figure, path)
 
 
-def plot_chains(chains: Chains, path: str | os.PathLike[str], parameters: Sequence[str] | None = None) -> None:
-    """Draw traces of the chains of a latent normal model into one PNG.
+def plot_chains(
+    chains: Chains | Imputation, path: str | os.PathLike[str], parameters: Sequence[str] | None = None
+) -> None:
+    """Draw traces of chains into one PNG: of a latent normal model, or of those that fill in missing values.
 
     Parameters
     ----------
-    chains : Chains
-        One of ``Synthesizer.chains_``.
+    chains : Chains or Imputation
+        One of ``Synthesizer.chains_``, or ``Synthesizer.imputation_``.
     path : path
         File to write.
     parameters : list of str, optional
@@ -177,11 +180,11 @@ def plot_chains(chains: Chains, path: str | os.PathLike[str], parameters: Sequen
 
     Notes
     -----
-    Left of the dotted line is burn-in. Chains that have mixed look alike, and like hairy caterpillars.
+    Left of the dotted line is burn-in. Chains that have mixed look alike, and like hairy caterpillars; those of
+    imputation, of few sweeps, show no trend and cross each other.
     """
-    known = {parameter.name: parameter for parameter in chains.parameters}
-    if parameters is None:
-        parameters = sorted(known, key=lambda name: -known[name].r_hat)[:TRACES]
+    known = chains.notes
+    parameters = list(known)[:TRACES] if parameters is None else parameters
     unknown = [name for name in parameters if name not in known]
     if unknown or not len(parameters):
         raise OptionError(f"plot_chains: no parameters {unknown!r}; the chains have {', '.join(known)}.")
@@ -192,7 +195,7 @@ def plot_chains(chains: Chains, path: str | os.PathLike[str], parameters: Sequen
         for of_chain, color in zip(trace[name], itertools.cycle((BLUE, "#c26a2d", "#4d8f5c", "#8a8f99")), strict=False):
             axes.plot(sweeps, of_chain, color=color, linewidth=0.6)
         axes.axvline(chains.burnt, color="#8a8f99", linewidth=1, linestyle=":")
-        axes.set_title(f"{name}   R-hat {known[name].r_hat:.3f}, ESS {known[name].ess:.0f}", fontsize=8, loc="left")
+        axes.set_title(f"{name}   {known[name]}", fontsize=8, loc="left")
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
