@@ -282,7 +282,7 @@ class Chain:
                 self.table, step.slot, step.predictors, method.minbucket, shape, filling, words, step.spikes, 0, False
             )
             return fit_calibrated(job)
-        model = fit_column(self.table, step.slot, step.predictors, method, shape, step.spikes)
+        model = fit_column(self.table, step.slot, step.predictors, method, shape, step.spikes, spread=False)
         if last and len(own) > len(shape):
             model = refill(self.table, step.slot, model, own, words, step.spikes)
         return model
@@ -342,7 +342,7 @@ class Chain:
             y, n_classes = class_ids(occurs)
         method = step.method
         minbucket = method.minbucket if isinstance(method, Cart | Calibrated) else len(donors)
-        tree = grow(table, predictors, minbucket, 1e-8, 0.0, donors, ranks, y, n_classes)
+        tree = grow(table, predictors, minbucket, 1e-8, 0.0, donors, ranks, y, n_classes, spread=False)
         tree = replace(tree, donors=donors[tree.donors])
         found = np.zeros(len(holes), np.uint32)
         words = random_words(entropy, (IMPUTE, 5), len(holes))

@@ -554,6 +554,7 @@ def fit_column(
     method: Cart | Sample,
     rows: NDArray[np.uint32],
     spikes: tuple[int, ...] = (),
+    spread: bool = True,
 ) -> ColumnModel:
     """Fit the model of one column on observed rows.
 
@@ -569,11 +570,13 @@ def fit_column(
         Training rows, with repeats for a bootstrap sample.
     spikes : tuple of int
         Ranks of values of a number that are drawn as classes, apart from the others.
+    spread : bool
+        Whether the spread of predictors within leaves is wanted, too.
     """
     variable, ranks = table.variables[target], table.ranks[target]
     if isinstance(method, Sample):
         predictors, method = (), Cart()
-    fit = partial(_fit_tree, table, target, predictors, method)
+    fit = partial(_fit_tree, table, target, predictors, method, spread)
     rows = np.ascontiguousarray(rows, np.uint32)
     seen = np.zeros(len(variable.values), np.uint8)
     _tree.occurring(ranks, rows, seen)
@@ -750,13 +753,14 @@ def _fit_tree(
     target: int,
     predictors: tuple[int, ...],
     method: Cart,
+    spread: bool,
     rows: NDArray[np.uint32],
     y: NDArray[np.int64],
     n_classes: int,
 ) -> Tree:
     """Grow a tree for the target whose value is ``y`` by rank."""
     ranks = table.ranks[target]
-    tree = grow(table, predictors, method.minbucket, method.cp, 0.0, rows, ranks, y, n_classes)
+    tree = grow(table, predictors, method.minbucket, method.cp, 0.0, rows, ranks, y, n_classes, spread)
     return with_donors(tree, ranks, rows)
 
 
@@ -770,6 +774,7 @@ def grow(
     ranks: Ranks,
     y: NDArray[np.int64],
     n_classes: int,
+    spread: bool = True,
 ) -> Tree:
     """Grow a tree on some rows of a table; ``ranks`` are by row of the table, the target ``y`` by rank.
 
@@ -791,8 +796,8 @@ def grow(
         beyond,
         FREE * minbucket,
     )
-    spread = leaf_spread(table, predictors, rows, nodes, count, order)
-    return Tree(nodes, count, level_mask, levels, order, spread)
+    found = leaf_spread(table, predictors, rows, nodes, count, order) if spread else ()
+    return Tree(nodes, count, level_mask, levels, order, found)
 
 
 def leaf_spread(
