@@ -38,7 +38,8 @@ RESULTS = Path(__file__).resolve().parent / "results" / "imputation.jsonl"
 MICE = RESULTS.with_name("mice.json")
 TRUE = {"x1": 1.0, "x2": 1.0}
 RULES = ("onestep", "raab2016", "reiter2003", "rubin1987")
-WAYS = ("cart", "calibrated", "cart proper")
+# Synthesis, imputation, and whether the synthesis is proper.
+WAYS = ("calibrated/cart", "cart/cart", "cart/cart/proper", "calibrated/calibrated")
 M = 20
 
 
@@ -71,11 +72,13 @@ def slopes(frame: pl.DataFrame) -> fs.Estimates:
 def coverage_repeat(job: tuple[str, str, int, float, int]) -> Record:
     way, pattern, n, missing, seed = job
     frame = simulate(n, missing, pattern, seed)
-    method, _, proper = way.partition(" ")
+    method, imputer, *proper = way.split("/")
     options = {"method": method, "proper": bool(proper), "visit_sequence": ["x1", "x2", "y"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        syn = fs.synthesize(frame, m=M, impute=True, random_state=seed, threads=1, progress=False, **options)
+        syn = fs.synthesize(
+            frame, m=M, impute=fs.Impute(method=imputer), random_state=seed, threads=1, progress=False, **options
+        )
         found = [slopes(copy) for copy in syn]
     record: Record = {"case": "coverage", "way": way, "pattern": pattern, "n": n, "missing": missing, "seed": seed}
     for m in (5, M):
@@ -90,7 +93,7 @@ def coverage_repeat(job: tuple[str, str, int, float, int]) -> Record:
 
 def coverage_table(records: list[Record]) -> str:
     lines = [
-        "way            pattern     n  missing   m   T_1  (x1, x2)   T_s/T_p  R.2003  Rubin   T_1/var  bias/sd  repeats"
+        "way                   pattern     n  missing   m   T_1  (x1, x2)   T_s/T_p  R.2003  Rubin   T_1/var  bias  repeats"
     ]
     cells = sorted({(r["way"], r["pattern"], r["n"], r["missing"]) for r in records})
     for cell in cells:
@@ -108,7 +111,7 @@ def coverage_table(records: list[Record]) -> str:
             one = covered["onestep"]
             others = "   ".join(f"{covered[rule].mean():.3f}" for rule in RULES[1:])
             lines.append(
-                f"{cell[0]:<14} {cell[1]:<8} {cell[2]:>5}  {cell[3]:>6.2f} {m:>4}   {one.mean():.3f} "
+                f"{cell[0]:<21} {cell[1]:<8} {cell[2]:>5}  {cell[3]:>6.2f} {m:>4}   {one.mean():.3f} "
                 f"({one[0]:.3f}, {one[1]:.3f})  {others}   {ratio:>5.2f}  {bias:>+6.2f}   {len(own):>5}"
             )
     return "\n".join(lines)
@@ -122,7 +125,7 @@ def coverage(options: argparse.Namespace) -> None:
         (way, pattern, n, missing, seed)
         for seed in range(options.repeats)
         for n in options.rows
-        for missing in (0.15, 0.4)
+        for missing in options.missing
         for pattern in options.patterns
         for way in options.ways
     ]
@@ -177,25 +180,30 @@ def of_stage(frame: pl.DataFrame) -> fs.Estimates:
 
 def boys(options: argparse.Namespace) -> None:
     """Both models, of completed tables by Rubin's rule and of copies by T_1, beside mice's default."""
-    frame, mice = read_boys(options.file), json.loads(MICE.read_text())["boys"]
+    frame, mice = read_boys(options.file), json.loads(MICE.read_text())
     passive = {"bmi": fs.Column(passive=(pl.col("wgt") / (pl.col("hgt") / 100) ** 2).round(2))}
     for name, syntheses in (("completed", 0), ("synthetic", 1)):
         syn = fs.synthesize(
-            frame, m=options.m, impute=fs.Impute(maxit=20, syntheses=syntheses), columns=passive, random_state=1,
+            frame, m=options.m, impute=fs.Impute(maxit=20, syntheses=syntheses, method=options.imputer),
+            columns=passive, random_state=1,
             visit_sequence=["age", "hgt", "wgt", "bmi", "hc", "reg", "tv", "gen", "phb"],
         )  # fmt: skip
-        for analysis in (of_height, of_stage):
-            pooled = fs.pool(syn.analyse(analysis))
-            print(f"{name}, {analysis.__name__} (m = {options.m}, {pooled.rule})")
-            print("term            mice      se     ours      se   apart in se   se ratio")
-            theirs = mice[analysis.__name__]
-            for row in pooled.table.iter_rows(named=True):
-                q, se = theirs[row["term"]]
-                apart = (row["estimate"] - q) / se
-                print(
-                    f"{row['term']:<12} {q:>8.3f} {se:>7.3f} {row['estimate']:>8.3f} {row['std_error']:>7.3f}   "
-                    f"{apart:>+10.2f} {row['std_error'] / se:>10.2f}"
-                )
+        young = np.mean([(of.filter(pl.col("age") < 4)["gen"] != "G1").mean() for of in syn])
+        theirs = mice["beyond G1 of boys younger than 4"]
+        print(f"{name}: boys younger than 4 beyond stage G1: {young:.3f} (mice {theirs:.3f})")
+        for from_age in (0, 8):
+            for analysis in (of_height, of_stage):
+                fits = [analysis(of.filter(pl.col("age") >= from_age)) for of in syn]
+                pooled = fs.pool(fits, imputed=True, syntheses=syntheses)
+                print(f"{name}, {analysis.__name__}, from age {from_age} (m = {options.m}, {pooled.rule})")
+                print("term            mice      se     ours      se   apart in se   se ratio")
+                for row in pooled.table.iter_rows(named=True):
+                    q, se = mice[f"from {from_age}"][analysis.__name__][row["term"]]
+                    apart = (row["estimate"] - q) / row["std_error"]
+                    print(
+                        f"{row['term']:<12} {q:>8.3f} {se:>7.3f} {row['estimate']:>8.3f} {row['std_error']:>7.3f}   "
+                        f"{apart:>+10.2f} {row['std_error'] / se:>10.2f}"
+                    )
 
 
 # --------------------------------------------------------------------------------------------------------------- speed
@@ -306,12 +314,14 @@ def main() -> None:
     one.add_argument("--rows", type=int, nargs="+", default=[300, 3_000])
     one.add_argument("--patterns", nargs="+", default=["outcome", "both"])
     one.add_argument("--ways", nargs="+", default=list(WAYS))
+    one.add_argument("--missing", type=float, nargs="+", default=[0.15, 0.4])
     one.add_argument("--jobs", type=int, default=2)
     one.add_argument("--any-revision", action="store_true", help="count repeats of other versions of the package too")
     one.set_defaults(run=coverage)
     two = commands.add_parser("boys")
     two.add_argument("file")
     two.add_argument("-m", type=int, default=20)
+    two.add_argument("--imputer", default="cart")
     two.set_defaults(run=boys)
     for name, run in (("table", None), ("speed", speed), ("miceforest", miceforest)):
         other = commands.add_parser(name)

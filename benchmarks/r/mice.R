@@ -24,10 +24,14 @@ tell <- function(pooled, names) {
   table <- table[as.character(table$term) %in% names, ]
   paste(sprintf('      "%s": [%.6f, %.6f]', table$term, table$estimate, table$std.error), collapse = ",\n")
 }
-height <- pool(with(imputed, lm(hgt ~ age + as.integer(phb))))
-stage <- pool(with(imputed, polr(gen ~ age + hc + reg, Hess = TRUE)))
-of_height <- sub("as.integer\\(phb\\)", "phb", tell(height, c("(Intercept)", "age", "as.integer(phb)")))
-of_stage <- tell(stage, c("age", "hc", "regeast", "regwest", "regsouth", "regcity"))
+# Of all boys, and of those of 8 and older: nobody younger has gen, phb or tv.
+models <- function(from) {
+  height <- pool(with(imputed, lm(hgt ~ age + as.integer(phb), subset = age >= from)))
+  stage <- pool(with(imputed, polr(gen ~ age + hc + reg, Hess = TRUE, subset = age >= from)))
+  c('    "of_height": {', sub("as.integer\\(phb\\)", "phb", tell(height, c("(Intercept)", "age", "as.integer(phb)"))),
+    "    },", '    "of_stage": {', tell(stage, c("age", "hc", "regeast", "regwest", "regsouth", "regcity")), "    }")
+}
+babies <- mean(complete(imputed, "long")$gen[rep(boys$age < 4, 20)] != "G1")
 
 # One sweep of one chain by cart; the time of further ones is the same.
 frame <- read.csv(given[2], na.strings = "", stringsAsFactors = TRUE)
@@ -36,8 +40,8 @@ seconds <- system.time(mice(frame, m = 1, maxit = 1, method = "cart", printFlag 
 writeLines(c(
   "{",
   sprintf('  "mice": "%s", "R": "%s",', packageVersion("mice"), getRversion()),
-  '  "boys": {', '    "m": 20, "maxit": 20,', '    "of_height": {', of_height, "    },", '    "of_stage": {', of_stage,
-  "    }", "  },",
+  '  "m": 20, "maxit": 20,', sprintf('  "beyond G1 of boys younger than 4": %.4f,', babies),
+  '  "from 0": {', models(0), "  },", '  "from 8": {', models(8), "  },",
   sprintf('  "speed": {"rows": %d, "columns": %d, "seconds_per_sweep": %.2f}', nrow(frame), ncol(frame), seconds),
   "}"
 ), given[3])
