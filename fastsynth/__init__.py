@@ -1,6 +1,7 @@
 """fastsynth: multiply imputed synthetic microdata from large tables, and valid inference from them."""
 
 from fastsynth import controls
+from fastsynth.ampute import ampute
 from fastsynth.blocks import Copula, LatentNormal
 from fastsynth.clusters import Cluster
 from fastsynth.copies import Synthesis
@@ -52,6 +53,7 @@ __all__ = [
     "Synthesizer",
     "Utility",
     "__version__",
+    "ampute",
     "controls",
     "correlation",
     "disclosure",
