@@ -93,7 +93,7 @@ def coverage_repeat(job: tuple[str, str, int, float, int]) -> Record:
 
 def coverage_table(records: list[Record]) -> str:
     lines = [
-        "way                   pattern     n  missing   m   T_1  (x1, x2)   T_s/T_p  R.2003  Rubin   T_1/var  bias  repeats"
+        "way                   pattern     n missing  m   T_1  (x1, x2)  T_s/T_p R.2003  Rubin  T_1/var  bias repeats"
     ]
     cells = sorted({(r["way"], r["pattern"], r["n"], r["missing"]) for r in records})
     for cell in cells:

@@ -15,7 +15,7 @@ from fastsynth.columns import FIRST, Variable
 from fastsynth.errors import OptionError, PlanError, check_count, check_known, is_whole
 from fastsynth.identifiers import Pattern
 from fastsynth.methods import Calibrated, Cart, Sample
-from fastsynth.options import Column, find_method
+from fastsynth.options import Column
 from fastsynth.plan import Limit, Plan, Step, make_plan
 
 
@@ -170,19 +170,17 @@ class Impute:
         given = self.method.get(name, "cart") if isinstance(self.method, Mapping) else self.method
         if given == "" and isinstance(self.method, Mapping):
             return None
-        method = Forest() if given == "forest" else given if isinstance(given, Forest) else None
-        if method is None:
-            found = None if isinstance(given, str) and given not in _NAMES else find_method(given)
-            if not isinstance(found, Cart | Sample | Calibrated):
-                raise OptionError(
-                    f"method={given!r} of Impute: allowed are {', '.join(map(repr, _NAMES))}, or Cart, Forest, Sample "
-                    "or Calibrated."
-                )
-            return found
-        return method
+        if isinstance(given, Cart | Forest | Sample | Calibrated):
+            return given
+        if not isinstance(given, str) or given not in _NAMES:
+            raise OptionError(
+                f"method={given!r} of Impute: allowed are {', '.join(map(repr, _NAMES))}, or Cart, Forest, Sample or "
+                "Calibrated."
+            )
+        return _NAMES[given]()
 
 
-_NAMES = ("cart", "forest", "sample", "calibrated")
+_NAMES: dict[str, type[Imputer]] = {of.name: of for of in (Cart, Forest, Sample, Calibrated)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
