@@ -28,7 +28,8 @@ def table(n=N, seed=1, share=0.25):
             "count": rng.poisson(np.exp(0.3 * x)),
             "group": pl.Series(np.where(x + rng.normal(size=n) > 0, "high", "low")).cast(pl.Categorical),
             "stage": pl.Series(np.digitize(y, [-1, 0, 1])).cast(pl.String).cast(pl.Enum(list("0123"))),
-            "day": pl.Series(np.datetime64("2024-01-01") + (30 * (y + rng.normal(size=n) + 6)).astype(int).astype("timedelta64[D]")),
+            "day": np.datetime64("2024-01-01")
+            + (30 * (y + rng.normal(size=n) + 6)).astype(int).astype("timedelta64[D]"),
         }
     )
     holes = {name: pl.Series(rng.random(n) < share * (1 + np.sign(x) / 2)) for name in frame.columns[1:]}
