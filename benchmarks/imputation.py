@@ -1,7 +1,7 @@
 """Imputation and synthesis in one pass: coverage of T_1, boys beside mice, speed beside mice and miceforest.
 
     python benchmarks/imputation.py coverage [--repeats 400] [--rows 300 3000] [--patterns outcome both] [--jobs 2]
-    python benchmarks/imputation.py boys BOYS.csv
+    python benchmarks/imputation.py boys [--imputer cart]
     python benchmarks/imputation.py table TABLE.csv [--rows 10000]
     python benchmarks/imputation.py speed [--rows 10000]
     python benchmarks/imputation.py miceforest [--rows 10000]      (needs miceforest)
@@ -144,14 +144,6 @@ def coverage(options: argparse.Namespace) -> None:
 # ---------------------------------------------------------------------------------------------------------------- boys
 
 
-def read_boys(path: str) -> pl.DataFrame:
-    orders = {"gen": [f"G{i}" for i in range(1, 6)], "phb": [f"P{i}" for i in range(1, 7)]}
-    boys = pl.read_csv(path, null_values=["NA", ""], schema_overrides={"tv": pl.Int64})
-    return boys.with_columns(
-        *(pl.col(name).cast(pl.Enum(levels)) for name, levels in orders.items()), pl.col("reg").cast(pl.Categorical)
-    )
-
-
 def of_height(frame: pl.DataFrame) -> fs.Estimates:
     """hgt ~ age + phb, phb as a number, as in mice's vignette of the paper."""
     data = frame.with_columns(pl.col("phb").to_physical() + 1)
@@ -180,7 +172,7 @@ def of_stage(frame: pl.DataFrame) -> fs.Estimates:
 
 def boys(options: argparse.Namespace) -> None:
     """Both models, of completed tables by Rubin's rule and of copies by T_1, beside mice's default."""
-    frame, mice = read_boys(options.file), json.loads(MICE.read_text())
+    frame, mice = fs.load_boys(completed=False), json.loads(MICE.read_text())
     passive = {"bmi": fs.Column(passive=(pl.col("wgt") / (pl.col("hgt") / 100) ** 2).round(2))}
     for name, syntheses in (("completed", 0), ("synthetic", 1)):
         syn = fs.synthesize(
@@ -254,9 +246,9 @@ def error_of_cells(whole: pl.DataFrame, holed: pl.DataFrame, tables: list[pl.Dat
     return {"ks": float(np.mean(ks)), "tv": float(np.mean(tv))}
 
 
-def own_run(whole: pl.DataFrame, holed: pl.DataFrame) -> Record:
+def own_run(whole: pl.DataFrame, holed: pl.DataFrame, imputer: str) -> Record:
     begun = time.perf_counter()
-    impute = fs.Impute(maxit=5, syntheses=0)
+    impute = fs.Impute(maxit=5, syntheses=0, method=imputer)
     syn = fs.synthesize(holed, m=5, impute=impute, random_state=1, threads=1, progress=False)
     tables = [syn[i] for i in range(5)]
     return {"seconds": time.perf_counter() - begun} | error_of_cells(whole, holed, tables)
@@ -266,9 +258,9 @@ def speed(options: argparse.Namespace) -> None:
     whole, holed = mixed_table(options.rows, 0.2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        runs = [own_run(whole, holed) for _ in range(3)]
+        runs = [own_run(whole, holed, options.imputer) for _ in range(3)]
     own = sorted(runs, key=lambda r: r["seconds"])[1]
-    print(json.dumps({"rows": options.rows, "fastsynth, one thread": own}))
+    print(json.dumps({"rows": options.rows, "imputer": options.imputer, "fastsynth, one thread": own}))
     mice = json.loads(MICE.read_text())["speed"] if MICE.exists() else None
     if mice and mice["rows"] == options.rows:
         seconds = mice["seconds_per_sweep"] * 25
@@ -286,7 +278,7 @@ def miceforest(options: argparse.Namespace) -> None:
     tables = [pl.from_pandas(kernel.complete_data(i)).cast(dict(whole.schema)) for i in range(5)]
     seconds = time.perf_counter() - begun
     print(json.dumps({"rows": options.rows, "miceforest": {"seconds": seconds} | error_of_cells(whole, holed, tables)}))
-    own = own_run(whole, holed)
+    own = own_run(whole, holed, options.imputer)
     print(json.dumps({"fastsynth": own, "ratio": seconds / own["seconds"]}))
 
 
@@ -294,7 +286,7 @@ def large(options: argparse.Namespace) -> None:
     _, holed = mixed_table(options.rows, 0.1)
     for syntheses in options.syntheses:
         begun = time.perf_counter()
-        impute = fs.Impute(maxit=5, syntheses=syntheses)
+        impute = fs.Impute(maxit=5, syntheses=syntheses, method=options.imputer)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             syn = fs.synthesize(
@@ -302,7 +294,7 @@ def large(options: argparse.Namespace) -> None:
             )
         seconds = time.perf_counter() - begun
         peak = peak_bytes() / 2**30
-        print(json.dumps({"rows": options.rows, "syntheses": syntheses, "method": options.method,
+        print(json.dumps({"rows": options.rows, "imputer": options.imputer, "syntheses": syntheses, "method": options.method,
                           "seconds": round(seconds, 1), "GiB": round(peak, 2), "copies": len(syn)}))  # fmt: skip
 
 
@@ -319,13 +311,13 @@ def main() -> None:
     one.add_argument("--any-revision", action="store_true", help="count repeats of other versions of the package too")
     one.set_defaults(run=coverage)
     two = commands.add_parser("boys")
-    two.add_argument("file")
     two.add_argument("-m", type=int, default=20)
     two.add_argument("--imputer", default="cart")
     two.set_defaults(run=boys)
     for name, run in (("table", None), ("speed", speed), ("miceforest", miceforest)):
         other = commands.add_parser(name)
         other.add_argument("--rows", type=int, default=10_000)
+        other.add_argument("--imputer", default="cart")
         if run is None:
             other.add_argument("file")
             other.set_defaults(run=lambda o: mixed_table(o.rows, 0.2)[1].write_csv(o.file))
@@ -334,6 +326,7 @@ def main() -> None:
     last = commands.add_parser("large")
     last.add_argument("--rows", type=int, default=1_000_000)
     last.add_argument("--method", default="calibrated")
+    last.add_argument("--imputer", default="cart")
     last.add_argument("--syntheses", type=int, nargs="+", default=[1])
     last.add_argument("--out")
     last.set_defaults(run=large)

@@ -1,4 +1,4 @@
-"""The packaged table for examples and the demo."""
+"""The packaged table for examples and the demo, with its holes and without."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from importlib.resources import files
 import polars as pl
 
 
-def load_boys() -> pl.DataFrame:
-    """748 Dutch boys, complete: the table of Volker and Vink (2021).
+def load_boys(*, completed: bool = True) -> pl.DataFrame:
+    """748 Dutch boys, complete as in Volker and Vink (2021), or with the missing values of the published table.
+
+    Parameters
+    ----------
+    completed : bool, default True
+        False leaves what was not measured null: gen and phb of 503 boys, tv of 522, some of hgt, wgt, bmi, hc and reg.
 
     Returns
     -------
@@ -26,11 +31,14 @@ def load_boys() -> pl.DataFrame:
     --------
     >>> load_boys().shape
     (748, 9)
+    >>> load_boys(completed=False)["tv"].null_count()
+    522
     """
     stages = {
         "gen": pl.Enum([f"G{i}" for i in range(1, 6)]),
         "phb": pl.Enum([f"P{i}" for i in range(1, 7)]),
         "reg": pl.Categorical,
     }
-    with (files("fastsynth") / "data" / "boys.csv").open("rb") as file:
+    name = "boys.csv" if completed else "boys_published.csv"
+    with (files("fastsynth") / "data" / name).open("rb") as file:
         return pl.read_csv(file, infer_schema_length=None).cast(stages)  # type: ignore[arg-type]

@@ -545,7 +545,7 @@ def split_r_hat(trace: Floats, n_traces: int) -> tuple[float, float]:
     >>> ratio, bound = split_r_hat(calm, 2)
     >>> ratio < bound
     True
-    >>> split_r_hat(calm + np.arange(10.0), 2)[0] > bound
+    >>> split_r_hat(calm + np.arange(5)[:, None], 2)[0] > bound
     True
     """
     n = trace.shape[1]

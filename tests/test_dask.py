@@ -109,6 +109,37 @@ def test_rules_and_cells_on_a_cluster(tmp_path, client, people, name, limit):
             assert copy["id"].n_unique() == 3_000
 
 
+@pytest.mark.parametrize("syntheses", [0, 1, 2])
+def test_chains_of_imputation_on_a_cluster(tmp_path, client, people, syntheses):
+    """Skips stay by a rule, all else is filled in; from pieces, from memory and on workers alike."""
+    whole = pl.read_parquet(people / "*.parquet")
+    lost = pl.int_range(pl.len()) % 5
+    whole = whole.with_columns(
+        job=pl.when(lost != 1).then("job"), income=pl.when(lost != 2).then("income"), at=pl.when(lost > 2).then(lost)
+    )
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        whole.slice(i * 600, 600).write_parquet(tmp_path / "in" / f"{i}.parquet", row_group_size=200)
+    options = {
+        "impute": fs.Impute(maxit=2, syntheses=syntheses, method={"job": fs.Forest(2)}, where={"at": lost == 1}),
+        "columns": {"income": fs.Column(rules=[fs.Rule("age < 16", None)])},
+        "m": 2,
+        "random_state": 1,
+    }
+    fs.synthesize(tmp_path / "in", **options, memory_limit=20_000, out=tmp_path / "threads")
+    syn = fs.synthesize(tmp_path / "in", **options, memory_limit=20_000, out=tmp_path / "cluster", client=client)
+    assert files(tmp_path / "cluster") == files(tmp_path / "threads")
+    inside = fs.synthesize(whole, **options)
+    assert all(a.equals(b) for a, b in zip(inside, syn, strict=True))
+    for copy in syn:
+        assert copy["job"].null_count() == 0
+        assert copy["income"].is_null().equals(copy["age"] < 16)
+        assert 0 < copy["at"].null_count() < copy.height
+    if not syntheses:
+        known = whole["at"].is_not_null()
+        assert syn[0]["at"].filter(known).equals(whole["at"].filter(known))
+
+
 def test_partitions_keep_rules_and_fresh_identifiers(tmp_path, client, people, monkeypatch):
     monkeypatch.setattr(partition, "LEAST_PARTITION", 500)
     whole = pl.read_parquet(people / "*.parquet").with_row_index("id", 1_000).with_columns(id=pl.format("P{}", "id"))

@@ -411,7 +411,7 @@ def test_loaded_models_know_their_records(people, tmp_path):
     assert again.sample(m=1)[0].equals(s.sample(m=1)[0])
     w = fs.Synthesizer(weights="w", random_state=1).fit(people)
     w.save(tmp_path / "w.fsyn")
-    with pytest.raises(OptionError, match="had where=, weights="):
+    with pytest.raises(OptionError, match="had where=, impute=, weights="):
         fs.Synthesizer.load(tmp_path / "w.fsyn").fit(people)
 
 
