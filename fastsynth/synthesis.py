@@ -1285,9 +1285,9 @@ def _warn_of_chains(imputation: Imputation) -> None:
     if worst:
         warnings.warn(
             f"Chains that fill in missing values have not mixed after {imputation.maxit} sweeps: "
-            f"{', '.join(worst[:5])}{', ...' if len(worst) > 5 else ''}. Look at imputation_ (plot_chains) and go on with "
-            "iterate(). Columns that follow from others should be passive; those that say nearly the same, and that the "
-            "same rows lack, are drawn together by Impute(blocks=[[...]]).",
+            f"{', '.join(worst[:5])}{', ...' if len(worst) > 5 else ''}. Look at imputation_ (plot_chains), and go on "
+            "with iterate(). Columns that follow from others should be passive; those that say nearly the same and "
+            "that the same rows lack are drawn together by Impute(blocks=[[...]]).",
             ConvergenceWarning,
             stacklevel=4,
         )
