@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from dask.sizeof import sizeof
 from distributed import CancelledError, Client, KilledWorker, as_completed
 
 from fastsynth.errors import ClusterError, DataError
@@ -26,6 +27,8 @@ Result = TypeVar("Result")
 Kept = TypeVar("Kept")
 # Times that what tasks share is sent again after all workers that held it were lost.
 ATTEMPTS = 3
+# Bytes of a job above which it goes to a worker without passing through the scheduler.
+LARGE_JOB = 1_000_000
 
 
 class Cluster:
@@ -86,19 +89,22 @@ class Cluster:
         kept: dict[int, Kept],
     ) -> None:
         """Run the jobs that are not in ``kept`` yet, a few more at a time than there are threads."""
-        todo = [i for i in range(len(jobs)) if i not in kept]
-        if not todo:
+        if all(i in kept for i in range(len(jobs))):
             return
         held = self.client.scatter(shared, broadcast=True, hash=False)
-        waiting = iter(todo)
+        at = 0
         running: dict[Any, int] = {}
 
         def submit(number: int) -> list[Any]:
-            futures = []
-            for _, i in zip(range(number), waiting, strict=False):
-                future = self.client.submit(function, held, *jobs[i], pure=False)
-                running[future] = i
-                futures.append(future)
+            nonlocal at
+            futures: list[Any] = []
+            while at < len(jobs) and len(futures) < number:
+                if at not in kept:
+                    job = jobs[at] if sizeof(jobs[at]) < LARGE_JOB else self.client.scatter([*jobs[at]], hash=False)
+                    future = self.client.submit(function, held, *job, pure=False)
+                    running[future] = at
+                    futures.append(future)
+                at += 1
             return futures
 
         threads = sum(self.client.nthreads().values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -32,7 +31,8 @@ class Executor(Protocol):
         """Run ``function(shared, *job)`` for all jobs, at most so many at once.
 
         ``done(i, result)`` is called here as job i ends, one call at a time; what it returns is kept and returned in
-        the order of the jobs, the results themselves are not. An error stops the jobs that have not begun.
+        the order of the jobs, the results themselves are not. It may append jobs to the list that follow from the
+        result. An error stops the jobs that have not begun.
         """
 
 
@@ -74,14 +74,15 @@ class Threads:
         workers: int,
     ) -> list[Kept]:
         kept: dict[int, Kept] = {}
-        waiting = iter(enumerate(jobs))
+        begun = 0
         running: dict[Future[Result], int] = {}
         with ThreadPoolExecutor(workers) as pool:
             try:
                 while len(kept) < len(jobs):
                     # One job more than there are threads is handed out, so that results cannot pile up unseen.
-                    for i, job in itertools.islice(waiting, workers + 1 - len(running)):
-                        running[pool.submit(function, shared, *job)] = i
+                    while begun < len(jobs) and len(running) <= workers:
+                        running[pool.submit(function, shared, *jobs[begun])] = begun
+                        begun += 1
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         i = running.pop(future)
                         kept[i] = done(i, future.result())

@@ -386,15 +386,11 @@ def _common(holes: Sequence[Rows]) -> Rows:
     return found
 
 
-def advance(
-    gaps: Gaps, number: int, state: State, start: int, stop: int, end: int
-) -> tuple[State, Floats, Counter[str]]:
-    """Some sweeps of one chain: what it has filled in, moments (sweeps, columns, 2), rows without admissible value."""
-    chain, traced, stuck = Chain(gaps, state), [], Counter[str]()
-    for sweep in range(start, stop):
-        stuck = chain.sweep(number, sweep, sweep == end - 1)
-        traced.append(chain.moments())
-    return chain.state(), np.array(traced), stuck
+def advance(gaps: Gaps, number: int, sweep: int, end: int, state: State) -> tuple[State, Floats, Counter[str]]:
+    """A sweep of one chain: what it has filled in, moments (columns, 2), rows for which nothing was admissible."""
+    chain = Chain(gaps, state)
+    stuck = chain.sweep(number, sweep, sweep == end - 1)
+    return chain.state(), chain.moments(), stuck
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -504,23 +500,26 @@ class Imputation:
         """More sweeps from where the chains stand; these stay as they are."""
         gaps, m = self._gaps, len(self._states)
         sweeps = 1 if self.monotone and not self.maxit else 0 if self.monotone else sweeps
-        states, traces, stuck = list(self._states), [self._traces], Counter[str]()
-        at_most = max(1, memory // max(gaps.bytes_a_chain, 1))
-        end = self.maxit + sweeps
-        for sweep in range(self.maxit, end):
-            own = np.empty((m, 1, len(gaps.plan.steps), 2))
-            stuck = Counter()
+        if not sweeps:
+            return self
+        states, stuck, end = list(self._states), Counter[str](), self.maxit + sweeps
+        own = np.empty((m, sweeps, len(gaps.plan.steps), 2))
+        jobs: list[tuple[int, int, int, State]] = [(i, self.maxit, end, states[i]) for i in range(m)]
 
-            def done(i: int, result: tuple[State, Floats, Counter[str]]) -> int:
-                states[i], own[i] = result[0], result[1]  # noqa: B023
-                stuck.update(result[2])  # noqa: B023
-                tick(1)
-                return 0
+        def done(number: int, result: tuple[State, Floats, Counter[str]]) -> None:
+            """Begin the next sweep of a chain; chains do not wait for each other."""
+            i, sweep = jobs[number][:2]
+            jobs[number] = (i, sweep, end, {})
+            states[i], own[i, sweep - self.maxit] = result[:2]
+            if sweep + 1 < end:
+                jobs.append((i, sweep + 1, end, states[i]))
+            else:
+                stuck.update(result[2])
+            tick(1)
 
-            jobs = [(i, states[i], sweep, sweep + 1, end) for i in range(m)]
-            executor.map(advance, gaps, jobs, done, at_most)
-            traces.append(own)
-        return replace(self, maxit=end, stuck=dict(stuck), _states=states, _traces=np.concatenate(traces, axis=1))
+        executor.map(advance, gaps, jobs, done, max(1, memory // max(gaps.bytes_a_chain, 1)))
+        traces = np.concatenate([self._traces, own], axis=1)
+        return replace(self, maxit=end, stuck=dict(stuck), _states=states, _traces=traces)
 
 
 def begin(gaps: Gaps, m: int) -> Imputation:
