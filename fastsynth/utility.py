@@ -630,6 +630,10 @@ def _lines(u: Utility) -> Iterator[str]:
     if of_columns.height:
         _, name, own, synthetic, z = of_columns.row(0)
         yield f"Missing values: {name} deviates most, {own:.2%} and in copies {synthetic:.2%} (z {z:+.1f})"
+        filled = of_columns.filter((pl.col("original") > 0) & (pl.col("synthetic") == 0))["columns"].to_list()
+        if filled:
+            told = f"{', '.join(filled[:WORST])}{', ...' if len(filled) > WORST else ''}"
+            yield f"  copies have no missing values of {told}; if these were filled in, compare with a completed table"
     if u.left_out:
         some = [f"{name} ({why})" for name, why in list(u.left_out.items())[:WORST]]
         yield f"Left out: {', '.join(some)}" + (f" and {len(u.left_out) - WORST:,} more" * (len(u.left_out) > WORST))

@@ -44,6 +44,20 @@ def test_examples_of_clusters_run(tmp_path, monkeypatch):
     assert (tmp_path / "chains.png").exists()
 
 
+@pytest.mark.filterwarnings("ignore::fastsynth.errors.ConvergenceWarning")
+def test_examples_of_imputation_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks("python", "docs/imputation.md"):
+        exec(block, names)
+    assert "Rule: onestep" in capsys.readouterr().out
+    assert (tmp_path / "chains.png").exists()
+    of = names["done"][0]
+    assert (of["hours"].is_null() == (of["age"] < 16)).all()
+    assert of["income"].unique().sort().to_list() == [-8, 900, 1500, 2100]
+    assert of["pension"].is_null().equals(of["age"] < 60)
+
+
 def test_examples_of_real_tables_run():
     names: dict[str, object] = {}
     for block in blocks("python", "docs/data.md"):
@@ -56,7 +70,7 @@ def test_examples_of_real_tables_run():
 
 
 def test_configuration_examples_are_read(tmp_path):
-    for page in ("README.md", "docs/data.md"):
+    for page in ("README.md", "docs/data.md", "docs/imputation.md"):
         (text,) = blocks("toml", page)
         (tmp_path / "options.toml").write_text(text)
         assert set(_read_config(tmp_path / "options.toml")) <= set(CONFIG_KEYS)

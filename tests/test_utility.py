@@ -217,6 +217,15 @@ def test_weights(mixed, copies):
     assert same.correlations["original"].to_list() == pytest.approx(fs.utility(mixed, copies).correlations["original"])
 
 
+def test_copies_in_which_holes_were_filled_are_told_from_those_that_lost_them(mixed):
+    told = "no missing values of"
+    filled = mixed.select(pl.all().fill_null(strategy="backward").fill_null(strategy="forward"))
+    lines = str(fs.utility(mixed, [filled])).splitlines()
+    assert sum(told in line for line in lines) == 1
+    assert told not in str(fs.utility(mixed, [mixed]))
+    assert told not in str(fs.utility(filled, [filled]))
+
+
 def test_missing_codes_are_no_numbers(mixed, copies):
     coded = [frame.with_columns(pl.col("income").fill_null(-9)) for frame in (mixed, *copies)]
     found = fs.utility(coded[0], coded[1:], cont_na={"income": [-9]})
