@@ -32,6 +32,8 @@ MOST_LEVELS = 12
 # Panels side by side.
 PANELS = 3
 GREY, BLUE = "#b8bcc4", "#1f5fbf"
+# Of chains, of which there are five by default.
+CHAINS = (BLUE, "#c26a2d", "#4d8f5c", "#8a8f99", "#8b5fa8")
 # Parameters whose traces are shown.
 TRACES = 8
 # From where a two-way S_pMSE is coloured darker: 3 and 10 are the limits of good and acceptable (Raab et al. 2021).
@@ -192,7 +194,7 @@ def plot_chains(
     trace, sweeps = chains.trace, chains.sweeps
     for i, name in enumerate(parameters):
         axes = figure.add_subplot(len(parameters), 1, i + 1)
-        for of_chain, color in zip(trace[name], itertools.cycle((BLUE, "#c26a2d", "#4d8f5c", "#8a8f99")), strict=False):
+        for of_chain, color in zip(trace[name], itertools.cycle(CHAINS), strict=False):
             axes.plot(sweeps, of_chain, color=color, linewidth=0.6)
         axes.axvline(chains.burnt, color="#8a8f99", linewidth=1, linestyle=":")
         axes.set_title(f"{name}   {known[name]}", fontsize=8, loc="left")
