@@ -9,8 +9,9 @@
 
 ``coverage``: x1, x2 normal with correlation .5, y = x1 + x2 + e, e of variance 1. "outcome": y is missing with a
 probability that rises with x1; "both": x2 is missing as well, with one that rises with y where that is observed. Slopes
-of y on x1, x2 are pooled by T_1, T_s (T_p), Reiter's rule of 2003 and Rubin's; the first 5 of 20 copies are m = 5. Each
-repeat is a line of benchmarks/results/imputation.jsonl, and is not run again unless the package has changed.
+of y on x1, x2 are pooled by T_1, T_s (T_p), Reiter's rule of 2003 and Rubin's; completed tables by Rubin's, two copies
+of each by Reiter's of 2004; the first 5 of 20 are m = 5. Each repeat is a line of benchmarks/results/imputation.jsonl,
+and is not run again unless the package has changed.
 
 ``boys`` and ``speed`` stand beside benchmarks/results/mice.json, which ``benchmarks/r/mice.R`` wrote.
 """
@@ -38,8 +39,9 @@ RESULTS = Path(__file__).resolve().parent / "results" / "imputation.jsonl"
 MICE = RESULTS.with_name("mice.json")
 TRUE = {"x1": 1.0, "x2": 1.0}
 RULES = ("onestep", "raab2016", "reiter2003", "rubin1987")
-# Synthesis, imputation, and whether the synthesis is proper.
+# Synthesis (or none), imputation, whether the synthesis is proper, two of each table, or the imputation not proper.
 WAYS = ("calibrated/cart", "cart/cart", "cart/cart/proper", "calibrated/calibrated")
+WAYS += ("completed/cart", "completed/calibrated", "completed/cart/improper", "cart/cart/twice")
 M = 20
 
 
@@ -72,47 +74,48 @@ def slopes(frame: pl.DataFrame) -> fs.Estimates:
 def coverage_repeat(job: tuple[str, str, int, float, int]) -> Record:
     way, pattern, n, missing, seed = job
     frame = simulate(n, missing, pattern, seed)
-    method, imputer, *proper = way.split("/")
-    options = {"method": method, "proper": bool(proper), "visit_sequence": ["x1", "x2", "y"]}
+    method, imputer, *more = way.split("/")
+    proper, syntheses = "proper" in more, 0 if method == "completed" else 2 if "twice" in more else 1
+    options: Record = {"visit_sequence": ["x1", "x2", "y"]}
+    if syntheses:
+        options |= {"method": method, "proper": proper}
+    impute = fs.Impute(method=imputer, syntheses=syntheses, proper="improper" not in more)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        syn = fs.synthesize(
-            frame, m=M, impute=fs.Impute(method=imputer), random_state=seed, threads=1, progress=False, **options
-        )
+        syn = fs.synthesize(frame, m=M, impute=impute, random_state=seed, threads=1, progress=False, **options)
         found = [slopes(copy) for copy in syn]
     record: Record = {"case": "coverage", "way": way, "pattern": pattern, "n": n, "missing": missing, "seed": seed}
     for m in (5, M):
-        for rule in RULES:
-            own = {"imputed": True, "proper": bool(proper)} if rule == "onestep" else {"proper": bool(proper)}
-            if rule == "rubin1987":
-                own = {"imputed": True, "syntheses": 0}
-            pooled = fs.pool(found[:m], rule=rule, **own).table
+        for rule in RULES if syntheses == 1 else ["reiter2004"] if syntheses else ["rubin1987"]:
+            own = {"imputed": True, "proper": proper} if rule == "onestep" else {"proper": proper}
+            if rule in ("rubin1987", "reiter2004"):
+                own = {"imputed": True, "syntheses": syntheses if rule == "reiter2004" else 0}
+            pooled = fs.pool(found[: m * max(syntheses, 1)], rule=rule, **own).table
             record[f"{rule} {m}"] = pooled.select("estimate", "t", "df").to_dict(as_series=False)
     return record
 
 
 def coverage_table(records: list[Record]) -> str:
-    lines = [
-        "way                   pattern     n missing  m   T_1  (x1, x2)  T_s/T_p R.2003  Rubin  T_1/var  bias repeats"
-    ]
+    lines = ["way                   pattern     n missing  m   T (x1, x2)   T/var  bias repeats   T_s/T_p R.2003 Rubin"]
     cells = sorted({(r["way"], r["pattern"], r["n"], r["missing"]) for r in records})
     for cell in cells:
         own = [r for r in records if (r["way"], r["pattern"], r["n"], r["missing"]) == cell]
         for m in (5, M):
+            rules = [rule for rule in (*RULES, "reiter2004") if f"{rule} {m}" in own[0]]
             covered = {}
-            for rule in RULES:
+            for rule in rules:
                 estimate = np.array([r[f"{rule} {m}"]["estimate"] for r in own])
                 t = np.array([r[f"{rule} {m}"]["t"] for r in own])
                 df = np.array([[np.inf if v is None else v for v in r[f"{rule} {m}"]["df"]] for r in own])
                 covered[rule] = (np.abs(estimate - 1) <= student.isf(0.025, df) * np.sqrt(t)).mean(axis=0)
-                if rule == "onestep":
+                if rule == rules[0]:
                     ratio = (t.mean(axis=0) / estimate.var(axis=0, ddof=1)).mean()
                     bias = ((estimate.mean(axis=0) - 1) / estimate.std(axis=0, ddof=1)).mean()
-            one = covered["onestep"]
-            others = "   ".join(f"{covered[rule].mean():.3f}" for rule in RULES[1:])
+            one = covered[rules[0]]
+            others = "   ".join(f"{covered[rule].mean():.3f}" for rule in rules[1:])
             lines.append(
                 f"{cell[0]:<21} {cell[1]:<8} {cell[2]:>5}  {cell[3]:>6.2f} {m:>4}   {one.mean():.3f} "
-                f"({one[0]:.3f}, {one[1]:.3f})  {others}   {ratio:>5.2f}  {bias:>+6.2f}   {len(own):>5}"
+                f"({one[0]:.3f}, {one[1]:.3f})   {ratio:>5.2f}  {bias:>+6.2f}   {len(own):>5}   {others}"
             )
     return "\n".join(lines)
 

@@ -22,7 +22,7 @@ from fastsynth.copies import Synthesis
 from fastsynth.datasets import load_boys
 from fastsynth.disclosure import identical_rows
 from fastsynth.errors import ClusterError, FastsynthError, OptionError, OutputError
-from fastsynth.impute import Impute
+from fastsynth.impute import IMPUTERS, Impute
 from fastsynth.methods import METHODS, Calibrated, Cart
 from fastsynth.model_file import check_new_file
 from fastsynth.options import Column, Guard, Rule, find_method
@@ -403,8 +403,9 @@ def _write_statfiles(synthesis: Synthesis, out: str, suffix: str) -> None:
 def _report(synthesis: Synthesis, out: str, names: list[str] | None = None) -> None:
     if names is None:
         names = [copy_name(parts) for parts in part_names(synthesis.m, synthesis.k)]
+    what = "completed tables (real rows)" if synthesis.design.imputed and not synthesis.design.syntheses else "copies"
     click.echo(
-        f"{synthesis.m} copies of {synthesis.k:,} rows: {out}/{names[0]}" + (f" ... {names[-1]}" * (len(names) > 1))
+        f"{synthesis.m} {what} of {synthesis.k:,} rows: {out}/{names[0]}" + (f" ... {names[-1]}" * (len(names) > 1))
     )
 
 
@@ -458,6 +459,9 @@ def _client(scheduler: str | None) -> Any:
 def _read_options(config: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     """Options of the TOML file, then those of the command line, which win."""
     options: dict[str, Any] = {} if config is None else _read_config(config)
+    if isinstance(options.get("impute"), Impute):
+        # --impute says the same, and less.
+        given = given | {"impute": None}
     options.update({name: value for name, value in given.items() if value not in (None, ())})
     options["client"] = _client(options.pop("scheduler", None))
     minbucket = options.pop("minbucket", None)
@@ -517,7 +521,25 @@ def _cluster(record: dict[str, Any]) -> Cluster:
 def _impute(record: dict[str, Any]) -> Impute:
     if not {*record} <= {*IMPUTE_KEYS}:
         raise OptionError(f"[impute] may hold {', '.join(IMPUTE_KEYS)}; given is {record!r}.")
-    return Impute(**record)
+    method = record.get("method", "cart")
+    if isinstance(method, dict):
+        # By column, unless it is the name of one method, and its options.
+        whole = method.get("name") in IMPUTERS
+        method = _imputer(method) if whole else {name: _imputer(of_column) for name, of_column in method.items()}
+    return Impute(**record | {"method": method})
+
+
+def _imputer(record: Any) -> Any:
+    """A method's name, or a table with its name and options."""
+    if not isinstance(record, dict):
+        return record
+    options = {key: value for key, value in record.items() if key != "name"}
+    try:
+        return IMPUTERS[record["name"]](**options)
+    except (KeyError, TypeError):
+        raise OptionError(
+            f"method {record!r} of [impute]: must be a name ({', '.join(IMPUTERS)}), or a table of it and its options."
+        ) from None
 
 
 def _blocks(records: Any) -> list[Block]:

@@ -173,8 +173,11 @@ class Synthesis(Sequence[Any]):
 
     def __repr__(self) -> str:
         if self.design.imputed and not self.design.syntheses:
-            return f"Synthesis: m={self.m} completed tables of {self.k} rows x {len(self._frame.schema.names)} columns"
+            size = f"{self.k} rows x {len(self._frame.schema.names)} columns"
+            return f"Synthesis: m={self.m} completed tables (real rows) of {size}"
         kind = "proper" if self.design.proper else "simple"
+        if self.design.imputed:
+            kind += f", of {self.m // self.design.syntheses} imputed tables"
         whole = "partially" if self.design.partial else "fully"
         size = f"k={self.k} rows x {len(self._frame.schema.names)} columns"
         rows = (
@@ -244,8 +247,9 @@ class Synthesis(Sequence[Any]):
         Synthesis: m=2 fully synthetic copies of k=748 rows x 9 columns (n=748, simple)
         """
         place, audit, parts = read_folder(folder)
-        names = ("n", "k", "m", "proper", "partial", "fit_rows", "imputed", "syntheses")
+        names = ("n", "k", "m", "proper", "partial", "fit_rows")
         noted = {"fresh": audit["fresh_rows"], "v": audit.get("v"), "private": "private" in audit}
+        noted |= {"imputed": audit.get("imputed", False), "syntheses": audit.get("syntheses", 1)}
         design = Design(**{name: audit[name] for name in names}, **noted)
         copies = [FileCopy(place, of_copy) for of_copy in parts]
         schema = pq.read_schema(*_opened(copies[0].paths()[0]))

@@ -6,6 +6,7 @@ cannot change a byte.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator
@@ -106,6 +107,8 @@ class Drawing:
         2 to draw clusters instead of rows.
     upper : Upper or None
         The rows' clusters; at level 2, those that are drawn.
+    observed : bool
+        Whether numbers that are drawn stand for the observed ones nearest to them, which limits then look at.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Drawing:
         counts: Counter[str],
         level: int = 1,
         upper: Upper | None = None,
+        observed: bool = False,
     ) -> None:
         self.model = model
         self.entropy = entropy
@@ -129,7 +133,7 @@ class Drawing:
         self.upper = upper
         self.arrays: list[Any] = [None] * len(model.frame.schema)
         self.dead = np.zeros(len(numbers), bool)
-        self.predictors = {slot for step in model.plan.steps for slot in step.predictors}
+        self.observed = observed
         self.donor: NDArray[np.int32] | None = None
         if upper is None or level == 2:
             self.codes = np.zeros((len(numbers), len(model.variables)), np.uint16)
@@ -141,6 +145,11 @@ class Drawing:
         if clusters is not None and clusters.led and upper is not None and level == 1:
             # Rows come in whole clusters, so the first of each is its first row.
             self.leader = np.searchsorted(upper.cluster, upper.cluster)
+
+    @functools.cached_property
+    def predictors(self) -> set[int]:
+        """Slots of all predictors, which have to be coded."""
+        return {slot for step in self.model.plan.steps for slot in step.predictors}
 
     def run(self) -> tuple[list[pa.Array], NDArray[np.int64]]:
         """The columns, and the places of rows for which no value of some column was admissible."""
@@ -469,8 +478,8 @@ class Drawing:
         missing = unit(self.words(DRAW, step.slot, 1, self.attempt * (TRIES + 2))[0]) < step.pattern.missing / 1e4
         self.arrays[step.slot] = taken(made, pa.array(place, mask=missing))
 
-    def draw_step(self, step: Step) -> tuple[Ranks, NDArray[np.float64]]:
-        """Draw a column by its own model; gives what was drawn, numbers being empty where all are ranks."""
+    def draw_step(self, step: Step) -> None:
+        """Draw a column by its own model."""
         model, variable = self.model, self.model.variables[step.slot]
         n, columns = len(self.numbers), model.columns(self.copy, step.slot)[: len(self.rows_of_strata)]
         where = model.where.get(step.slot)
@@ -487,11 +496,10 @@ class Drawing:
             if self.leader is not None:
                 here = np.zeros(n, bool)
                 here[turn[0][1]] = True
-            self._draw_turn(step, turn, ranks, numbers, here)
+            self.draw_turn(step, turn, ranks, numbers, here)
             self._set_drawn(step, ranks, numbers)
-        return ranks, numbers
 
-    def _draw_turn(
+    def draw_turn(
         self,
         step: Step,
         of_strata: list[tuple[ColumnModel, Rows]],
@@ -499,7 +507,7 @@ class Drawing:
         numbers: NDArray[np.float64],
         replaced: NDArray[np.bool_],
     ) -> None:
-        """Draw the rows of some strata that are replaced."""
+        """Draw the rows of some strata that are replaced, into ``ranks``, and ``numbers`` where these are not empty."""
         columns = [column for column, _ in of_strata]
         words = self._words_of(step, columns, 0)
         for column, rows in of_strata:
@@ -621,7 +629,12 @@ class Drawing:
     ) -> NDArray[np.bool_]:
         """Whether rows with these values meet the limits of a column, or only what is forbidden."""
         model, variable = self.model, self.model.variables[step.slot]
-        own = variable.compose(rank, number) if np.isfinite(number).any() else variable.decode(rank)
+        if not np.isfinite(number).any():
+            own = variable.decode(rank)
+        elif self.observed:
+            own = variable.decode(np.where(np.isfinite(number), variable.nearest_ranks(number), rank))
+        else:
+            own = variable.compose(rank, number)
         whole = np.array_equal(rows, np.arange(len(self.numbers)))
 
         def column(slot: int) -> pa.Array:

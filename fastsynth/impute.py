@@ -13,7 +13,6 @@ import polars as pl
 
 from fastsynth.columns import FIRST, Variable
 from fastsynth.errors import OptionError, PlanError, check_count, check_known, is_whole
-from fastsynth.identifiers import Pattern
 from fastsynth.methods import Calibrated, Cart, Sample
 from fastsynth.options import Column
 from fastsynth.plan import Limit, Plan, Step, make_plan
@@ -90,14 +89,15 @@ class Impute:
         holes; those that it leaves out are not filled in.
     predictors : dict of str to list of str, optional
         What a column is imputed from (rows of mice's ``predictorMatrix``). The default is all others, but those that
-        are computed from the column.
+        are computed from the column; in tables of more than 60 columns the 20 of these that go with it most.
     blocks : list of list of str, default ()
         Columns that stay together: a row that lacks all of a block takes them from one donor, found by the first
         column. Rows that lack some have them drawn one by one.
     where : dict or table of bool, optional
         For columns that it names the cells that are filled in, as in ``synthesize``; others may not be missing values
-        but skips ("not applicable"), and stay. Cells with a code of ``cont_na`` may be named, too. The default is
-        every null and NaN that no rule says has to be there; codes of ``cont_na`` stay.
+        but skips ("not applicable"), and stay. Cells with a code of ``cont_na`` may be named, too, but none with a
+        value (which mice allows). The default is every null and NaN that no rule says has to be there; codes of
+        ``cont_na`` stay. What is filled in is always a value.
     ignore : polars.Expr or str or list of bool, optional
         Rows that no model is fitted to. They are filled in, and synthesised, all the same.
     proper : bool, default True
@@ -142,19 +142,23 @@ class Impute:
                 "proper=False of Impute: without bootstrap the variance due to what is missing is half of what it "
                 "should be, and no rule for synthetic copies mends that. Leave it out, or take syntheses=0."
             )
-        if isinstance(self.visit_sequence, str) and self.visit_sequence not in ("missing", "table"):
+        if self.visit_sequence not in ("missing", "table") and not _is_names(self.visit_sequence):
             raise OptionError(
                 f"visit_sequence={self.visit_sequence!r} of Impute: must be 'missing', 'table' or a list of columns."
             )
-        if isinstance(self.blocks, str) or any(isinstance(block, str) or len(block) < 2 for block in self.blocks):
+        is_list = isinstance(self.blocks, Collection) and not isinstance(self.blocks, str)
+        if not is_list or any(not _is_names(block) or len(block) < 2 for block in self.blocks):
             raise OptionError(f"blocks={self.blocks!r} of Impute: must be lists of at least two columns each.")
+        if not isinstance(self.predictors, Mapping) or not all(map(_is_names, self.predictors.values())):
+            raise OptionError(
+                f"predictors={self.predictors!r} of Impute: must be lists of columns by column, such as "
+                "{'tv': ['age', 'gen']}."
+            )
         every = [name for block in self.blocks for name in block]
         if len(set(every)) < len(every):
             raise OptionError("blocks of Impute: a column is named twice.")
-        for name in self.method if isinstance(self.method, Mapping) else ():
+        for name in self.method if isinstance(self.method, Mapping) else ("",):
             self.method_of(name)
-        if not isinstance(self.method, Mapping):
-            self.method_of("")
 
     @classmethod
     def of(cls, given: Any) -> Impute | None:
@@ -170,17 +174,22 @@ class Impute:
         given = self.method.get(name, "cart") if isinstance(self.method, Mapping) else self.method
         if given == "" and isinstance(self.method, Mapping):
             return None
-        if isinstance(given, Cart | Forest | Sample | Calibrated):
+        if isinstance(given, Imputer):
             return given
-        if not isinstance(given, str) or given not in _NAMES:
+        if not isinstance(given, str) or given not in IMPUTERS:
             raise OptionError(
-                f"method={given!r} of Impute: allowed are {', '.join(map(repr, _NAMES))}, or Cart, Forest, Sample or "
+                f"method={given!r} of Impute: allowed are {', '.join(map(repr, IMPUTERS))}, or Cart, Forest, Sample or "
                 "Calibrated."
             )
-        return _NAMES[given]()
+        return IMPUTERS[given]()
 
 
-_NAMES: dict[str, type[Imputer]] = {of.name: of for of in (Cart, Forest, Sample, Calibrated)}
+def _is_names(given: Any) -> bool:
+    """Whether it is a list of names of columns."""
+    return isinstance(given, Collection) and not isinstance(given, str) and all(isinstance(of, str) for of in given)
+
+
+IMPUTERS: dict[str, type[Imputer]] = {of.name: of for of in (Cart, Forest, Sample, Calibrated)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,6 +206,8 @@ class ImputePlan:
         Columns that are computed where they are missing and a parent is filled in, in an order that works.
     blocks : tuple of tuple of int
         Slots of columns that are drawn together.
+    given : frozenset of int
+        Slots of columns whose predictors the caller names.
     whole : Plan
         With an expression for each passive column.
     maxit : int
@@ -207,6 +218,7 @@ class ImputePlan:
     methods: Mapping[int, Imputer]
     passive: tuple[Step, ...]
     blocks: tuple[tuple[int, ...], ...]
+    given: frozenset[int]
     whole: Plan
     maxit: int
     proper: bool
@@ -214,7 +226,7 @@ class ImputePlan:
     def used(self, step: Step) -> tuple[int, ...]:
         """Slots of columns whose values rules and limits of a column look at, beside its own."""
         slots = {slot for rule in step.rules for slot in rule.parents}
-        computed = {slot: of for of in self.whole.steps if of.action == "passive" for slot in [of.slot]}
+        computed = {of.slot: of for of in self.whole.steps if of.action == "passive"}
         for limit in step.limits:
             slots |= {*limit.parents, *(p for slot in limit.passive for p in computed[slot].predictors)} - {
                 *limit.passive
@@ -229,7 +241,7 @@ def plan_imputation(
     *,
     columns: Mapping[str, Column],
     forbid: Sequence[pl.Expr | str],
-    patterns: Mapping[str, Pattern],
+    unrelated: Collection[str],
 ) -> ImputePlan:
     """Turn options into the plan of a sweep.
 
@@ -239,8 +251,10 @@ def plan_imputation(
     impute : Impute
     n_holes : dict of str to int
         Cells to fill in by column, of columns that have some.
-    columns, forbid, patterns
+    columns, forbid
         As in ``make_plan``.
+    unrelated : collection of str
+        Columns that identify people, and free text: they predict nothing, and are not filled in.
 
     Raises
     ------
@@ -251,9 +265,12 @@ def plan_imputation(
     slot = {name: i for i, name in enumerate(names)}
     for what, named in _named(impute):
         check_known(what, named, names)
-        silent = [name for name in named if name in patterns]
+        silent = [name for name in named if name in unrelated]
         if silent:
-            raise PlanError(f"{what}: {', '.join(map(repr, silent))} identify people, and are made up afterwards.")
+            raise PlanError(
+                f"{what}: {', '.join(map(repr, silent))} identify people, or are free text. They predict nothing, and "
+                "are not filled in."
+            )
     # Rules and limits stand with each column that they are about, and synthesis has another order.
     bare = {
         name: Column(
@@ -265,8 +282,8 @@ def plan_imputation(
         )
         for name, column in columns.items()
     }
-    own = {name: pattern for name, pattern in patterns.items() if name in slot}
-    whole = make_plan(variables, method="cart", columns=bare, predictors="all", forbid=forbid, patterns=own)
+    bare |= {name: Column(method="keep") for name in unrelated if name in slot}
+    whole = make_plan(variables, method="cart", columns=bare, predictors="all", forbid=forbid)
     steps = {step.name: step for step in whole.steps}
     passive = tuple(step for step in whole.steps if step.action == "passive")
     able = [name for name in n_holes if steps[name].action == "draw" and impute.method_of(name) is not None]
@@ -284,8 +301,7 @@ def plan_imputation(
         limits = tuple(_seen_from(limit, step.slot, passive) for limit in every if _is_about(limit, step.slot, behind))
         given = impute.predictors.get(name)
         if given is None:
-            given = [other for other in names if other in steps and steps[other].action != "identifier"]
-            given = [other for other in given if slot[other] not in behind]
+            given = [other for other in names if other not in unrelated and slot[other] not in behind]
         predictors = {slot[other] for other in given if other != name}
         predictors |= {part for of in predictors for part in parts.get(of, ())}
         predictors = set() if isinstance(method, Sample) else predictors
@@ -294,7 +310,8 @@ def plan_imputation(
         )
     blocks = tuple(tuple(slot[name] for name in block) for block in impute.blocks)
     _check_blocks(blocks, found, names)
-    return ImputePlan(tuple(found), methods, passive, blocks, whole, impute.maxit, impute.proper)
+    said = frozenset(slot[name] for name in impute.predictors)
+    return ImputePlan(tuple(found), methods, passive, blocks, said, whole, impute.maxit, impute.proper)
 
 
 def completed_plan(plan: Plan) -> Plan:

@@ -189,7 +189,7 @@ class Model:
     @property
     def most_copies(self) -> int | None:
         """Copies that there are models of, or completed tables for; None for any number."""
-        if self.plan.proper or (self.n_fits > 1 and self.filled is None):
+        if self.plan.proper or self.is_fresh:
             return self.n_fits
         return None if self.filled is None else len(self.filled.ranks) * max(self.syntheses, 1)
 
@@ -197,6 +197,11 @@ class Model:
     def n_fits(self) -> int:
         """Fits, each of all strata: 1, or one for each copy."""
         return len(self.fits) // self.n_strata
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether each copy has a fit of its own to rows of its own (``fresh_rows``)."""
+        return not self.plan.proper and self.n_fits > 1 and self.filled is None
 
     def columns(self, copy: int, slot: int) -> list[ColumnModel]:
         """Models of a column for a copy, one for each stratum."""

@@ -185,6 +185,11 @@ def plot_chains(
     Left of the dotted line is burn-in. Chains that have mixed look alike, and like hairy caterpillars; those of
     imputation, of few sweeps, show no trend and cross each other.
     """
+    if not isinstance(chains, Chains | Imputation):
+        raise OptionError(
+            "plot_chains: these are no chains. Pass one of chains_, or imputation_, of a Synthesizer that was fitted "
+            "here; model files do not keep them."
+        )
     known = chains.notes
     parameters = list(known)[:TRACES] if parameters is None else parameters
     unknown = [name for name in parameters if name not in known]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastsynth._tree import MAX_CODES
 from fastsynth.columns import Ranks, Variable, is_numeric, is_text, numbers_of, too_many_levels
-from fastsynth.errors import DataError, DataWarning, OptionError, PlanError
+from fastsynth.errors import DataError, DataWarning, OptionError, PlanError, check_known
 from fastsynth.exact import POLICIES, Exact, row_hashes
 from fastsynth.execute import Executor
 from fastsynth.expressions import parse
@@ -46,11 +46,17 @@ def find_identifiers(
     columns: Mapping[str, Column],
     replaced: Collection[str] | None = None,
     cluster: str | None = None,
+    silent: bool = False,
 ) -> tuple[dict[str, Pattern], list[str]]:
     """Columns of identifiers with the pattern of fresh ones, and columns of free text, which are to be left out.
 
     Columns with a method of their own, or passive ones, are what the caller says; where only some are ``replaced`` the
     others are kept. What names a ``cluster`` is neither.
+
+    Parameters
+    ----------
+    silent : bool
+        Nothing is told: all columns are kept.
 
     Raises
     ------
@@ -84,6 +90,8 @@ def find_identifiers(
             )
         else:
             texts.append(variable.name)
+    if silent:
+        return patterns, texts
     made = [name for name in patterns if columns.get(name, Column()).method is None]
     if made:
         warnings.warn(
@@ -299,46 +307,43 @@ def read_where(source: Source, where: Any, executor: Executor) -> dict[str, Mask
     """
     if where is None:
         return None
-    given = where_by_name(where)
-    n, masks, expressions = source.starts[-1], {}, {}
-    unknown = [name for name in given if name not in source.frame.schema.names]
-    if unknown:
-        raise PlanError(f"where: no column {', '.join(map(repr, unknown))} in the table.")
-    for name, of_column in given.items():
-        if isinstance(of_column, pl.Expr | str):
-            expressions[name] = parse(f"where of {name!r}", of_column)
-            continue
-        mask = np.asarray(of_column)
-        if mask.shape != (n,) or mask.dtype != bool:
-            raise OptionError(
-                f"where of {name!r}: must be an expression, or {n} values that are True or False and not missing."
-            )
-        masks[name] = mask
-    if expressions:
-        parts = executor.map(_where_of_piece, (source, expressions), source.jobs(), lambda _, part: part)
-        masks |= {name: np.concatenate([part[name] for part in parts]) for name in expressions}
+    masks = _masks(source, _told("where", where_by_name(where), source), executor)
     if not any(mask.any() for mask in masks.values()):
         raise OptionError("where: no cell would be replaced.")
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
+def _told(option: str, given: Mapping[str, Any], source: Source) -> dict[str, tuple[str, Any]]:
+    """By column what errors call it, and what is said of it."""
+    check_known(option, given, source.frame.schema.names)
+    return {name: (f"{option} of {name!r}", of_column) for name, of_column in given.items()}
+
+
+def _masks(source: Source, given: Mapping[str, tuple[str, Any]], executor: Executor) -> dict[str, Mask]:
+    """By name, the rows (n,) for which an expression or a mask is true; each with what errors call it."""
+    n, masks, expressions = source.starts[-1], {}, {}
+    for name, (told, said) in given.items():
+        if isinstance(said, pl.Expr | str):
+            expressions[name] = told, parse(told, said)
+            continue
+        mask = np.asarray(said)
+        if mask.shape != (n,) or mask.dtype != bool:
+            raise OptionError(f"{told}: must be an expression, or {n} values that are True or False and not missing.")
+        masks[name] = mask
+    if expressions:
+        parts = executor.map(_masks_of_piece, (source, expressions), source.jobs(), lambda _, part: part)
+        masks |= {name: np.concatenate([part[name] for part in parts]) for name in expressions}
+    return masks
+
+
 def read_holes(source: Source, impute: Impute, executor: Executor) -> tuple[dict[str, Mask], Mask | None]:
     """By column that ``Impute(where=...)`` names the cells (n,) to fill in, and the rows that nothing is fitted to."""
-    holes = {}
-    if impute.where is not None:
-        given = where_by_name(impute.where)
-        nothing: Mask = np.zeros(source.starts[-1], bool)
-        holes = dict.fromkeys(given, nothing) | (read_where(source, given, executor) or {})
+    option = "Impute(where=...)"
+    where = {} if impute.where is None else where_by_name(impute.where, option)
+    holes = _masks(source, _told(option, where, source), executor)
     if impute.ignore is None:
         return holes, None
-    first = source.frame.schema.names[0]
-    try:
-        ignored = (read_where(source, {first: impute.ignore}, executor) or {})[first]
-    except OptionError:
-        raise OptionError(
-            f"ignore of Impute: must be an expression, or {source.starts[-1]} values that are True or False, some of "
-            "them True."
-        ) from None
+    ignored = _masks(source, {"": ("Impute(ignore=...)", impute.ignore)}, executor)[""]
     if ignored.all():
         raise OptionError("ignore of Impute: all rows are ignored, so nothing can be fitted.")
     return holes, ignored
@@ -354,7 +359,7 @@ def n_holes(learned: Learned, holes: Mapping[str, Mask]) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-def where_by_name(where: Any) -> Mapping[str, Any]:
+def where_by_name(where: Any, option: str = "where") -> Mapping[str, Any]:
     """What ``where`` says of each column that it names."""
     if isinstance(where, Mapping):
         return where
@@ -362,20 +367,21 @@ def where_by_name(where: Any) -> Mapping[str, Any]:
         table, _ = read_table(where)
     except DataError:
         raise OptionError(
-            f"where must be a dict of expressions or masks by column, or a table of bool, not {type(where).__name__}."
+            f"{option} must be a dict of expressions or masks by column, or a table of bool, not "
+            f"{type(where).__name__}."
         ) from None
     other = [field.name for field in table.schema if not pa.types.is_boolean(field.type)]
     if other:
-        raise OptionError(f"where: column(s) {', '.join(map(repr, other))} are not of type bool.")
+        raise OptionError(f"{option}: column(s) {', '.join(map(repr, other))} are not of type bool.")
     return {name: table.column(name).to_numpy() for name in table.column_names}
 
 
-def _where_of_piece(shared: tuple[Source, dict[str, pl.Expr]], piece: int, *held: Any) -> dict[str, Mask]:
+def _masks_of_piece(shared: tuple[Source, dict[str, tuple[str, pl.Expr]]], piece: int, *held: Any) -> dict[str, Mask]:
     source, expressions = shared
     batches = list(source.batches(piece, *held))
     return {
-        name: np.concatenate([holds(f"where of {name!r}", expression, batch) for batch in batches])
-        for name, expression in expressions.items()
+        name: np.concatenate([holds(told, expression, batch) for batch in batches])
+        for name, (told, expression) in expressions.items()
     }
 
 

@@ -273,7 +273,9 @@ def fit_plan(
     at_most = fits_at_once(memory - (0 if mapped else needed), one_fit)
     with tempfile.TemporaryDirectory(prefix="fastsynth-", ignore_cleanup_errors=True) as folder:
         place = Path(folder) if mapped else None
-        table, all_ranks = code(learned, rows.coded, sorted(kept), plan.steps, place, executor, lambda _: None)
+        # Completed tables keep their columns, but rules say what is filled in.
+        ruled = plan.steps if imputing is None else imputing.plan.whole.steps
+        table, all_ranks = code(learned, rows.coded, sorted(kept), ruled, place, executor, lambda _: None)
         clusters = None
         if plan.strata:
             of_columns = [all_ranks[slot] for slot in plan.strata]

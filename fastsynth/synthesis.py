@@ -175,7 +175,8 @@ def synthesize(
         they take more than a quarter of the memory limit; a folder may be partitioned (``year=2021/``); a path may be
         a URI (``s3://bucket/people/``). The rows of several files follow each other in the order of their paths.
     m : int, default 5
-        Number of copies (synthpop: 1; mice: 5).
+        Number of copies (synthpop: 1; mice: 5); with ``impute`` of completed tables, of each of which ``syntheses``
+        copies are drawn.
     k : int, optional
         Rows of each copy. The default is the number of rows of ``data``; with ``DpCart`` there is none.
     method : str or Calibrated or Cart or Sample or LatentNormal or Copula or DpCart, default "calibrated"
@@ -564,6 +565,7 @@ class Synthesizer:
         fit_rows = None if self.fit_rows is None else check_count("fit_rows", self.fit_rows)
         if not isinstance(self.fresh_rows, bool):
             raise OptionError(f"fresh_rows={self.fresh_rows!r}: must be True or False.")
+        self._refuse_beside_completed()
         learned, plan, cells, imputing = self._plan(data, executor, memory)
         n = learned.n_rows
         share = self.fresh_rows and fit_rows is None
@@ -582,9 +584,12 @@ class Synthesizer:
         exact = find_exact(learned, plan, self.copies, executor)
         job = _Fit(learned, plan, cells, imputing, fit_rows, m, entropy, exact)
         self._held = None if imputing is None else job
-        return self._fit_models(job, executor, memory)
+        self._fit_models(job, executor, memory)
+        if self.imputation_ is not None:
+            _warn_of_imputation(self.imputation_, self._fitted(), 4)
+        return self
 
-    def _fit_models(self, job: _Fit, executor: Executor, memory: int) -> Self:
+    def _fit_models(self, job: _Fit, executor: Executor, memory: int) -> None:
         plan, m, imputing, fresh = job.plan, job.m, job.imputing, self.fresh_rows
         own = plan.proper or (fresh and job.fit_rows is not None) or imputing is not None
         times = (m if own else 1) * (max(imputing.syntheses, 1) if imputing is not None and plan.proper else 1)
@@ -597,12 +602,9 @@ class Synthesizer:
             model, self.chains_, self.imputation_ = fit_plan(
                 job.learned, plan, job.cells, job.fit_rows, fresh, m, job.entropy, memory, executor, tick, imputing
             )
-        if self.imputation_ is not None:
-            _warn_of_chains(self.imputation_)
         self.model_ = with_exact(model, job.exact, job.entropy)
         self.n_rows_ = job.learned.n_rows
         self.random_state_ = job.entropy
-        return self
 
     def iterate(self, sweeps: int) -> Self:
         """Go on with the chains that fill in missing values, and fit all models to the tables as they stand then.
@@ -627,7 +629,9 @@ class Synthesizer:
             raise NotFittedError("iterate goes on with chains of imputation: fit with impute=True first, in memory.")
         more = replace(self._held.imputing, so_far=self.imputation_, sweeps=check_count("sweeps", sweeps))
         executor = executor_of(self.threads, self.client)
-        return self._fit_models(replace(self._held, imputing=more), executor, parse_memory(self.memory_limit))
+        self._fit_models(replace(self._held, imputing=more), executor, parse_memory(self.memory_limit))
+        _warn_of_imputation(self.imputation_, self._fitted(), 3)
+        return self
 
     def _fit_private(self, data: Any, method: DpCart, m: int, k: int | None, in_memory: bool) -> Synthesizer:
         """Fit with a guarantee: nothing else here looks at the data, and nothing is told of them."""
@@ -652,6 +656,30 @@ class Synthesizer:
         self._learn_nothing()
         return self
 
+    def _refuse_beside_completed(self) -> None:
+        """Refuse options that say how copies are made where there are none."""
+        impute = Impute.of(self.impute)
+        if impute is None or impute.syntheses:
+            return
+        special = (self.columns or {}).values()
+        said = {
+            "proper": self.proper,
+            "where": self.where is not None,
+            "strata": len(self.strata) > 0,
+            "weights": self.weights is not None,
+            "fit_rows": self.fit_rows is not None,
+            "copies": self.copies != "keep",
+            "guard": self.guard is not None,
+            "coding": any(column.coding is not None for column in special),
+            "rare_levels": any(column.rare_levels is not None for column in special),
+        }
+        named = [name for name, is_said in said.items() if is_said]
+        if named:
+            raise OptionError(
+                "Impute(syntheses=0) gives the completed tables, with all rows and columns as they are, and "
+                f"{', '.join(named)} is about synthetic copies. Leave it out."
+            )
+
     def _plan(self, data: Any, executor: Executor, memory: int) -> tuple[Learned, Plan, Cells, Imputing | None]:
         """Learn the columns and plan; every option that says what to do with them is checked here."""
         source = source_of(data, self.client, memory)
@@ -669,11 +697,18 @@ class Synthesizer:
         with _progress(self.progress, "read", source.starts[-1], "row") as tick:
             learned = learn(source, executor, tick, cont_na, of_cluster)
         named = None if self.where is None else where_by_name(self.where)
-        patterns, self.dropped_ = find_identifiers(learned, self.columns or {}, named, of_cluster)
+        impute = Impute.of(self.impute)
+        completed = impute is not None and impute.syntheses == 0
+        patterns, self.dropped_ = find_identifiers(learned, self.columns or {}, named, of_cluster, completed)
         # Of identifiers, and of text that is left out, nothing is to be kept; clusters are no categories.
         unrelated = [*patterns, *self.dropped_, *([] if of_cluster is None else [of_cluster])]
         self.relations_ = self._relations(source.without(unrelated), executor)
         columns, forbid = self._special()
+        identifying = [*patterns, *self.dropped_]
+        if completed:
+            # Nothing is made up, and nothing left out.
+            patterns, self.dropped_ = {}, []
+            columns |= {name: Column(method="keep") for name in identifying}
         learned = learned.without(self.dropped_).without_values(patterns)
         level2: list[str] = []
         if of_cluster is not None:
@@ -712,12 +747,13 @@ class Synthesizer:
         }
         replaced = replaced_cells(plan, where)
         check_cells(plan, replaced, learned.variables)
-        impute = Impute.of(self.impute)
         if impute is None:
             return learned, plan, Cells(replaced, weights), None
         holes, ignored = read_holes(learned.source, impute, executor)
         lost = n_holes(learned, holes)
-        imputed = plan_imputation(learned.variables, impute, lost, columns=columns, forbid=forbid, patterns=patterns)
+        imputed = plan_imputation(
+            learned.variables, impute, lost, columns=columns, forbid=forbid, unrelated=identifying
+        )
         slot = {v.name: i for i, v in enumerate(learned.variables)}
         cells = Cells(replaced, weights, {slot[name]: mask for name, mask in holes.items()}, ignored)
         if impute.syntheses == 0:
@@ -810,11 +846,11 @@ class Synthesizer:
             _refuse_given_copies(model)
         m = check_count("m", self.m if m is None else m)
         k = check_count("k", self.n_rows_ if k is None else k)
-        fresh = not model.plan.proper and model.n_fits > 1 and model.filled is None
         imputations, m = m, m * max(model.syntheses, 1)
         if model.most_copies is not None and m > model.most_copies:
             most = model.most_copies // max(model.syntheses, 1)
-            raise OptionError(f"m={imputations}: models of {most} copies were fitted. Fit again with m={imputations}.")
+            what = "completed tables" if model.imputed else "copies"
+            raise OptionError(f"m={imputations}: models of {most} {what} were fitted. Fit again with m={imputations}.")
         _refuse_other_k(k, self.n_rows_, model.plan)
         entropy = self.random_state_ if random_state is None else _entropy(random_state)
         _check_identifiers(model.plan, model.variables, k)
@@ -822,7 +858,7 @@ class Synthesizer:
         _check_max_copies(model, k)
         n = self.n_rows_ if model.effective is None else max(round(model.effective), 2)
         partial = (model.plan.partial and model.syntheses > 0) or model.given is not None
-        made = (model.learned_rows, fresh, model.imputed, model.syntheses)
+        made = (model.learned_rows, model.is_fresh, model.imputed, model.syntheses)
         design = Design(n, k, m, model.plan.proper, partial, *made)
         executor = executor_of(self.threads, self.client)
         records = _describe(model, self)
@@ -968,7 +1004,8 @@ class Synthesizer:
     ) -> Synthesizer:
         """Read a saved model. Sampling from it needs no data and gives the same bytes.
 
-        Parameters of the constructor are those of the fit, but for ``where`` and ``weights``, which belong to the data.
+        Parameters of the constructor are those of the fit, but for ``where``, ``weights`` and ``impute``, which belong
+        to the data.
 
         Raises
         ------
@@ -988,7 +1025,7 @@ class Synthesizer:
             visit_sequence=[step.name for step in plan.steps],
             proper=plan.proper,
             fit_rows=model.fit_rows,
-            fresh_rows=not plan.proper and model.n_fits > 1 and model.filled is None,
+            fresh_rows=model.is_fresh,
             forbid=[~limit.expression for step in plan.steps for limit in step.limits if not limit.values_only],
             strata=[model.variables[slot].name for slot in plan.strata],
             cluster=_cluster_of(plan, model),
@@ -1179,7 +1216,7 @@ def _describe_exact(model: Model) -> dict[str, Any] | None:
 def _refuse_other_k(k: int, n: int, plan: Plan) -> None:
     kept = [step.name for step in plan.steps if step.action == "keep"]
     if plan.where and k != n:
-        raise OptionError(f"k={k}: with where= the rows are those of the original, so k must be {n}.")
+        raise OptionError(f"k={k}: the rows are those of the original, so k must be {n}.")
     if kept and k != n:
         raise OptionError(f"k={k}: column(s) {', '.join(map(repr, kept))} are kept, so k must be {n}.")
 
@@ -1280,7 +1317,8 @@ def _refuse_beside_imputation(plan: Plan, fresh_rows: bool, learned: Learned) ->
         )
 
 
-def _warn_of_chains(imputation: Imputation) -> None:
+def _warn_of_imputation(imputation: Imputation, model: Model, stacklevel: int) -> None:
+    """Tell what has not mixed, what found no value, and where no rule is known for what is fitted."""
     worst = imputation.not_converged
     if worst:
         warnings.warn(
@@ -1289,7 +1327,7 @@ def _warn_of_chains(imputation: Imputation) -> None:
             "with iterate(). Columns that follow from others should be passive; those that say nearly the same and "
             "that the same rows lack are drawn together by Impute(blocks=[[...]]).",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
     if imputation.stuck:
         told = ", ".join(f"{count:,} of {name!r}" for name, count in imputation.stuck.items())
@@ -1297,7 +1335,21 @@ def _warn_of_chains(imputation: Imputation) -> None:
             f"Cells found nothing that rules and bounds admit: {told}. They have what they had in an earlier sweep, or "
             "what was drawn first. Do limits contradict observed values?",
             DataWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
+        )
+    if model.syntheses == 1 and model.plan.partial:
+        warnings.warn(
+            "Copies keep original values, and are one of each completed table: no rule tells imputation from synthesis "
+            "there, and pool will not. Impute(syntheses=2) or more has one.",
+            DataWarning,
+            stacklevel=stacklevel,
+        )
+    if model.syntheses and model.learned_rows is not None:
+        warnings.warn(
+            "Models of copies of imputed tables were fitted to some of the rows (fit_rows), for which pool has no "
+            "rule. Fit to all.",
+            DataWarning,
+            stacklevel=stacklevel,
         )
 
 

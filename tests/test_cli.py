@@ -301,3 +301,38 @@ def test_bad_clusters_and_blocks_in_a_config_file_are_refused(tmp_path, people, 
     result = call("synthesize", people, "-o", tmp_path / "out", "--config", tmp_path / "c.toml")
     assert result.exit_code == 1
     assert message in result.output
+
+
+def test_missing_values_are_filled_in(people, tmp_path):
+    """By the flag with all defaults, by the file as it says; both together are the file's."""
+    config = tmp_path / "options.toml"
+    config.write_text(
+        "[impute]\nmaxit = 1\nsyntheses = 2\nmethod = { size = { name = 'forest', n_trees = 2 }, city = 'sample' }\n"
+    )
+    holed = pl.read_parquet(people)
+    names = [name for name in holed.columns if holed[name].null_count()]
+    config.write_text(config.read_text().replace("size", names[0]).replace("city", names[-1]))
+    result = call("synthesize", people, "-o", tmp_path / "a", "-m", 2, "--impute", "--random-state", 1)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "a" / "audit.json").read_text())["imputation"]["maxit"] in (1, 10)
+    options = ("--impute", "--config", config, "--random-state", 1)
+    result = call("synthesize", people, "-o", tmp_path / "b", "-m", 2, *options)
+    assert result.exit_code == 0, result.output
+    assert "4 copies" in result.output
+    audit = json.loads((tmp_path / "b" / "audit.json").read_text())
+    assert (audit["imputation"]["maxit"], audit["syntheses"], audit["m"]) == (1, 2, 4)
+    method = {names[0]: fs.Forest(2), names[-1]: "sample"}
+    impute = fs.Impute(maxit=1, syntheses=2, method=method)
+    assert fs.Synthesis.read(tmp_path / "b")[3].equals(fs.synthesize(holed, m=2, impute=impute, random_state=1)[3])
+
+
+def test_completed_tables_are_called_real(people, tmp_path):
+    config = tmp_path / "options.toml"
+    config.write_text("[impute]\nsyntheses = 0\nmaxit = 1\nmethod = { name = 'forest', n_trees = 2 }\n")
+    result = call("synthesize", people, "-o", tmp_path / "c", "-m", 2, "--config", config)
+    assert result.exit_code == 0, result.output
+    assert "2 completed tables (real rows)" in result.output
+    config.write_text("[impute]\nmethod = { name = 'forest', trees = 2 }\n")
+    result = call("synthesize", people, "-o", tmp_path / "d", "--config", config)
+    assert result.exit_code == 1
+    assert "must be a name (cart, forest, sample, calibrated)" in result.output

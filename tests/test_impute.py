@@ -22,10 +22,10 @@ def variables():
     return encode(*read_table(frame)).variables
 
 
-def planned(variables, impute=None, n_holes=None, columns=None, forbid=(), patterns=None):
+def planned(variables, impute=None, n_holes=None, columns=None, forbid=(), unrelated=()):
     n_holes = HOLES if n_holes is None else n_holes
     return plan_imputation(
-        variables, impute or Impute(), n_holes, columns=columns or {}, forbid=forbid, patterns=patterns or {}
+        variables, impute or Impute(), n_holes, columns=columns or {}, forbid=forbid, unrelated=unrelated
     )
 
 
@@ -112,6 +112,24 @@ def test_a_forest_grows_trees(variables):
 def test_unknown_columns_are_refused(variables, impute, told):
     with pytest.raises(PlanError, match=told):
         planned(variables, impute)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"predictors": ["a"]}, "must be lists of columns by column"),
+        ({"predictors": "auto"}, "must be lists of columns by column"),
+        ({"predictors": {"b": "a"}}, "must be lists of columns by column"),
+        ({"visit_sequence": 3}, "visit_sequence=3 of Impute"),
+        ({"visit_sequence": None}, "visit_sequence=None of Impute"),
+        ({"blocks": 3}, "blocks=3 of Impute"),
+        ({"blocks": ["ab"]}, "at least two columns each"),
+        ({"method": 3}, "method=3 of Impute"),
+    ],
+)
+def test_options_of_other_types_are_refused(options, told):
+    with pytest.raises(OptionError, match=told):
+        Impute(**options)
 
 
 def test_a_visit_sequence_names_no_column_twice(variables):

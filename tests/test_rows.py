@@ -216,7 +216,7 @@ def test_bad_where_is_refused(people, where, message):
 
 
 def test_rows_stay_those_of_the_original(people):
-    with pytest.raises(OptionError, match="with where= the rows are those of the original"):
+    with pytest.raises(OptionError, match="the rows are those of the original"):
         fs.synthesize(people, k=100, where={"b": "b > 1"})
 
 
