@@ -140,18 +140,29 @@ def find_gaps(
     for step in plan.passive:
         holes[step.slot] = np.flatnonzero(is_hole(table, step.slot, {})).astype(np.uint32)
     holes = {slot: rows for slot, rows in holes.items() if len(rows)}
-    together: dict[int, tuple[tuple[int, ...], Rows]] = {}
-    for block in plan.blocks:
-        if not np.all([known[slot] for slot in block], axis=0).any():
-            names = ", ".join(repr(table.variables[slot].name) for slot in block)
-            raise OptionError(f"blocks of Impute: no row has values of all of {names}, so there is no donor.")
-        shared = functools.reduce(np.intersect1d, [holes.get(slot, np.zeros(0, np.uint32)) for slot in block])
-        together |= dict.fromkeys(block, (tuple(block), shared))
+    together = _together(table, plan.blocks, holes, known)
     steps = tuple(step for step in plan.steps if step.slot in holes)
     passive = tuple(step for step in plan.passive if step.slot in holes)
     if len(table.frame.schema) > AUTO_COLUMNS:
         steps = _narrowed(table, steps, plan.given)
     return Gaps(table, replace(plan, steps=steps, passive=passive), holes, known, together, entropy)
+
+
+def _together(
+    table: EncodedTable,
+    blocks: Sequence[tuple[int, ...]],
+    holes: Mapping[int, Rows],
+    known: Mapping[int, NDArray[np.bool_]],
+) -> dict[int, tuple[tuple[int, ...], Rows]]:
+    """For each column of a block the block, and the rows that lack all of it."""
+    found = {}
+    for block in blocks:
+        if not np.all([known[slot] for slot in block], axis=0).any():
+            names = ", ".join(repr(table.variables[slot].name) for slot in block)
+            raise OptionError(f"blocks of Impute: no row has values of all of {names}, so there is no donor.")
+        shared = functools.reduce(np.intersect1d, [holes.get(slot, np.zeros(0, np.uint32)) for slot in block])
+        found.update(dict.fromkeys(block, (block, shared)))
+    return found
 
 
 def _skipped(table: EncodedTable, step: Step, lost: NDArray[np.bool_]) -> NDArray[np.bool_]:
