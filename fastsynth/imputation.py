@@ -281,7 +281,7 @@ class Chain:
             entropy = _entropy(gaps.entropy, number, sweep, step.slot)
             block, shared = gaps.together.get(step.slot, ((step.slot,), np.zeros(0, np.uint32)))
             if step.slot == block[0] and len(shared):
-                self._draw_together(step, block, shared, rows, entropy)
+                self._draw_together(step, block, shared, rows, entropy, last)
             left = np.setdiff1d(gaps.holes[step.slot], shared, assume_unique=True)
             if len(left):
                 self._draw(step, left, rows, entropy, last, stuck)
@@ -308,9 +308,7 @@ class Chain:
         if not len(own):
             # A sample that has missed all of the few rows that there are.
             own = np.flatnonzero(self.gaps.known[step.slot]).astype(np.uint32)
-        shape = own
-        if len(own) > MOST_ROWS:
-            shape = own[unit(random_words(entropy, (IMPUTE, 1), len(own))) < MOST_ROWS / len(own)]
+        shape = _some(own, entropy)
         method = step.method
         assert isinstance(method, Cart | Sample | Calibrated)
         key = random_words(entropy, (IMPUTE, 2), 1)
@@ -369,12 +367,15 @@ class Chain:
             ranks = np.where(drawing.dead & (before > variable.has_nan), before, ranks)
         self.put(step.slot, holes, ranks)
 
-    def _draw_together(self, step: Step, block: Sequence[int], holes: Rows, rows: Rows, entropy: int) -> None:
+    def _draw_together(
+        self, step: Step, block: Sequence[int], holes: Rows, rows: Rows, entropy: int, last: bool
+    ) -> None:
         """Draw all columns of a block from one donor each, found by the first."""
         table = self.table
         whole = np.all([self.gaps.known[slot] for slot in block], axis=0)
         donors = rows[whole[rows]]
         donors = donors if len(donors) else np.flatnonzero(whole).astype(np.uint32)
+        donors = donors if last else _some(donors, entropy)
         predictors = tuple(slot for slot in step.predictors if slot not in block)
         variable, ranks = table.variables[step.slot], table.ranks[step.slot]
         if variable.kind == "numeric":
@@ -406,6 +407,13 @@ class Chain:
 
 
 NONE = Slopes.of(pl.DataFrame().to_arrow(), ())
+
+
+def _some(rows: Rows, entropy: int) -> Rows:
+    """The rows that trees are grown on."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return rows[unit(random_words(entropy, (IMPUTE, 1), len(rows))) < MOST_ROWS / len(rows)]
 
 
 def _values(variable: Variable) -> Floats:
@@ -478,7 +486,7 @@ class Imputation:
         The first third of the sweeps is left out, and each chain is cut into two. With few sweeps R-hat is far from 1
         by chance, so it is held against ``bound``, which it exceeds once in a thousand tables of chains that have
         mixed, and never below 1.05. Few chains of few sweeps say little: 5 of 10 are held against 1.8, 10 of 20 against
-        1.14. NaN, and ``converged`` null, where there are fewer than six sweeps, or nothing varies.
+        1.14. NaN, and ``converged`` null, where there are fewer than five sweeps, or nothing varies.
         """
         rows = []
         for name, trace in self.trace.items():

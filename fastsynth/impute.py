@@ -210,7 +210,6 @@ class ImputePlan:
         Slots of columns whose predictors the caller names.
     whole : Plan
         With an expression for each passive column.
-    maxit : int
     proper : bool
     """
 
@@ -220,7 +219,6 @@ class ImputePlan:
     blocks: tuple[tuple[int, ...], ...]
     given: frozenset[int]
     whole: Plan
-    maxit: int
     proper: bool
 
     def used(self, step: Step) -> tuple[int, ...]:
@@ -311,7 +309,7 @@ def plan_imputation(
     blocks = tuple(tuple(slot[name] for name in block) for block in impute.blocks)
     _check_blocks(blocks, found, names)
     said = frozenset(slot[name] for name in impute.predictors)
-    return ImputePlan(tuple(found), methods, passive, blocks, said, whole, impute.maxit, impute.proper)
+    return ImputePlan(tuple(found), methods, passive, blocks, said, whole, impute.proper)
 
 
 def completed_plan(plan: Plan) -> Plan:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastsynth as fs
+from fastsynth import imputation
 from fastsynth.errors import ConvergenceWarning, DataWarning, NotFittedError, OptionError, OutputError, PlanError
 from fastsynth.imputation import split_r_hat
 
@@ -367,7 +368,10 @@ def test_blocks_need_a_donor(holed):
         completed(frame, blocks=[["y", "stage"]])
 
 
-def test_blocks_come_from_one_donor(holed):
+@pytest.mark.parametrize("most_rows", [100, imputation.MOST_ROWS])
+def test_blocks_come_from_one_donor(holed, most_rows, monkeypatch):
+    """Also where trees are grown on some of the rows."""
+    monkeypatch.setattr(imputation, "MOST_ROWS", most_rows)
     frame = holed.with_columns(y=pl.when(pl.col("stage").is_null()).then(None).otherwise("y"))
     of = completed(frame, blocks=[["y", "stage"]])[0]
     both = frame["y"].is_null() & frame["stage"].is_null()
@@ -567,7 +571,8 @@ def test_r_hat_of_few_sweeps():
     # .001 expected; Poisson of 2 exceeds 9 once in ten thousand times.
     assert beyond <= 9 / 2_000
     assert split_r_hat(rng.normal(size=(5, 400)), 1)[1] == 1.05
-    assert np.isnan(split_r_hat(rng.normal(size=(5, 3)), 1)[0])
+    assert np.isnan(split_r_hat(rng.normal(size=(5, 4)), 1)[0])
+    assert split_r_hat(rng.normal(size=(5, 5)), 1)[0] > 0
     assert np.isnan(split_r_hat(np.full((5, 10), 0.3), 1)[0])
     assert split_r_hat(np.repeat(np.arange(5.0)[:, None], 10, axis=1), 1)[0] == np.inf
 
